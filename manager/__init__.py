@@ -1,0 +1,1 @@
+"""llamaherd: the service without its HTTP handlers."""

@@ -1,0 +1,48 @@
+"""The states of a model instance, the moves between them, and the snapshot that the rest of the service sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class ModelState(StrEnum):
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+TRANSITIONS: Final[dict[ModelState, frozenset[ModelState]]] = {
+    ModelState.STOPPED: frozenset({ModelState.STARTING}),
+    ModelState.STARTING: frozenset({ModelState.READY, ModelState.STOPPING}),
+    ModelState.READY: frozenset({ModelState.DRAINING, ModelState.STOPPING}),
+    ModelState.DRAINING: frozenset({ModelState.STOPPING}),
+    ModelState.STOPPING: frozenset({ModelState.STOPPED, ModelState.FAILED}),
+    ModelState.FAILED: frozenset({ModelState.STARTING, ModelState.STOPPED}),
+}
+
+LOADED: Final = frozenset({ModelState.READY, ModelState.DRAINING})
+SETTLED: Final = frozenset({ModelState.STOPPED, ModelState.FAILED})
+LEAVING: Final = frozenset({ModelState.DRAINING, ModelState.STOPPING})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """What an instance was at one moment; times are seconds since the epoch."""
+
+    model: str
+    state: ModelState
+    since: float
+    in_flight: int = 0
+    personality: str | None = None
+    error: str | None = None
+    error_code: str | None = None
+    exit_code: int | None = None
+    retry_at: float | None = None
+    load_seconds: float | None = None
+    pid: int | None = None
+    log_tail: tuple[str, ...] = ()
