@@ -1,0 +1,71 @@
+"""The seam between a model's life and the way it runs. Routes and pool know engines by this protocol only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from manager.logbuf import LogBuffer
+
+
+@dataclass(slots=True)
+class UpstreamRequest:
+    """One request to an engine. `path` is as llama-server names it; `body` is sent byte for byte."""
+
+    method: str
+    path: str
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class UpstreamResponse(Protocol):
+    """An answer whose head has arrived; its body may still be on the way."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Names in lower case, hop-by-hop headers included."""
+
+    @property
+    def whole(self) -> bytes | None:
+        """The body, where all of it has arrived already; else None, and `chunks` brings it."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives. Raises UpstreamClosed where it ends before it is whole."""
+
+    async def read(self, limit: int = 64 * 1024 * 1024) -> bytes:
+        """The whole body; UpstreamError where it is longer than `limit` bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineExit:
+    """Why an engine ended without being asked. `code` is negative for a signal, as in subprocess."""
+
+    reason: str
+    code: int | None = None
+
+
+class Engine(Protocol):
+    """How one model runs. Used for one life: start, then wait_exit or stop; a new life is a new engine."""
+
+    log: LogBuffer
+    pid: int | None
+
+    async def start(self) -> None:
+        """Return when inference works. Raises LoadFailed with the reason. Cancelling leaves cleaning up to stop()."""
+
+    async def wait_exit(self) -> EngineExit:
+        """Block until the running engine ends by itself."""
+
+    async def stop(self) -> None:
+        """Free everything: process group, socket, memory. From any state, by many at once; never raises."""
+
+    def open(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamResponse]:
+        """Send a request; entering waits for the head of the answer, leaving closes what is unfinished.
+
+        Raises UpstreamConnectError where nothing could be sent, UpstreamClosed where the answer broke off.
+        """

@@ -1,0 +1,178 @@
+"""LlamaEngine: one llama.cpp server in a child process, from its start to its last connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import sys
+from typing import Final
+
+from manager.engines import EngineExit, UpstreamRequest
+from manager.engines.llama.arguments import LlamaArgs
+from manager.engines.llama.failures import explain_failure
+from manager.engines.llama.native import choose_launcher
+from manager.engines.llama.upstream import Exchange, UpstreamClient
+from manager.entry import ModelEntry
+from manager.errors import ConfigError, LoadFailed, UpstreamConnectError, UpstreamError
+from manager.gguf_file import check_gguf
+from manager.logbuf import LogBuffer
+from manager.process import ChildProcess
+from manager.run_folder import RunFolder
+from manager.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PROBE_TIMEOUT: Final = 2.0
+# Between two looks at a loading child: 5 ms and 5% of the time waited so far, so that a load is never
+# lengthened by more than that, and at most 100 ms.
+PROBE_FIRST: Final = 0.005
+PROBE_GROWTH: Final = 1.05
+PROBE_MOST: Final = 0.1
+
+# llama.cpp's LOG_LEVEL_* of common/log.h.
+VERBOSITY: Final = {"error": 1, "warning": 2, "info": 3, "trace": 4, "debug": 5}
+# What a child may see of our environment: never our own settings (they can hold secrets) nor LLAMA_ARG_*,
+# which would change what the entry says.
+ENVIRONMENT: Final = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV"})
+ENVIRONMENT_PREFIXES: Final = (
+    "CUDA_",
+    "GGML_",
+    "NVIDIA_",
+    "HIP_",
+    "ROCR_",
+    "HSA_",
+    "VK_",
+    "OMP_",
+    "PYTHONPATH",
+)
+
+
+def child_environment(key: str, cuda_visible_devices: str | None) -> dict[str, str]:
+    """The environment of a child that accepts requests with `key`."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in ENVIRONMENT or name.startswith(ENVIRONMENT_PREFIXES)
+    }
+    if cuda_visible_devices is not None:
+        kept["CUDA_VISIBLE_DEVICES"] = cuda_visible_devices
+    return {**kept, "LLAMA_API_KEY": key}
+
+
+class LlamaEngine:
+    """See `manager.engines.Engine`. Native `llama-server` where there is one, else the embedded launcher."""
+
+    def __init__(self, entry: ModelEntry, settings: Settings, run_folder: RunFolder) -> None:
+        self.log = LogBuffer()
+        self._entry = entry
+        self._settings = settings
+        self._run_folder = run_folder
+        self._socket = run_folder.new_socket()
+        self._key = secrets.token_urlsafe(32)
+        self._client = UpstreamClient(str(self._socket), self._key)
+        self.pid: int | None = None
+        self._spawning: asyncio.Task[ChildProcess] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        if self._entry.unavailable:
+            raise LoadFailed(self._message(self._entry.unavailable), should_retry=False)
+        await self._check_files()
+        argv = await self._command()
+        environment = child_environment(self._key, self._settings.llama.cuda_visible_devices)
+        # A task of its own: where start() is cancelled in the middle of it, stop() still gets the child.
+        self._spawning = asyncio.create_task(ChildProcess.spawn(argv, env=environment, cwd=None, log=self.log))
+        try:
+            child = await asyncio.shield(self._spawning)
+        except OSError as error:
+            raise LoadFailed(self._message(f"{argv[0]} can't be started: {error.strerror}")) from error
+        self.pid = child.pid
+        await asyncio.to_thread(self._run_folder.record, self._socket, child.pid)
+        await self._until_ready(child)
+
+    async def wait_exit(self) -> EngineExit:
+        assert self._spawning is not None  # noqa: S101  only called after start()
+        code = await (await self._spawning).wait()
+        return EngineExit(self._explain(code), code)
+
+    async def stop(self) -> None:
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(), name=f"stop engine {self._entry.name}")
+        await asyncio.shield(self._stopping)
+
+    def open(self, request: UpstreamRequest) -> Exchange:
+        return self._client.open(request)
+
+    async def _stop(self) -> None:
+        self._client.close()
+        if self._spawning is not None:
+            with contextlib.suppress(OSError):
+                child = await self._spawning
+                await child.stop(self._settings.limits.stop_grace)
+        await asyncio.to_thread(self._run_folder.forget, self._socket)
+
+    async def _check_files(self) -> None:
+        for path in (self._entry.path, self._entry.mmproj):
+            if path is not None:
+                await asyncio.to_thread(check_gguf, path)
+
+    async def _command(self) -> list[str]:
+        try:
+            level = self._settings.llama.log_level
+            verbosity = VERBOSITY[level] if isinstance(level, str) else level
+            args = LlamaArgs.from_entry(self._entry, socket=self._socket, verbosity=verbosity)
+            launcher, binary = await asyncio.to_thread(choose_launcher, self._settings)
+            logger.debug("model=%s launcher=%s", self._entry.name, launcher)
+            if binary is not None:
+                return args.argv(binary)
+            return [sys.executable, "-m", "manager.engines.llama.embedded", args.to_json()]
+        except ConfigError as error:
+            raise LoadFailed(self._message(error.message), should_retry=False) from error
+
+    async def _until_ready(self, child: ChildProcess) -> None:
+        """Probe until the child answers with its key. Raises LoadFailed where it ends before."""
+        pause = PROBE_FIRST
+        ended = asyncio.create_task(child.wait())
+        try:
+            while not await self._answers():
+                await asyncio.wait({ended}, timeout=pause)
+                if ended.done():
+                    raise LoadFailed(self._message(self._explain(ended.result())))
+                pause = min(PROBE_MOST, pause * PROBE_GROWTH)
+            if await self._probe(secrets.token_urlsafe(8)) != 401:
+                raise LoadFailed(self._message("something else answers in place of its process"))
+        finally:
+            ended.cancel()
+
+    async def _answers(self) -> bool:
+        status = await self._probe(self._key)
+        if status == 401:
+            raise LoadFailed(self._message("its process does not accept its key"))
+        return status == 200
+
+    async def _probe(self, key: str) -> int:
+        """The status of a route that needs the key; 0 where there is no answer."""
+        client = self._client if key == self._key else UpstreamClient(str(self._socket), key)
+        try:
+            async with (
+                asyncio.timeout(PROBE_TIMEOUT),
+                client.open(UpstreamRequest("GET", "/props")) as answer,
+            ):
+                await answer.read()
+                return answer.status
+        except (UpstreamError, UpstreamConnectError, TimeoutError):
+            return 0
+        finally:
+            if client is not self._client:
+                client.close()
+
+    def _explain(self, code: int) -> str:
+        ended = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+        telling = explain_failure(self.log.tail(200))
+        return f"{telling} ({ended})" if telling else ended
+
+    def _message(self, reason: str) -> str:
+        return f"The model '{self._entry.name}' could not be loaded: {reason}"
