@@ -1,0 +1,152 @@
+"""The composition root: makes every long-lived object from the settings and hands it to the routes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final
+
+from aiohttp import web
+from watchfiles import awatch
+
+import routes
+from manager.auth import KeyStore
+from manager.catalog import load_catalog
+from manager.engines import Engine
+from manager.engines.llama.engine import LlamaEngine
+from manager.entry import ModelEntry
+from manager.errors import ConfigError
+from manager.pool import ModelPool
+from manager.run_folder import RunFolder
+from manager.service import SERVICE, Service
+from manager.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+FLUSH_KEYS_EVERY: Final = 60.0
+
+
+def create_app(settings: Settings) -> web.Application:
+    """The application, with nothing running yet. Raises ConfigError for any mistake in settings, keys or models."""
+    keys = KeyStore(settings.storage.keys_file)
+    keys.load()
+    loopback = is_loopback(settings.server.host)
+    if not len(keys) and not loopback:
+        raise ConfigError(
+            f"server.host is {settings.server.host}, which others can reach, and no API key is stored in "
+            f"{settings.storage.keys_file}: make one with 'llamaherd key create NAME', or listen on 127.0.0.1."
+        )
+    catalog = load_catalog(settings)
+    run_folder = RunFolder(settings.storage.run_folder)
+    pool = ModelPool(catalog, settings, engine_factory(settings, run_folder))
+    app = web.Application(client_max_size=settings.server.max_body)
+    app[SERVICE] = Service(settings, keys, pool, keys_required=bool(len(keys)) or not loopback)
+    # In this order at start, in the opposite one at the end.
+    app.cleanup_ctx.append(_access_log)
+    app.cleanup_ctx.append(_swept(run_folder))
+    app.cleanup_ctx.append(_pool)
+    app.cleanup_ctx.append(_keys_followed)
+    app.cleanup_ctx.append(_keys_flushed)
+    app.on_shutdown.append(_end_feeds)
+    routes.setup(app)
+    return app
+
+
+def engine_factory(settings: Settings, run_folder: RunFolder) -> Callable[[ModelEntry], Engine]:
+    """How an entry becomes an engine. The catalog has refused engines that don't exist."""
+
+    def make(entry: ModelEntry) -> Engine:
+        return LlamaEngine(entry, settings, run_folder)
+
+    return make
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a service on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def reload(app: web.Application) -> None:
+    """Read models and keys again. What does not validate is refused whole, and the old stays."""
+    service = app[SERVICE]
+    try:
+        service.pool.replace_catalog(await asyncio.to_thread(load_catalog, service.settings))
+        await asyncio.to_thread(service.keys.load)
+    except ConfigError as error:
+        logger.error("reload refused, what was there stays: %s", error.message)
+        return
+    service.keys_required = service.keys_required or bool(len(service.keys))
+    logger.info("reloaded models=%d keys=%d", len(service.pool.catalog), len(service.keys))
+
+
+async def _access_log(app: web.Application) -> AsyncIterator[None]:
+    async with _background(app[SERVICE].access_log.run()):
+        yield
+
+
+def _swept(run_folder: RunFolder) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def sweep(_: web.Application) -> AsyncIterator[None]:
+        killed = await asyncio.to_thread(run_folder.sweep)
+        if killed:
+            logger.warning("killed children=%d that an earlier manager left", killed)
+        yield
+
+    return sweep
+
+
+async def _pool(app: web.Application) -> AsyncIterator[None]:
+    yield
+    await app[SERVICE].pool.close()
+
+
+async def _keys_followed(app: web.Application) -> AsyncIterator[None]:
+    """A key that is made or revoked on the command line counts at once."""
+    async with _background(_follow_keys(app[SERVICE])):
+        yield
+
+
+async def _follow_keys(service: Service) -> None:
+    file = service.settings.storage.keys_file
+    async for _ in awatch(file.parent, watch_filter=lambda _, path: path == str(file), recursive=False):
+        try:
+            if await asyncio.to_thread(service.keys.reload_if_changed):
+                service.keys_required = service.keys_required or bool(len(service.keys))
+                logger.info("keys read again keys=%d", len(service.keys))
+        except ConfigError as error:
+            logger.error("keys not read again, the old ones stay: %s", error.message)
+
+
+async def _keys_flushed(app: web.Application) -> AsyncIterator[None]:
+    keys = app[SERVICE].keys
+    async with _background(_flush_keys(keys)):
+        yield
+    await asyncio.to_thread(keys.flush)
+
+
+async def _flush_keys(keys: KeyStore) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_KEYS_EVERY)
+        await asyncio.to_thread(keys.flush)
+
+
+async def _end_feeds(app: web.Application) -> None:
+    app[SERVICE].pool.bus.close()
+
+
+@contextlib.asynccontextmanager
+async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

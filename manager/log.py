@@ -1,0 +1,83 @@
+"""Where log lines go: everything through one queue to standard error, access lines in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import logging.handlers
+import queue
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, TextIO
+
+FLUSH_EVERY: Final = 0.5
+# Where the terminal or the journal does not keep up, lines are dropped and counted, not memory filled.
+PENDING_MOST: Final = 100_000
+
+
+@contextmanager
+def logging_to(stream: TextIO, level: str) -> Iterator[None]:
+    """Send the log to `stream` while the context lasts; writing happens in a thread of its own."""
+    handler = logging.StreamHandler(stream)
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    listener = logging.handlers.QueueListener(lines, handler)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # at DEBUG it speaks every five seconds
+    root = logging.getLogger()
+    queue_handler = logging.handlers.QueueHandler(lines)
+    root.addHandler(queue_handler)
+    root.setLevel(level.upper())
+    listener.start()
+    try:
+        yield
+    finally:
+        root.removeHandler(queue_handler)
+        listener.stop()
+
+
+class AccessLog:
+    """One line per request. A tuple is kept on the request's way; formatting and writing are done in batches."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._pending: list[tuple[float, str, str, str, int, float, str]] = []
+        self._dropped = 0
+
+    def add(self, request_id: str, method: str, path: str, status: int, seconds: float, key_id: str) -> None:
+        """Note one answered request. `path` has no query string: a question may be in it."""
+        if len(self._pending) < PENDING_MOST:
+            self._pending.append((time.time(), request_id, method, path, status, seconds, key_id))
+        else:
+            self._dropped += 1
+
+    async def run(self) -> None:
+        """Write until cancelled, then write what is left."""
+        try:
+            while True:
+                await asyncio.sleep(FLUSH_EVERY)
+                if self._pending:
+                    pending, self._pending = self._pending, []
+                    await asyncio.to_thread(self._write, pending)
+        finally:
+            self._write(self._pending)
+            self._pending = []
+
+    def _write(self, pending: list[tuple[float, str, str, str, int, float, str]]) -> None:
+        lines = [_line(*entry) for entry in pending]
+        if self._dropped:
+            lines.append(f"access lines dropped={self._dropped}\n")
+            self._dropped = 0
+        self._stream.write("".join(lines))
+        self._stream.flush()
+
+
+def _line(at: float, request_id: str, method: str, path: str, status: int, seconds: float, key_id: str) -> str:
+    when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
+    return (
+        f"{when}.{int(at % 1 * 1000):03d}Z ACCESS request={request_id} key={key_id} "
+        f"{method} {path!r} status={status} ms={seconds * 1000:.1f}\n"
+    )

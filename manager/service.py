@@ -1,0 +1,60 @@
+"""Service: the long-lived objects that HTTP handlers use, and the gate that closes when the service drains."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from manager.auth import KeyStore
+from manager.errors import ShuttingDown
+from manager.log import AccessLog
+from manager.metrics import Metrics
+from manager.pool import ModelPool
+from manager.settings import Settings
+
+
+class DrainGate:
+    """Counts the inference requests in flight; once closed it admits no more."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.closed = asyncio.Event()
+        self._empty = asyncio.Event()
+
+    def enter(self) -> None:
+        if self.closed.is_set():
+            raise ShuttingDown("The service is shutting down.", retry_after=5)
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._empty.set()
+
+    def close(self) -> None:
+        self.closed.set()
+
+    async def wait_empty(self) -> None:
+        """Until nothing is in flight. Only meaningful once the gate is closed."""
+        while self.in_flight:
+            self._empty.clear()
+            await self._empty.wait()
+
+
+@dataclass(slots=True)
+class Service:
+    """What `app` makes and handlers find under SERVICE."""
+
+    settings: Settings
+    keys: KeyStore
+    pool: ModelPool
+    # Decided at start and never relaxed: a service whose last key is revoked does not become an open one.
+    keys_required: bool
+    access_log: AccessLog = field(default_factory=AccessLog)
+    metrics: Metrics = field(default_factory=Metrics)
+    gate: DrainGate = field(default_factory=DrainGate)
+
+
+SERVICE: web.AppKey[Service] = web.AppKey("service", Service)

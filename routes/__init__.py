@@ -1,0 +1,49 @@
+"""The HTTP face of the service. Every route is in the table below."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from manager.service import SERVICE
+from routes import chat, cors, models, openai, probe, status
+from routes.middleware import Access, Handler, front_door
+
+OPEN: Final = Access(scope=None)
+INFERENCE: Final = Access(scope="inference")
+ADMIN: Final = Access(scope="admin")
+# Routes of the original: their errors are {"error": "text"}.
+ORIGINAL: Final = Access(scope="inference", plain_errors=True)
+ORIGINAL_ADMIN: Final = Access(scope="admin", plain_errors=True)
+
+ROUTES: Final[tuple[tuple[str, str, Handler, Access], ...]] = (
+    ("GET", "/ping", probe.ping, OPEN),
+    ("GET", "/health", probe.health, OPEN),
+    ("GET", "/metrics", probe.metrics, ADMIN),
+    ("GET", "/status", status.status, ORIGINAL),
+    ("GET", "/models", models.loaded_models, ORIGINAL),
+    ("POST", "/loadModel", models.load_model, ORIGINAL_ADMIN),
+    ("GET", "/unloadModel", models.unload_model, ORIGINAL_ADMIN),
+    ("POST", "/unloadModel", models.unload_model, ORIGINAL_ADMIN),
+    ("POST", "/chat/completions", chat.completions, INFERENCE),
+    ("GET", "/chat/errors", chat.errors, ORIGINAL),
+    ("GET", "/chat/ask", chat.ask, ORIGINAL),
+    ("GET", "/v1/models", models.list_models, INFERENCE),
+    ("GET", "/v1/models/{id:.+}", models.show_model, INFERENCE),
+    ("POST", "/v1/chat/completions", openai.chat_completions, INFERENCE),
+    ("POST", "/v1/completions", openai.completions, INFERENCE),
+    ("POST", "/tokenize", openai.tokenize, INFERENCE),
+    ("POST", "/detokenize", openai.detokenize, INFERENCE),
+    ("POST", "/apply-template", openai.apply_template, INFERENCE),
+)
+
+
+def setup(app: web.Application) -> None:
+    """Add the middleware and every route to `app`, which holds its service already."""
+    origins = app[SERVICE].settings.cors.allowed_origins
+    if origins:
+        cors.setup(app, frozenset(origins))
+    app.middlewares.append(front_door({handler: access for _, _, handler, access in ROUTES}))
+    for method, path, handler, _ in ROUTES:
+        app.router.add_route(method, path, handler)

@@ -1,0 +1,148 @@
+"""Request bodies: the bounded read, the one JSON parse, and the checks of the fields that we know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from manager.errors import InvalidRequest
+
+ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+CTX_NAMES: Final = ("ctx", "context_window", "n_ctx")
+# Fields of ours, which no engine knows.
+OWN_FIELDS: Final = (*CTX_NAMES, "personality")
+
+Check = Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(low: float, high: float = float("inf")) -> tuple[Check, str]:
+    until = f" and at most {high:g}" if high != float("inf") else ""
+    return (
+        lambda value: _is_number(value) and low <= value <= high,
+        f"must be a number of at least {low:g}{until}",
+    )
+
+
+def _integer(low: float, high: float = float("inf")) -> tuple[Check, str]:
+    until = f" and at most {high:g}" if high != float("inf") else ""
+    return lambda value: _is_integer(value) and low <= value <= high, (f"must be an integer of at least {low:g}{until}")
+
+
+def _a(kind: type, name: str) -> tuple[Check, str]:
+    return lambda value: isinstance(value, kind), f"must be {name}"
+
+
+def _is_stop(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+
+_TEXT: Final = _a(str, "a string")
+_FLAG: Final = _a(bool, "true or false")
+_OBJECT: Final = _a(dict, "an object")
+_LIST: Final = _a(list, "an array")
+
+# What each known field must be; a field that is null counts as left out. Others are the engine's to judge.
+FIELDS: Final[dict[str, tuple[Check, str]]] = {
+    "model": _TEXT,
+    "personality": _TEXT,
+    "stream": _FLAG,
+    "stream_options": _OBJECT,
+    "max_tokens": _integer(-1),
+    "max_completion_tokens": _integer(-1),
+    "temperature": _number(0),
+    "top_p": _number(0, 1),
+    "top_k": _integer(-1),
+    "min_p": _number(0, 1),
+    "typical_p": _number(0, 1),
+    "repeat_penalty": _number(0),
+    "presence_penalty": _number(-2, 2),
+    "frequency_penalty": _number(-2, 2),
+    "seed": (_is_integer, "must be an integer"),
+    "stop": (_is_stop, "must be a string or an array of strings"),
+    "n": _integer(1, 128),
+    "logprobs": (
+        lambda value: isinstance(value, bool) or _is_integer(value),
+        "must be true, false or a count",
+    ),
+    "top_logprobs": _integer(0, 20),
+    "logit_bias": (lambda value: isinstance(value, dict | list), "must be an object"),
+    "response_format": _OBJECT,
+    "tools": _LIST,
+    "tool_choice": (lambda value: isinstance(value, str | dict), "must be a string or an object"),
+    **{name: _integer(1) for name in CTX_NAMES},
+}
+
+
+async def read_object(request: web.Request) -> tuple[bytes, dict[str, Any]]:
+    """The body as it came and as the JSON object that it must be. Raises InvalidRequest with the place."""
+    raw = await request.read()
+    if not raw:
+        raise InvalidRequest("The request has no body; it must be a JSON object.")
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(
+            f"The body is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})."
+        ) from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    return raw, body
+
+
+def check_fields(body: dict[str, Any]) -> None:
+    """Hold every known field to its type and range. Raises InvalidRequest that names the field."""
+    for name, value in body.items():
+        known = FIELDS.get(name)
+        if known is not None and value is not None and not known[0](value):
+            raise InvalidRequest(f"'{name}' {known[1]}.", param=name)
+
+
+def check_messages(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The messages of a chat, in form. Raises InvalidRequest that names the message."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest("'messages' must be an array with at least one message.", param="messages")
+    for index, message in enumerate(messages):
+        _check_message(message, f"messages[{index}]")
+    return messages
+
+
+def _check_message(message: Any, where: str) -> None:
+    if not isinstance(message, dict):
+        raise InvalidRequest(f"'{where}' must be an object.", param=where)
+    role = message.get("role")
+    if role not in ROLES:
+        raise InvalidRequest(f"'{where}.role' must be one of {', '.join(sorted(ROLES))}.", param=f"{where}.role")
+    content = message.get("content")
+    if content is None:
+        if role == "assistant":
+            return  # only tool calls, or nothing said
+        raise InvalidRequest(f"'{where}.content' is missing.", param=f"{where}.content")
+    if isinstance(content, list):
+        for number, part in enumerate(content):
+            _check_part(part, f"{where}.content[{number}]")
+    elif not isinstance(content, str):
+        raise InvalidRequest(f"'{where}.content' must be a string or an array of parts.", param=f"{where}.content")
+
+
+def _check_part(part: Any, where: str) -> None:
+    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+        raise InvalidRequest(f"'{where}' must be an object with a 'type'.", param=where)
+    if part["type"] == "text" and not isinstance(part.get("text"), str):
+        raise InvalidRequest(f"'{where}.text' must be a string.", param=f"{where}.text")
+
+
+def wanted_context(body: dict[str, Any]) -> int | None:
+    """The budget in tokens that the request sets, under whichever of its names."""
+    return next((body[name] for name in CTX_NAMES if body.get(name) is not None), None)

@@ -1,0 +1,76 @@
+"""The chat routes of the original, for clients that use whichever model is active."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from manager.errors import InvalidRequest
+from manager.service import SERVICE
+from routes import sse
+from routes.body import read_object
+from routes.models import json_response
+from routes.openai import chat, named_model
+
+TRUE_WORDS: Final = frozenset({"1", "true", "yes", "on"})
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """POST /chat/completions: as /v1/chat/completions, but an unknown `model` means the active one.
+
+    A whole answer also carries `responses`, the texts of its choices.
+    """
+    service = request.app[SERVICE]
+    raw, body = await read_object(request)
+    entry, personality = named_model(service, body, lenient=True)
+    return await chat(request, service, entry, personality, raw, body, finish=_with_responses)
+
+
+def _with_responses(answer: dict[str, Any]) -> dict[str, Any]:
+    return {**answer, "responses": [_text(choice) for choice in answer.get("choices", [])]}
+
+
+def _text(choice: dict[str, Any]) -> str:
+    return choice.get("message", {}).get("content") or ""
+
+
+async def errors(request: web.Request) -> web.Response:
+    """GET /chat/errors: the recorded errors of the models, newest last."""
+    return json_response({"errors": [record.as_dict() for record in request.app[SERVICE].pool.errors]})
+
+
+async def ask(request: web.Request) -> web.StreamResponse:
+    """GET /chat/ask?question=&stream=: one question to the active model.
+
+    `{"question", "response"}`, or with `stream` events of `{"response": fragment}` and a closing [DONE].
+    """
+    service = request.app[SERVICE]
+    question = request.query.get("question", "")
+    if not question.strip():
+        raise InvalidRequest("'question' is missing.", param="question")
+    stream = request.query.get("stream", "").lower() in TRUE_WORDS
+    entry, personality = named_model(service, {"model": request.query.get("model")}, lenient=True)
+    body = {"messages": [{"role": "user", "content": question}], "stream": stream}
+
+    def finish(answer: dict[str, Any]) -> dict[str, Any]:
+        return {"question": question, "response": "".join(_text(choice) for choice in answer["choices"][:1])}
+
+    return await chat(request, service, entry, personality, orjson.dumps(body), body, finish=finish, reframe=_fragments)
+
+
+async def _fragments(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for data in sse.data_of(chunks):
+        if data == b"[DONE]":
+            yield sse.DONE
+            return
+        event = orjson.loads(data)
+        if "error" in event:
+            yield sse.data_frame(event)
+            return
+        for choice in event.get("choices", [])[:1]:
+            fragment = choice.get("delta", {}).get("content")
+            if fragment:
+                yield sse.data_frame({"response": fragment})

@@ -1,0 +1,109 @@
+"""What the service does to a conversation before the engine sees it: the personality, and the budget of tokens."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from manager.engines import Engine, UpstreamRequest
+from manager.errors import ContextLengthExceeded, UpstreamError
+from routes.errors import from_engine
+
+Message = dict[str, Any]
+SYSTEM_ROLES: Final = frozenset({"system", "developer"})
+# What of a request decides how its messages become a prompt.
+TEMPLATE_FIELDS: Final = ("messages", "tools", "tool_choice", "chat_template_kwargs", "response_format")
+# Where a request sets a budget but no length of its answer, this part of the budget is kept for it.
+ANSWER_SHARE: Final = 4
+
+
+def with_personality(messages: list[Message], prompt: str) -> list[Message]:
+    """The messages under a personality's system prompt; a system message of the request comes after it.
+
+    Both become one message, because many chat templates know one system message only.
+    """
+    first = messages[0]
+    if first["role"] not in SYSTEM_ROLES:
+        return [{"role": "system", "content": prompt}, *messages]
+    content = first["content"]
+    merged: Any
+    if isinstance(content, str):
+        merged = f"{prompt}\n\n{content}"
+    else:
+        merged = [{"type": "text", "text": f"{prompt}\n\n"}, *content]
+    return [{**first, "content": merged}, *messages[1:]]
+
+
+async def fit_to_budget(engine: Engine, model: str, body: dict[str, Any], budget: int) -> None:
+    """Drop the oldest turns of `body` until prompt and answer fit into `budget` tokens, and cap the answer.
+
+    System messages and the last user message with all after it stay. Raises ContextLengthExceeded where they alone
+    don't fit. The engine itself renders and counts.
+    """
+    budget = min(budget, await _window(engine, model))
+    limit = body.get("max_completion_tokens") or body.get("max_tokens") or -1
+    reserve = min(limit, budget) if limit > 0 else budget // ANSWER_SHARE
+    kept, turns, rest = _split(body["messages"])
+
+    async def count(dropped: int) -> int:
+        messages = kept + [message for turn in turns[dropped:] for message in turn] + rest
+        return await _count(engine, model, {**body, "messages": messages})
+
+    fewest, most = 0, len(turns)  # how many turns to drop; more of them never makes the prompt longer
+    while fewest < most:
+        middle = (fewest + most) // 2
+        if await count(middle) + reserve <= budget:
+            most = middle
+        else:
+            fewest = middle + 1
+    prompt = await count(fewest)
+    if prompt >= budget:
+        raise ContextLengthExceeded(
+            f"The shortest form of this conversation has {prompt} tokens; the budget for prompt and answer is "
+            f"{budget}.",
+            param="messages",
+        )
+    if fewest:
+        body["messages"] = kept + [message for turn in turns[fewest:] for message in turn] + rest
+    body.pop("max_completion_tokens", None)
+    body["max_tokens"] = min(limit, budget - prompt) if limit > 0 else budget - prompt
+
+
+def _split(messages: list[Message]) -> tuple[list[Message], list[list[Message]], list[Message]]:
+    """System messages, the turns that may be dropped (oldest first), and what must stay at the end."""
+    kept = [message for message in messages if message["role"] in SYSTEM_ROLES]
+    others = [message for message in messages if message["role"] not in SYSTEM_ROLES]
+    users = [index for index, message in enumerate(others) if message["role"] == "user"]
+    last = users[-1] if users else len(others) - 1
+    turns: list[list[Message]] = []
+    for index, message in enumerate(others[:last]):
+        if index == 0 or message["role"] == "user":
+            turns.append([])
+        turns[-1].append(message)
+    return kept, turns, others[max(last, 0) :]
+
+
+async def _window(engine: Engine, model: str) -> int:
+    props = await _ask(engine, model, UpstreamRequest("GET", "/props"))
+    return int(props["default_generation_settings"]["n_ctx"])
+
+
+async def _count(engine: Engine, model: str, body: dict[str, Any]) -> int:
+    asked = {name: body[name] for name in TEMPLATE_FIELDS if name in body}
+    rendered = await _ask(engine, model, UpstreamRequest("POST", "/apply-template", orjson.dumps(asked)))
+    text = {"content": rendered["prompt"], "add_special": True, "parse_special": True}
+    tokens = await _ask(engine, model, UpstreamRequest("POST", "/tokenize", orjson.dumps(text)))
+    return len(tokens["tokens"])
+
+
+async def _ask(engine: Engine, model: str, request: UpstreamRequest) -> dict[str, Any]:
+    async with engine.open(request) as answer:
+        body = await answer.read()
+        if answer.status >= 400:
+            raise from_engine(answer.status, body, model)
+    try:
+        parsed: dict[str, Any] = orjson.loads(body)
+    except ValueError as error:
+        raise UpstreamError(f"The engine of '{model}' sent no valid JSON.") from error
+    return parsed

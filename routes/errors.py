@@ -1,0 +1,84 @@
+"""The one place where errors become answers: our error tree, aiohttp's HTTP errors, and what engines report."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from manager.errors import (
+    BodyTooLarge,
+    ContextLengthExceeded,
+    EndpointUnsupported,
+    GenerationFailed,
+    HerdError,
+    InvalidKey,
+    InvalidRequest,
+    Unavailable,
+    UpstreamError,
+)
+
+
+def error_object(error: HerdError) -> dict[str, Any]:
+    """The body of an error, as OpenAI's clients read it."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def error_response(error: HerdError, *, plain: bool = False) -> web.Response:
+    """An answer for `error`; with `plain` its body is `{"error": "text"}`, as the routes of the original say it."""
+    body: dict[str, Any] = {"error": error.message} if plain else error_object(error)
+    response = web.Response(
+        body=orjson.dumps(body), status=error.status, content_type="application/json", charset="utf-8"
+    )
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if error.should_retry is not None:
+        response.headers["x-should-retry"] = "true" if error.should_retry else "false"
+    if isinstance(error, InvalidKey):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="llamaherd"'
+    return response
+
+
+class HttpProblem(HerdError):
+    """A request that aiohttp itself turned down: no such route, wrong method, bad upload."""
+
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def from_http_exception(error: web.HTTPException, request: web.Request) -> HerdError:
+    """Our error for one that aiohttp raised."""
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return BodyTooLarge("The request's body is larger than the limit (setting server.max_body).")
+    if error.status == 404:
+        return HttpProblem(f"There is no route {request.method} {request.path}.", 404)
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return HttpProblem(f"{request.path} takes {allowed}, not {request.method}.", 405)
+    return HttpProblem(error.reason, error.status)
+
+
+def from_engine(status: int, body: bytes, model: str) -> HerdError:
+    """Our error for an engine's answer of 400 or more."""
+    try:
+        reported = orjson.loads(body)["error"]
+        message, kind = str(reported["message"]), str(reported.get("type"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message, kind = f"The engine of '{model}' answered with status {status}.", ""
+    if kind == "exceed_context_size_error":
+        return ContextLengthExceeded(message, param="messages")
+    if kind == "not_supported_error" or status in {404, 405, 501}:
+        return EndpointUnsupported(f"The model '{model}' can't do this: {message}")
+    if status in {401, 403}:
+        return UpstreamError(f"The engine of '{model}' did not accept the service.")
+    if status < 500:
+        return InvalidRequest(message)
+    if status == 503:
+        return Unavailable(message, retry_after=1)
+    return GenerationFailed(message)

@@ -1,0 +1,136 @@
+"""What happens around every request: its id, its key, errors as answers, metrics and the access log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from manager.auth import ApiKey
+from manager.errors import HerdError, InvalidKey, PermissionDenied
+from manager.service import SERVICE, Service
+from routes.errors import error_response, from_http_exception
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+REQUEST_ID: Final = "request_id"
+KEY: Final = "key"
+_ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Ids need to be unlike each other, not unguessable: a random prefix per process and a count.
+_PREFIX: Final = secrets.token_hex(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a route asks of its caller. `scope` None: open to all; `plain_errors`: `{"error": "text"}`."""
+
+    scope: str | None
+    plain_errors: bool = False
+
+
+def front_door(accesses: dict[Handler, Access]) -> Middleware:
+    """The middleware. One layer, since each costs every request; `accesses` says what each handler asks."""
+    count = 0
+    unknown = Access(scope="inference")
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal count
+        started = time.perf_counter()
+        count += 1
+        service = request.app[SERVICE]
+        offered = request.headers.get("X-Request-ID")
+        request_id = offered if offered and _ACCEPTABLE_ID.fullmatch(offered) else f"{_PREFIX}-{count:x}"
+        request[REQUEST_ID] = request_id
+        access = accesses.get(request.match_info.handler, unknown)
+        status = 499  # the client left; no answer has a status then
+        try:
+            response = await _answer(request, handler, service, access)
+            status = response.status
+        finally:
+            seconds = time.perf_counter() - started
+            resource = request.match_info.route.resource
+            service.metrics.observe(request.method, resource.canonical if resource else "", status, seconds)
+            if service.settings.server.access_log:
+                key: ApiKey | None = request.get(KEY)
+                service.access_log.add(
+                    request_id, request.method, request.path, status, seconds, key.id if key else "-"
+                )
+        if not response.prepared:
+            response.headers["X-Request-ID"] = request_id
+        return response
+
+    return middleware
+
+
+async def _answer(request: web.Request, handler: Handler, service: Service, access: Access) -> web.StreamResponse:
+    try:
+        authorise(request, service, access.scope)
+        return await handler(request)
+    except asyncio.CancelledError:
+        raise
+    except HerdError as error:
+        return error_response(error, plain=access.plain_errors)
+    except web.HTTPException as error:
+        answer = error_response(from_http_exception(error, request), plain=access.plain_errors)
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
+    except (ConnectionError, TimeoutError) as error:
+        if request.transport is None or request.transport.is_closing():
+            raise  # the client is gone: nobody reads an answer
+        return _unexpected(request, error, access)
+    except Exception as error:
+        return _unexpected(request, error, access)
+
+
+def _unexpected(request: web.Request, error: Exception, access: Access) -> web.Response:
+    request_id = request[REQUEST_ID]
+    logger.error("request=%s failed", request_id, exc_info=error)
+    message = f"The service made a mistake. Its log has more under the request id {request_id}."
+    return error_response(HerdError(message), plain=access.plain_errors)
+
+
+def authorise(request: web.Request, service: Service, scope: str | None) -> None:
+    """Find the caller's key and hold it to `scope`. Raises InvalidKey or PermissionDenied."""
+    if not service.keys_required:
+        return
+    header = request.headers.get("Authorization")
+    if scope is None:
+        if header is not None:
+            _remember_if_valid(request, service, header)
+        return
+    if header is None:
+        raise InvalidKey("This service needs an API key: send it as 'Authorization: Bearer <key>'.")
+    key = service.keys.authenticate(_token(header))
+    request[KEY] = key
+    if scope not in key.scopes:
+        raise PermissionDenied(f"This API key lacks the scope '{scope}'.")
+
+
+def knows_caller(request: web.Request, service: Service) -> bool:
+    """Whether the caller may see names: it holds a key, or none is asked for."""
+    return not service.keys_required or request.get(KEY) is not None
+
+
+def _remember_if_valid(request: web.Request, service: Service, header: str) -> None:
+    try:
+        request[KEY] = service.keys.authenticate(_token(header))
+    except InvalidKey:
+        return
+
+
+def _token(header: str) -> str:
+    kind, _, token = header.partition(" ")
+    if kind.lower() != "bearer" or not token:
+        raise InvalidKey("The Authorization header must read 'Bearer <key>'.")
+    return token.strip()

@@ -1,0 +1,85 @@
+"""Which models there are, and loading and unloading them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from manager.entry import ModelEntry
+from manager.errors import HerdError, InvalidRequest
+from manager.service import SERVICE, Service
+from routes.body import check_fields, read_object
+
+
+def json_response(payload: Any, status: int = 200) -> web.Response:
+    """An answer of JSON."""
+    return web.Response(body=orjson.dumps(payload), status=status, content_type="application/json", charset="utf-8")
+
+
+async def loaded_models(request: web.Request) -> web.Response:
+    """GET /models: the names of the models that are loaded now."""
+    return json_response(request.app[SERVICE].pool.loaded)
+
+
+async def load_model(request: web.Request) -> web.Response:
+    """POST /loadModel `{"model", "personality"?}`: 200 when the model is ready."""
+    service = request.app[SERVICE]
+    _, body = await read_object(request)
+    check_fields(body)
+    name = body.get("model")
+    if not name:
+        raise InvalidRequest("'model' is missing: the name of the model to load.", param="model")
+    entry = await _or_500(service.pool.load(name, body.get("personality") or None))
+    return json_response(
+        {"message": "Model loaded successfully", "model": entry.name, "personality": body.get("personality")}
+    )
+
+
+async def unload_model(request: web.Request) -> web.Response:
+    """GET or POST /unloadModel: the active model, or `?model=`."""
+    service = request.app[SERVICE]
+    name = await _or_500(service.pool.unload(request.query.get("model") or None))
+    return json_response({"message": "Model unloaded.", "model": name})
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """GET /v1/models: every model that can be served, loaded or not."""
+    service = request.app[SERVICE]
+    return json_response({"object": "list", "data": [_model_object(service, entry) for entry in service.pool.catalog]})
+
+
+async def show_model(request: web.Request) -> web.Response:
+    """GET /v1/models/{id}."""
+    service = request.app[SERVICE]
+    entry, _ = service.pool.find(request.match_info["id"])
+    return json_response(_model_object(service, entry))
+
+
+def _model_object(service: Service, entry: ModelEntry) -> dict[str, Any]:
+    shown = {
+        "id": entry.name,
+        "object": "model",
+        "created": entry.created,
+        "owned_by": "local",
+        "root": entry.path.name,
+        "backend": "gguf" if entry.engine == "llama" else entry.engine,
+        "state": service.pool.state(entry.name),
+        "aliases": list(entry.aliases),
+        "personalities": list(entry.personalities),
+    }
+    if entry.unavailable:
+        shown["unavailable"] = entry.unavailable
+    return shown
+
+
+async def _or_500(work: Any) -> Any:
+    """These two routes say every failure that is not the caller's as a 500 with its reason."""
+    try:
+        return await work
+    except HerdError as error:
+        if error.status < 500:
+            raise
+        failed = HerdError(error.message, retry_after=error.retry_after, should_retry=error.should_retry)
+        raise failed from error

@@ -1,0 +1,120 @@
+"""The OpenAI routes: chat completions and what goes straight to an engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from manager.engines import UpstreamRequest
+from manager.entry import ModelEntry
+from manager.errors import EndpointUnsupported, ModelNotFound
+from manager.instance import Lease
+from manager.service import SERVICE, Service
+from routes.body import OWN_FIELDS, check_fields, check_messages, read_object, wanted_context
+from routes.conversation import fit_to_budget, with_personality
+from routes.relay import Finish, Reframe, relay
+
+CHAT_PATH = "/v1/chat/completions"
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/chat/completions. `model` may be left out; a name that is not known is a 404."""
+    service = request.app[SERVICE]
+    raw, body = await read_object(request)
+    entry, personality = named_model(service, body)
+    return await chat(request, service, entry, personality, raw, body)
+
+
+async def chat(
+    request: web.Request,
+    service: Service,
+    entry: ModelEntry,
+    personality: str | None,
+    raw: bytes,
+    body: dict[str, Any],
+    finish: Finish | None = None,
+    reframe: Reframe | None = None,
+) -> web.StreamResponse:
+    """Check a chat request and answer it. `personality` is the one that the model's id names, if it does."""
+    check_fields(body)
+    check_messages(body)
+    if not entry.params.instruct:
+        raise EndpointUnsupported(f"The model '{entry.name}' is not one for chats (instruct is false).", param="model")
+    wanted = body.get("personality") or personality
+    if wanted is not None:
+        entry.personality(wanted)  # unknown: before anything is loaded
+
+    async def build(lease: Lease) -> UpstreamRequest:
+        return await _chat_upstream(lease, raw, body, wanted)
+
+    stream = body.get("stream") is True
+    return await relay(request, service, entry, build, stream=stream, finish=finish, reframe=reframe)
+
+
+async def _chat_upstream(lease: Lease, raw: bytes, body: dict[str, Any], wanted: str | None) -> UpstreamRequest:
+    """What the engine gets: the body as it came, unless a personality or a budget changes it."""
+    personality = wanted or lease.personality
+    budget = wanted_context(body)
+    if personality is None and budget is None:
+        return UpstreamRequest("POST", CHAT_PATH, raw)
+    changed = {name: value for name, value in body.items() if name not in OWN_FIELDS}
+    if personality is not None:
+        changed["messages"] = with_personality(changed["messages"], lease.entry.personality(personality))
+    if budget is not None:
+        await fit_to_budget(lease.engine, lease.entry.name, changed, budget)
+    return UpstreamRequest("POST", CHAT_PATH, orjson.dumps(changed))
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/completions."""
+    return await _straight(request, "/v1/completions")
+
+
+async def tokenize(request: web.Request) -> web.StreamResponse:
+    """POST /tokenize `{"model", "content"}`: the engine's own tokens."""
+    return await _straight(request, "/tokenize")
+
+
+async def detokenize(request: web.Request) -> web.StreamResponse:
+    """POST /detokenize `{"model", "tokens"}`."""
+    return await _straight(request, "/detokenize")
+
+
+async def apply_template(request: web.Request) -> web.StreamResponse:
+    """POST /apply-template `{"model", "messages"}`: the prompt that the model's template makes."""
+    return await _straight(request, "/apply-template")
+
+
+async def _straight(request: web.Request, path: str) -> web.StreamResponse:
+    service = request.app[SERVICE]
+    raw, body = await read_object(request)
+    check_fields(body)
+    entry, _ = named_model(service, body)
+    upstream = UpstreamRequest("POST", path, raw)
+
+    async def build(_: Lease) -> UpstreamRequest:
+        return upstream
+
+    return await relay(request, service, entry, build, stream=body.get("stream") is True)
+
+
+def named_model(service: Service, body: dict[str, Any], *, lenient: bool = False) -> tuple[ModelEntry, str | None]:
+    """The entry that a request is for, and the personality in its id.
+
+    No name means the default model; with `lenient` an unknown name means it too. Raises ModelNotFound.
+    """
+    name = body.get("model")
+    if name is not None:
+        check_fields({"model": name})
+    if name:
+        try:
+            return service.pool.find(name)
+        except ModelNotFound:
+            if not lenient:
+                raise
+    default = service.pool.default
+    if default is None:
+        raise ModelNotFound("No model is configured: data/models.json is empty and nothing was discovered.")
+    return service.pool.find(default)

@@ -1,0 +1,40 @@
+"""Server-sent events: the frames that we write and the frames that engines send."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Any, Final
+
+import orjson
+
+HEADERS: Final = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+DONE: Final = b"data: [DONE]\n\n"
+
+
+def data_frame(payload: Any) -> bytes:
+    """One event of JSON."""
+    return b"data: " + orjson.dumps(payload) + b"\n\n"
+
+
+def event_frame(event: str, payload: Any) -> bytes:
+    """One event of JSON under a name."""
+    return b"event: " + event.encode() + b"\n" + data_frame(payload)
+
+
+def comment(text: str) -> bytes:
+    """A line that every reader skips: it keeps a quiet connection alive."""
+    return b": " + text.encode() + b"\n\n"
+
+
+async def data_of(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The `data:` values of a stream that engines send (one line each), however it was cut into chunks."""
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip()

@@ -1,0 +1,37 @@
+"""GET /status: the feed of the service's state, for ever."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from manager.pool import ServiceStatus
+from manager.service import SERVICE
+from routes import sse
+from routes.middleware import REQUEST_ID
+
+# Proxies cut a connection that says nothing; a minute is the shortest of their usual limits.
+HEARTBEAT: Final = 15.0
+
+
+async def status(request: web.Request) -> web.StreamResponse:
+    """The present state at once, then every change, as `event: message`."""
+    pool = request.app[SERVICE].pool
+    response = web.StreamResponse(headers={**sse.HEADERS, "X-Request-ID": request[REQUEST_ID]})
+    with pool.bus.subscribe() as subscription:
+        await response.prepare(request)
+        await response.write(_frame(pool.service_status()))
+        while True:
+            try:
+                change = await subscription.next(timeout=HEARTBEAT)
+            except TimeoutError:
+                await response.write(sse.comment("still here"))
+                continue
+            if change is None:
+                return response
+            await response.write(_frame(change))
+
+
+def _frame(status: ServiceStatus) -> bytes:
+    return sse.event_frame("message", {"status": status.status, "info": status.info, "models": list(status.models)})
