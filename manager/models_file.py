@@ -1,0 +1,244 @@
+"""models.json: reads it, checks every key and type, and words mistakes with file, entry and key. Opens no model.
+
+`python -m manager.models_file > data/models.schema.json` writes the JSON schema of the file anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from manager.entry import LlamaParams
+from manager.errors import ConfigError
+from manager.mistakes import did_you_mean, problem, shown
+
+ENGINE_GROUP: Final = "llamaherd.engines"
+_SCHEMA_KEY: Final = "$schema"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class FileEntry(BaseModel):
+    """One entry of models.json as it stands in the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    params: LlamaParams = Field(description="The model's file, how it runs, and defaults of its answers.")
+    template: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A file in the templates folder (with or without .jinja), or the name of a template that "
+        "llama.cpp knows; else the model's own.",
+    )
+    personalities: dict[str, str] = Field(
+        default_factory=dict, description="System prompts by the name under which clients ask for them."
+    )
+    aliases: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
+        default=(), description="Other names under which clients may ask for the model."
+    )
+    engine: str = Field(
+        default="llama", min_length=1, description="What runs the model: llama, or an engine of a plug-in."
+    )
+    description: str | None = Field(default=None, description="A text for people; shown in lists.")
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that remembers the keys that were in it twice."""
+
+    twice: tuple[str, ...] = ()
+
+
+def read_models_file(path: Path) -> dict[str, FileEntry]:
+    """The entries in the order of the file; none where there is no file.
+
+    Raises one ConfigError with file, entry and key of every mistake; for a syntax error with line and column.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return {}
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
+    data = _parsed(path, text)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must be an object with an entry for each model")
+    mistakes: list[str] = [f"{place}: is there twice" for place in _twice(data, "")]
+    entries: dict[str, FileEntry] = {}
+    for name, value in data.items():
+        if name != _SCHEMA_KEY:
+            entry = _entry(name, value, mistakes)
+            if entry is not None:
+                entries[name] = entry
+    if mistakes:
+        raise ConfigError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
+    return entries
+
+
+def _parsed(path: Path, text: str) -> Any:
+    def pairs(items: list[tuple[str, Any]]) -> _Object:
+        result = _Object(items)
+        if len(result) != len(items):
+            keys = [key for key, _ in items]
+            result.twice = tuple(key for key in result if keys.count(key) > 1)
+        return result
+
+    def constant(word: str) -> Any:
+        raise ConfigError(f"{path}: {word} is not a number that JSON allows")
+
+    try:
+        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg[0].lower()}{error.msg[1:]}"
+        ) from None
+    except (RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+
+
+def _twice(value: Any, place: str) -> Iterable[str]:
+    if isinstance(value, _Object):
+        for key in value.twice:
+            yield f"{place}{key}"
+        for key, item in value.items():
+            yield from _twice(item, f"{place}{key}.")
+
+
+def _entry(name: str, value: Any, mistakes: list[str]) -> FileEntry | None:
+    before = len(mistakes)
+    reason = name_problem(name)
+    if reason is not None:
+        mistakes.append(f"{shown(name)}: a model name {reason}")
+    if not isinstance(value, dict):
+        mistakes.append(f"{name}: must be an object, not {shown(value)}")
+        return None
+    written: dict[tuple[str, ...], str] = {}
+    fields = _keys(value, (), FileEntry, written, name, mistakes)
+    if isinstance(fields.get("params"), dict):
+        fields["params"] = _keys(fields["params"], ("params",), LlamaParams, written, name, mistakes)
+    if len(mistakes) > before:
+        return None
+    try:
+        entry = FileEntry(**fields)
+    except ValidationError as error:
+        mistakes.extend(_worded(name, error, written))
+        return None
+    mistakes.extend(f"{name}.{mistake}" for mistake in _rules(entry))
+    return entry
+
+
+@lru_cache
+def _spellings(model: type[BaseModel]) -> dict[str, str]:
+    """Both spellings of each key, with the name of its field."""
+    return {spelling: name for name in model.model_fields for spelling in (name, to_camel(name))}
+
+
+def _keys(
+    value: Mapping[str, Any],
+    place: tuple[str, ...],
+    model: type[BaseModel],
+    written: dict[tuple[str, ...], str],
+    name: str,
+    mistakes: list[str],
+) -> dict[str, Any]:
+    """The object with its keys as the model names them; `written` remembers how the file spells them."""
+    known = _spellings(model)
+    fields: dict[str, Any] = {}
+    for key, item in value.items():
+        at = ".".join((name, *place, key))
+        field = known.get(key)
+        if field is None:
+            snake = "_" in key
+            alike = model.model_fields if snake else [to_camel(known_field) for known_field in model.model_fields]
+            mistakes.append(f"{at}: unknown key{did_you_mean(key, alike)}")
+        elif field in fields:
+            mistakes.append(f"{at}: is there twice, also as {written[(*place, field)]}")
+        else:
+            fields[field] = item
+            written[(*place, field)] = key
+    return fields
+
+
+def _worded(name: str, error: ValidationError, written: Mapping[tuple[str, ...], str]) -> Iterable[str]:
+    for detail in error.errors():
+        path: tuple[str, ...] = ()
+        spelled: list[str] = []
+        for part in detail["loc"]:
+            path = (*path, str(part))
+            spelled.append(written.get(path, str(part)))
+        yield f"{'.'.join((name, *spelled))}: {problem(detail)}"
+
+
+def _rules(entry: FileEntry) -> Iterable[str]:
+    """What types alone can't say."""
+    for alias in entry.aliases:
+        reason = name_problem(alias)
+        if reason is not None:
+            yield f"aliases: {shown(alias)}: an alias {reason}"
+    for personality in entry.personalities:
+        reason = name_problem(personality) or ("must not contain ':'" if ":" in personality else None)
+        if reason is not None:
+            yield f"personalities: {shown(personality)}: a personality's name {reason}"
+    engines = known_engines()
+    if entry.engine not in engines:
+        yield f"engine: there is no engine {shown(entry.engine)}{did_you_mean(entry.engine, engines)}"
+
+
+@lru_cache
+def known_engines() -> frozenset[str]:
+    """Our engines and those of installed packages."""
+    return frozenset({"llama", "hf", *(point.name for point in entry_points(group=ENGINE_GROUP))})
+
+
+def name_problem(name: str) -> str | None:
+    """Why this can't be the name of a model, alias or personality; None where it can."""
+    if not name or name != name.strip():
+        return "must not be empty, and must not begin or end with a space"
+    if _CONTROL.search(name):
+        return "must not contain control characters"
+    if name.startswith("/"):
+        return "must not begin with '/'"
+    return None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of models.json. Every key is there in both spellings."""
+    entry = FileEntry.model_json_schema(ref_template="#/$defs/{model}")
+    definitions = entry.pop("$defs")
+    definitions |= {"Entry": _both_spellings(entry), "LlamaParams": _both_spellings(definitions["LlamaParams"])}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "models.json of llamaherd",
+        "description": "The models that are served, by name.",
+        "type": "object",
+        "properties": {_SCHEMA_KEY: {"type": "string"}},
+        "additionalProperties": {"$ref": "#/$defs/Entry"},
+        "$defs": definitions,
+    }
+
+
+def _both_spellings(model: dict[str, Any]) -> dict[str, Any]:
+    properties = {}
+    for name, value in model["properties"].items():
+        value.pop("title", None)
+        properties[name] = value
+        if to_camel(name) != name:
+            properties[to_camel(name)] = value
+    return model | {"properties": properties}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(schema(), indent=2, ensure_ascii=False) + "\n")
