@@ -1,0 +1,7 @@
+"""`python -m manager.cli` is `llamaherd`."""
+
+from __future__ import annotations
+
+from manager.cli import main
+
+main()
