@@ -84,13 +84,11 @@ class LlamaEngine:
         argv = await self._command()
         environment = child_environment(self._key, self._settings.llama.cuda_visible_devices)
         # A task of its own: where start() is cancelled in the middle of it, stop() still gets the child.
-        self._spawning = asyncio.create_task(ChildProcess.spawn(argv, env=environment, cwd=None, log=self.log))
+        self._spawning = asyncio.create_task(self._spawn(argv, environment))
         try:
             child = await asyncio.shield(self._spawning)
         except OSError as error:
             raise LoadFailed(self._message(f"{argv[0]} can't be started: {error.strerror}")) from error
-        self.pid = child.pid
-        await asyncio.to_thread(self._run_folder.record, self._socket, child.pid)
         await self._until_ready(child)
 
     async def wait_exit(self) -> EngineExit:
@@ -105,6 +103,15 @@ class LlamaEngine:
 
     def open(self, request: UpstreamRequest) -> Exchange:
         return self._client.open(request)
+
+    async def _spawn(self, argv: list[str], environment: dict[str, str]) -> ChildProcess:
+        child = await ChildProcess.spawn(argv, env=environment, cwd=None, log=self.log)
+        self.pid = child.pid
+        try:
+            await asyncio.to_thread(self._run_folder.record, self._socket, child.pid)
+        except OSError as error:  # a full disk, say: only a sweep after our death would need the record
+            logger.warning("pid=%s can't be recorded: %s", child.pid, error.strerror)
+        return child
 
     async def _stop(self) -> None:
         self._client.close()
@@ -140,18 +147,24 @@ class LlamaEngine:
             while not await self._answers():
                 await asyncio.wait({ended}, timeout=pause)
                 if ended.done():
-                    raise LoadFailed(self._message(self._explain(ended.result())))
+                    failure = LoadFailed(self._message(self._explain(ended.result())))
+                    failure.exit_code = ended.result()
+                    raise failure
                 pause = min(PROBE_MOST, pause * PROBE_GROWTH)
-            if await self._probe(secrets.token_urlsafe(8)) != 401:
-                raise LoadFailed(self._message("something else answers in place of its process"))
         finally:
             ended.cancel()
 
     async def _answers(self) -> bool:
+        """Whether it takes its own key and no other: then it is ready, and it is ours."""
         status = await self._probe(self._key)
         if status == 401:
             raise LoadFailed(self._message("its process does not accept its key"))
-        return status == 200
+        if status != 200:
+            return False
+        other = await self._probe(secrets.token_urlsafe(8))
+        if other == 200:
+            raise LoadFailed(self._message("something else answers in place of its process"))
+        return other == 401
 
     async def _probe(self, key: str) -> int:
         """The status of a route that needs the key; 0 where there is no answer."""

@@ -268,6 +268,7 @@ class UpstreamClient:
         return None
 
     def give_back(self, connection: _Connection) -> None:
+        connection.take()  # what nobody read; a connection that it had paused reads on
         if self._closed or len(self._idle) >= MAX_IDLE:
             connection.abort()
         else:

@@ -1,0 +1,94 @@
+"""Finds the compiled `llama-server`, describes it, and decides which launcher starts a model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from manager.engines.llama.failures import explain_failure
+from manager.errors import ConfigError
+
+if TYPE_CHECKING:
+    from manager.settings import Settings
+
+__all__ = ["Launcher", "binary_version", "choose_launcher", "explain_failure", "find_binary"]
+
+Launcher = Literal["native", "embedded"]
+
+BINARY_NAME: Final = "llama-server"
+EMBEDDED_PACKAGE: Final = "xllamacpp"
+VERSION_TIMEOUT: Final = 10.0
+
+
+def find_binary(settings: Settings) -> Path | None:
+    """The setting llama.binary, else llama-server on PATH, else the newest one in the cache folder.
+
+    Raises ConfigError where the setting names something that can't be run. Blocks.
+    """
+    wanted = settings.llama.binary
+    if wanted is not None:
+        if not wanted.is_file():
+            raise ConfigError(f"llama.binary: {wanted} does not exist or is no file")
+        if not _runnable(wanted):
+            raise ConfigError(f"llama.binary: {wanted} is not executable")
+        return wanted
+    on_path = shutil.which(BINARY_NAME)
+    if on_path is not None:
+        return Path(on_path).absolute()
+    built = [path for path in settings.storage.cache_folder.glob(f"llama/*/{BINARY_NAME}") if _runnable(path)]
+    return max(built, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def choose_launcher(settings: Settings) -> tuple[Launcher, Path | None]:
+    """Native, with its binary, where there is one; else embedded.
+
+    Raises ConfigError where neither can be had. Blocks.
+    """
+    launcher = settings.llama.launcher
+    if launcher != "embedded":
+        binary = find_binary(settings)
+        if binary is not None:
+            return "native", binary
+        if launcher == "native":
+            raise ConfigError(
+                f"llama.launcher is native, but there is no {BINARY_NAME}: set llama.binary or put it on PATH"
+            )
+    # Never imported here: the child does that, and this process stays small.
+    if find_spec(EMBEDDED_PACKAGE) is None:
+        other = (
+            "" if launcher == "embedded" else f", or set llama.binary to a {BINARY_NAME}, or put one on PATH"
+        )
+        raise ConfigError(f"GGUF models can't be run here: install the package {EMBEDDED_PACKAGE}{other}")
+    return "embedded", None
+
+
+async def binary_version(binary: Path) -> str | None:
+    """What the binary says of itself, on one line, for the log; None where it does not say it in time."""
+    return await asyncio.to_thread(_version, binary)
+
+
+def _version(binary: Path) -> str | None:
+    try:
+        done = subprocess.run(  # noqa: S603  a binary that the administrator chose
+            [binary, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=VERSION_TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    return next(
+        (line.removeprefix("version:").strip() for line in lines if line.startswith("version:")), None
+    )
+
+
+def _runnable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)
