@@ -134,7 +134,10 @@ class InsufficientMemory(Unavailable):
 
 
 class LoadFailed(Unavailable):
+    """`exit_code` is that of the engine's process, where it ended by itself; negative for a signal."""
+
     code = "model_load_failed"
+    exit_code: int | None = None
 
 
 class UpstreamError(HerdError):

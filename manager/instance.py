@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -149,7 +150,7 @@ class ModelInstance:
 
     def try_lease(self) -> Lease | None:
         """A lease where the model is READY now, without waiting."""
-        if self._state is ModelState.READY and self._life is not None:
+        if self._state is ModelState.READY and self._life is not None and not self._closing:
             return Lease(self._life, self.entry, self.personality)
         return None
 
@@ -163,14 +164,21 @@ class ModelInstance:
         try:
             async with asyncio.timeout(timeout):
                 while True:
+                    if self._closing:
+                        raise ShuttingDown("The service is shutting down.", retry_after=5)
                     if joined is not None and joined.error is not None:
                         raise joined.error
                     lease = self.try_lease()
                     if lease is not None:
                         return lease
                     moved = self._moved
-                    joined = await self._join_or_begin(joined)
-                    await moved.wait()
+                    backoff = self._backoff()
+                    if backoff is None:
+                        joined = self._join_or_begin(joined)
+                    # What was waited for may not be so any more: all is looked at again.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(backoff):
+                            await moved.wait()
         except TimeoutError:
             raise LoadTimeout(
                 f"The model '{self.entry.name}' was not ready within {timeout:g} s; it may still be loading.",
@@ -185,15 +193,17 @@ class ModelInstance:
             self.personality = personality
 
     async def unload(self) -> None:
-        """Drain and stop; returns when the instance is STOPPED. In any state, by many at once."""
-        while self._state is not ModelState.STOPPED:
-            if self._state is ModelState.FAILED:
-                self._forget_failure()
-                return
-            if self._life is not None:
-                self._life.stop_asked.set()
-            moved = self._moved
-            await moved.wait()
+        """Drain and stop what runs now; returns when it is STOPPED. In any state, by many at once.
+
+        A fresh start that others wait for behind it is left alone.
+        """
+        life = self._life
+        if life is not None:
+            life.stop_asked.set()
+            while self._life is life:
+                await self._moved.wait()
+        if self._state is ModelState.FAILED:
+            self._forget_failure()
 
     async def close(self) -> None:
         """Stop for good, without draining: waiters and later callers get ShuttingDown."""
@@ -205,25 +215,27 @@ class ModelInstance:
             await asyncio.wait({self._task})
         self._wake()
 
-    async def _join_or_begin(self, joined: _Life | None) -> _Life | None:
+    def _join_or_begin(self, joined: _Life | None) -> _Life | None:
         """Make sure that something is under way; returns the life whose failure the waiter shares."""
-        if self._closing:
-            raise ShuttingDown("The service is shutting down.", retry_after=5)
         if self._state in LEAVING:
             return joined if joined is self._life else None
-        if self._state is ModelState.FAILED:
-            await self._sit_out_backoff()
         if self._state in SETTLED:
             self._begin()
         return self._life
 
-    async def _sit_out_backoff(self) -> None:
+    def _backoff(self) -> float | None:
+        """Seconds that a waiter has to sit out, None where nothing is in its way. LoadFailed where they are many."""
         wait = self._retry_at - time.monotonic()
-        if wait <= 0:
-            return
+        if self._state is not ModelState.FAILED or wait <= 0:
+            return None
         if wait > BACKOFF_PATIENCE and self._error is not None:
-            raise LoadFailed(self._error.message, retry_after=wait)
-        await asyncio.sleep(wait)
+            lasting = self._error.should_retry is False
+            raise LoadFailed(
+                self._error.message,
+                retry_after=None if lasting else wait,
+                should_retry=self._error.should_retry,
+            )
+        return wait
 
     # the life; everything below runs in, or to start, the instance's own task
 
@@ -248,8 +260,10 @@ class ModelInstance:
             )
         finally:
             failed = failure is not None and not isinstance(failure, LoadAborted)
+            if life.ready_at is not None and time.monotonic() - life.ready_at >= HEALTHY_AFTER:
+                self._failures = 0
             if failed:
-                self._note_failure(failure, life)
+                self._note_failure(failure)
             self._move(ModelState.STOPPING)
             await life.engine.stop()
             self._log_tail = life.engine.log.tail(LOG_TAIL)
@@ -304,10 +318,10 @@ class ModelInstance:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    def _note_failure(self, failure: HerdError | None, life: _Life) -> None:
-        if life.ready_at is not None and time.monotonic() - life.ready_at >= HEALTHY_AFTER:
-            self._failures = 0
+    def _note_failure(self, failure: HerdError | None) -> None:
         self._failures += 1
+        if isinstance(failure, LoadFailed):
+            self._exit_code = failure.exit_code
         delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (self._failures - 1))
         self._retry_at = time.monotonic() + delay
         self._error = failure

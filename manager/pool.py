@@ -91,10 +91,10 @@ class ModelPool:
         return [instance.status() for instance in self._instances.values()]
 
     def service_status(self) -> ServiceStatus:
-        """The present state: what is under way counts before what is there."""
-        statuses = sorted(self.statuses(), key=lambda status: status.since)
-        for states in ({ModelState.STARTING}, LEAVING, {ModelState.FAILED}, {ModelState.READY}):
-            for status in reversed(statuses):
+        """The present state: what is under way counts before what has settled, and of that the newest."""
+        statuses = sorted(self.statuses(), key=lambda status: status.since, reverse=True)
+        for states in ({ModelState.STARTING}, LEAVING, {ModelState.FAILED, ModelState.READY}):
+            for status in statuses:
                 if status.state in states:
                     return self._describe(status)
         return ServiceStatus("idle", "No model is loaded.", self.loaded)

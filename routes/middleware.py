@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import secrets
@@ -76,28 +75,24 @@ async def _answer(request: web.Request, handler: Handler, service: Service, acce
     try:
         authorise(request, service, access.scope)
         return await handler(request)
-    except asyncio.CancelledError:
-        raise
-    except HerdError as error:
-        return error_response(error, plain=access.plain_errors)
     except web.HTTPException as error:
         answer = error_response(from_http_exception(error, request), plain=access.plain_errors)
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
         return answer
-    except (ConnectionError, TimeoutError) as error:
-        if request.transport is None or request.transport.is_closing():
-            raise  # the client is gone: nobody reads an answer
-        return _unexpected(request, error, access)
     except Exception as error:
-        return _unexpected(request, error, access)
+        if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+            raise  # the client is gone: nobody reads an answer
+        return error_response(as_herd_error(request, error), plain=access.plain_errors)
 
 
-def _unexpected(request: web.Request, error: Exception, access: Access) -> web.Response:
+def as_herd_error(request: web.Request, error: Exception) -> HerdError:
+    """The error itself where it is one of ours; else a general one, and the log gets the traceback."""
+    if isinstance(error, HerdError):
+        return error
     request_id = request[REQUEST_ID]
     logger.error("request=%s failed", request_id, exc_info=error)
-    message = f"The service made a mistake. Its log has more under the request id {request_id}."
-    return error_response(HerdError(message), plain=access.plain_errors)
+    return HerdError(f"The service made a mistake. Its log has more under the request id {request_id}.")
 
 
 def authorise(request: web.Request, service: Service, scope: str | None) -> None:

@@ -11,12 +11,12 @@ from aiohttp import web
 
 from manager.engines import UpstreamRequest
 from manager.entry import ModelEntry
-from manager.errors import HerdError, UpstreamError
+from manager.errors import GenerationFailed, HerdError, UpstreamError
 from manager.instance import Lease
 from manager.service import Service
 from routes import sse
 from routes.errors import error_object, from_engine
-from routes.middleware import REQUEST_ID
+from routes.middleware import REQUEST_ID, as_herd_error
 
 # Prepares the request once the engine is there (the personality of the load, the budget of tokens).
 Build = Callable[[Lease], Awaitable[UpstreamRequest]]
@@ -81,13 +81,13 @@ async def relay(
         with lease:
             try:
                 return await _exchange(lease, await build(lease), out, finish, reframe)
-            except UpstreamError as error:
+            except (UpstreamError, GenerationFailed) as error:
                 service.pool.record_error(entry.name, error, lease.engine.log.tail())
                 raise
-    except HerdError as error:
-        if not out.begun:
-            raise
-        return await out.fail(error)
+    except Exception as error:
+        if not out.begun or isinstance(error, ConnectionError):
+            raise  # the front door answers; or nobody is there to read an answer
+        return await out.fail(as_herd_error(request, error))
     finally:
         service.gate.leave()
 
