@@ -93,13 +93,21 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     with os.scandir(root):
         pass  # os.walk would be silent where the root itself can't be read
     for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_unreadable):
-        stat = Path(folder).stat()
-        if (stat.st_dev, stat.st_ino) in seen:
+        identity = _identity(folder)
+        if identity is None or identity in seen:
             subfolders.clear()
             continue
-        seen.add((stat.st_dev, stat.st_ino))
+        seen.add(identity)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         yield Path(folder), subfolders, [name for name in files if not name.startswith(".")]
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    try:
+        stat = Path(folder).stat()
+    except OSError:
+        return None  # it went away while we looked
+    return stat.st_dev, stat.st_ino
 
 
 def _unreadable(error: OSError) -> None:

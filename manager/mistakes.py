@@ -11,6 +11,8 @@ from pydantic_core import ErrorDetails
 # Comparing is quadratic in the length, and a name may come from a stranger.
 _LONGEST_COMPARED = 200
 _LONGEST_SHOWN = 80
+# What pydantic names after Python's types.
+_CONTAINERS = {"model_type": "an object", "dict_type": "an object", "tuple_type": "a list", "list_type": "a list"}
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -41,6 +43,8 @@ def problem(error: ErrorDetails) -> str:
         return "is missing"
     if kind == "extra_forbidden":
         return "unknown key"
+    if kind in _CONTAINERS:
+        return f"must be {_CONTAINERS[kind]} (got {shown(error['input'])})"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if isinstance(error["input"], dict | list | tuple) and kind == "value_error":
         return message  # the rule concerns several keys; their values would be noise

@@ -23,6 +23,8 @@ from manager.mistakes import did_you_mean, problem, shown
 
 ENGINE_GROUP: Final = "llamaherd.engines"
 _SCHEMA_KEY: Final = "$schema"
+# Lone surrogates come from JSON escapes and from file names that are not UTF-8; they can't be sent to anyone.
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -76,7 +78,7 @@ def read_models_file(path: Path) -> dict[str, FileEntry]:
     data = _parsed(path, text)
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must be an object with an entry for each model")
-    mistakes: list[str] = [f"{place}: is there twice" for place in _twice(data, "")]
+    mistakes = list(_defects(data, ""))
     entries: dict[str, FileEntry] = {}
     for name, value in data.items():
         if name != _SCHEMA_KEY:
@@ -109,12 +111,21 @@ def _parsed(path: Path, text: str) -> Any:
         raise ConfigError(f"{path}: not valid JSON: {error}") from None
 
 
-def _twice(value: Any, place: str) -> Iterable[str]:
+def _defects(value: Any, place: str) -> Iterable[str]:
+    """What JSON lets pass and we don't: keys that are there twice, text that is no Unicode."""
     if isinstance(value, _Object):
         for key in value.twice:
-            yield f"{place}{key}"
+            yield f"{place}{key}: is there twice"
         for key, item in value.items():
-            yield from _twice(item, f"{place}{key}.")
+            if _SURROGATE.search(key):
+                yield f"{place}{key!a}: the name has half of a character (\\ud800 to \\udfff)"
+            else:
+                yield from _defects(item, f"{place}{key}.")
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _defects(item, f"{place}{number}.")
+    elif isinstance(value, str) and _SURROGATE.search(value):
+        yield f"{place[:-1]}: the text has half of a character (\\ud800 to \\udfff)"
 
 
 def _entry(name: str, value: Any, mistakes: list[str]) -> FileEntry | None:
@@ -209,6 +220,8 @@ def name_problem(name: str) -> str | None:
         return "must not be empty, and must not begin or end with a space"
     if _CONTROL.search(name):
         return "must not contain control characters"
+    if _SURROGATE.search(name):
+        return "must be valid Unicode"
     if name.startswith("/"):
         return "must not begin with '/'"
     return None

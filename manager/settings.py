@@ -3,67 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from manager.errors import ConfigError
 from manager.mistakes import did_you_mean, problem
-from manager.settings_layers import Layer, YamlLayer, dotenv_layer, environment_layer
-
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
-
-
-def _not_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-def _absolute(path: Path) -> Path:
-    # Not resolve(): a link to the data is the name under which its owner knows it.
-    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  see above
-
-
-def _not_empty(value: Any) -> Any:
-    if isinstance(value, str) and not value.strip():
-        raise ValueError("must not be empty")
-    if isinstance(value, str) and "\0" in value:
-        raise ValueError("must not contain a NUL character")
-    return value
-
-
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
-
-
-def _verbosity(value: Any) -> Any:
-    if not isinstance(value, str):
-        return _not_bool(value)
-    return int(value) if value.isdecimal() else {"warn": "warning"}.get(value.lower(), value.lower())
-
-
-def _origin(value: str) -> str:
-    if value != "*" and not _ORIGIN.fullmatch(value.lower()):
-        raise ValueError(
-            "must be '*' or an origin such as https://chat.example.org, without a path or a slash at its end"
-        )
-    return value
-
-
-Int = Annotated[int, BeforeValidator(_not_bool)]
-Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
-Seconds = Annotated[Number, Field(gt=0)]
-Text = Annotated[str, AfterValidator(_not_empty)]
-AbsolutePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_absolute)]
+from manager.settings_layers import KeyPath, Layer, YamlLayer, dotenv_layer, environment_layer
+from manager.settings_types import AbsolutePath, Int, Number, Origin, Seconds, Text, Verbosity, lower, upper
 
 
 def _in_data(name: str) -> Any:
@@ -85,7 +35,7 @@ class ServerSettings(Section):
         default="127.0.0.1", description="Address to listen on; other than loopback only with a key stored."
     )
     port: Int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)] = Field(
+    log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lower)] = Field(
         default="info", description="Least level of log lines that are kept."
     )
     access_log: bool = Field(default=True, description="Whether every request gets a log line.")
@@ -97,7 +47,7 @@ class ServerSettings(Section):
 
 
 class CorsSettings(Section):
-    allowed_origins: list[Annotated[str, AfterValidator(_origin)]] = Field(
+    allowed_origins: list[Origin] = Field(
         default_factory=list, description="Origins of web pages that may use the API; '*' is every one."
     )
 
@@ -110,7 +60,7 @@ class ModelSettings(Section):
         default=None, description="GGUF file of one model that is served beside models.json."
     )
     mmproj: AbsolutePath | None = Field(default=None, description="Vision projector (GGUF) of that model.")
-    type: Annotated[Literal["LLM", "VL"], BeforeValidator(_upper)] = Field(
+    type: Annotated[Literal["LLM", "VL"], BeforeValidator(upper)] = Field(
         default="LLM",
         description="VL: that model sees images and needs path and mmproj. LLM: text only, mmproj is left out.",
     )
@@ -179,7 +129,7 @@ class StorageSettings(Section):
 
 
 class LlamaSettings(Section):
-    launcher: Annotated[Literal["auto", "native", "embedded"], BeforeValidator(_lower)] = Field(
+    launcher: Annotated[Literal["auto", "native", "embedded"], BeforeValidator(lower)] = Field(
         default="auto",
         description="native: a compiled llama-server; embedded: llama.cpp from the Python wheel; auto: native where "
         "there is one.",
@@ -187,10 +137,7 @@ class LlamaSettings(Section):
     binary: AbsolutePath | None = Field(
         default=None, description="The llama-server to use; else PATH and the cache are searched."
     )
-    log_level: Annotated[
-        Literal["error", "warning", "info", "trace", "debug"] | Annotated[int, Field(ge=0, le=5)] | None,
-        BeforeValidator(_verbosity),
-    ] = Field(
+    log_level: Verbosity = Field(
         default=None, description="What llama.cpp logs: error, warning, info, trace or debug, or its verbosity 0 to 5."
     )
     cuda_visible_devices: str | None = Field(
@@ -268,17 +215,25 @@ def _worded(error: ValidationError, given: Mapping[str, Any]) -> str:
     for detail in error.errors():
         if detail["type"] == "default_factory_not_called":
             continue  # follows from another mistake in the list
-        key = tuple(str(part) for part in detail["loc"])
-        setting = ".".join(key[:2])
-        section = given.get(key[0])
-        overridden = key[0] in given and (len(key) == 1 or not isinstance(section, Mapping) or key[1] in section)
-        places = ["command line"] if overridden else [place for layer in layers if (place := layer.place(key[:2]))]
-        place = f"{places[0]}: " if places else ""
-        if not place.endswith(f"{setting}: "):
-            place += f"{setting}: "
+        key = tuple(str(part) for part in detail["loc"])[:2]
+        place = _place(key, given, layers)
+        setting = ".".join(key)
+        if place and not place.endswith(setting):
+            setting = f"{place}: {setting}"
+        elif place:
+            setting = place
         hint = _hint(key) if detail["type"] == "extra_forbidden" else ""
-        lines.append(f"{place}{problem(detail)}{hint}")
+        lines.append(f"{setting}: {problem(detail)}{hint}")
     return "\n".join(dict.fromkeys(lines))
+
+
+def _place(key: KeyPath, given: Mapping[str, Any], layers: tuple[Layer, ...]) -> str:
+    """Where the value comes from. A whole section's mistake comes from all the places that set its keys."""
+    section = given.get(key[0])
+    if key[0] in given and (len(key) == 1 or not isinstance(section, Mapping) or key[1] in section):
+        return "command line"
+    places = [place for layer in layers for place in sorted(layer.places(key))]
+    return ", ".join(places) if len(key) == 1 else next(iter(places), "")
 
 
 def _hint(key: tuple[str, ...]) -> str:

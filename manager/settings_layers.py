@@ -68,9 +68,9 @@ class Layer(PydanticBaseSettingsSource):
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         return self.values.get(field_name), field_name, False
 
-    def place(self, key: KeyPath) -> str | None:
-        """Where this layer sets the key, as a message names it; None where it does not."""
-        return self._places.get(key)
+    def places(self, key: KeyPath) -> list[str]:
+        """Where this layer sets the key, or the keys of that section, as a message names it."""
+        return [place for known, place in self._places.items() if known[: len(key)] == key]
 
     def put(self, key: KeyPath, value: Any, place: str) -> None:
         target = self.values
@@ -201,7 +201,7 @@ def _composed(path: Path) -> yaml.Node | None:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: the file that CONFIG_PATH names does not exist") from None
+        raise ConfigError(f"{path}: the configuration file (CONFIG_PATH) does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
     try:

@@ -29,7 +29,7 @@ def find_template(name: str, folder: Path) -> Template:
     """A file `name` or `name`.jinja in the folder goes before a built-in name. Raises ConfigError for any other."""
     for candidate in (name, name + SUFFIX):
         file = folder / candidate
-        if _within(file, folder) and file.is_file():
+        if _is_file_within(file, folder):
             return Template(file=file)
     if name in BUILTIN:
         return Template(builtin=name)
@@ -40,8 +40,8 @@ def find_template(name: str, folder: Path) -> Template:
     )
 
 
-def _within(file: Path, folder: Path) -> bool:
+def _is_file_within(file: Path, folder: Path) -> bool:
     try:
-        return ".." not in file.parts and "\0" not in str(file) and file.is_relative_to(folder)
-    except ValueError:
+        return ".." not in file.parts and file.is_relative_to(folder) and file.is_file()
+    except OSError:  # a name too long for a file
         return False

@@ -1,0 +1,230 @@
+"""Makes the entries of a catalog from models.json, the settings and discovery, and says what is wrong with them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import MappingProxyType
+from typing import Any, Final
+
+from manager.discovery import FoundModel, distinct, find_gguf_models, find_hf_models
+from manager.entry import LlamaParams, ModelEntry
+from manager.errors import ConfigError
+from manager.gguf_file import gguf_problem, split_name
+from manager.mistakes import shown
+from manager.models_file import FileEntry, name_problem
+from manager.settings import Settings
+from manager.templates import find_template
+
+logger = logging.getLogger(__name__)
+
+HF_UNAVAILABLE: Final = "this version of llamaherd can't run Hugging Face models"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class CatalogBuilder:
+    """Collects entries and mistakes while a catalog is read."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.entries: list[ModelEntry] = []
+        self.mistakes: list[str] = []
+        self.single: str | None = None  # the name of the model that the settings describe
+        self._settings = settings
+        self._storage = settings.storage
+        self._owners: dict[str, str] = {}  # every name and alias, with the place where it was given
+        self._defaults = _default_params(settings)
+
+    def add_from_file(self, name: str, raw: FileEntry) -> None:
+        place = f"{self._storage.models_file}: {name}"
+        for used in (name, *raw.aliases):
+            if used in self._owners:
+                what = "the name" if used == name else "aliases: the name"
+                self.mistakes.append(f"{place}: {what} {shown(used)} is taken by {self._owners[used]}")
+            self._owners[used] = f"the entry {name}"
+        try:
+            self.entries.append(self._from_file(name, raw))
+        except _PathError as error:
+            self.mistakes.append(f"{place}.params.{error}")
+        except ConfigError as error:
+            self.mistakes.append(f"{place}.template: {error}")
+
+    def _from_file(self, name: str, raw: FileEntry) -> ModelEntry:
+        folder = self._storage.models_folder
+        params = raw.params
+        path = _inside(folder, params.model, "model")
+        mmproj = None if params.mmproj is None else _inside(folder, params.mmproj, "mmproj")
+        loras = tuple(lora.model_copy(update={"path": str(_inside(folder, lora.path, "lora"))}) for lora in params.lora)
+        template = None if raw.template is None else find_template(raw.template, self._storage.templates_folder)
+        entry = ModelEntry(
+            name=name,
+            path=path,
+            params=self._filled(params.model_copy(update={"lora": loras})),
+            engine=raw.engine,
+            template=template,
+            personalities=MappingProxyType(dict(raw.personalities)),
+            aliases=raw.aliases,
+            mmproj=mmproj,
+            description=raw.description,
+            source="models.json",
+        )
+        return self._judged(entry)
+
+    def add_from_settings(self) -> None:
+        model = self._settings.model
+        if model.path is None:
+            return
+        real = _real(model.path)
+        if model.name is None:
+            # An entry for this file says more about it than the settings do.
+            self.single = next((entry.name for entry in self.entries if _real(entry.path) == real), None)
+            if self.single is not None:
+                return
+        name = self.single = model.name or _stem(model.path)
+        mmproj = model.mmproj if model.type == "VL" else None
+        same = next((entry for entry in self.entries if name in (entry.name, *entry.aliases)), None)
+        if same is not None:
+            if _real(same.path) != real:
+                self.mistakes.append(
+                    f"model.name: {shown(name)} is {model.path} by the settings (MODEL_PATH, MODEL_NAME), "
+                    f"but {same.path} by {self._storage.models_file}"
+                )
+            return
+        reason = name_problem(name)
+        if reason is not None:
+            self.mistakes.append(f"model.name: {shown(name)}: a model name {reason}")
+            return
+        self._owners[name] = "the settings (MODEL_PATH, MODEL_NAME)"
+        params = self._filled(LlamaParams(model=str(model.path), mmproj=None if mmproj is None else str(mmproj)))
+        entry = ModelEntry(name=name, path=model.path, params=params, mmproj=mmproj, source="environment")
+        self.entries.append(self._judged(entry))
+
+    def add_discovered(self) -> None:
+        known = {_real(path) for entry in self.entries for path in _files(entry)}
+        found: list[FoundModel] = []
+        hf: set[Path] = set()
+        if self._storage.gguf_models_dir is not None:
+            found += _found(find_gguf_models, self._storage.gguf_models_dir, "gguf_models_dir (GGUF_MODELS_DIR)")
+        if self._storage.hf_models_dir is not None:
+            models = _found(find_hf_models, self._storage.hf_models_dir, "hf_models_dir (HF_MODELS_DIR)")
+            hf = {model.path for model in models}
+            found += models
+        fresh = []
+        for model in found:
+            real = _real(model.path)
+            if real not in known:
+                known.add(real)
+                fresh.append(model)
+        for name, model in distinct(fresh, self._owners):
+            if name_problem(name) is not None:
+                logger.warning("file=%s skipped=its name %s", ascii(str(model.path)), name_problem(name))
+            else:
+                self.entries.append(self._judged(self._discovered(name, model, model.path in hf)))
+
+    def _discovered(self, name: str, model: FoundModel, hf: bool) -> ModelEntry:
+        params = LlamaParams(model=str(model.path), mmproj=None if model.mmproj is None else str(model.mmproj))
+        return ModelEntry(
+            name=name,
+            path=model.path,
+            params=params if hf else self._filled(params),
+            engine="hf" if hf else "llama",
+            mmproj=model.mmproj,
+            source="discovered",
+        )
+
+    def _filled(self, params: LlamaParams) -> LlamaParams:
+        missing = {key: value for key, value in self._defaults.items() if getattr(params, key) is None}
+        return params.model_copy(update=missing) if missing else params
+
+    def _judged(self, entry: ModelEntry) -> ModelEntry:
+        reason = self._unavailable(entry)
+        if reason is not None and entry.engine != "hf":
+            logger.warning("model=%s unavailable=%s", entry.name, reason)
+        return replace(entry, unavailable=reason, created=_created(entry.path, self._storage.models_file))
+
+    def _unavailable(self, entry: ModelEntry) -> str | None:
+        if entry.engine == "hf":
+            return HF_UNAVAILABLE
+        if entry.engine != "llama":
+            return None  # its engine alone knows what it needs
+        for path in _files(entry):
+            reason = gguf_problem(path, self._short(path))
+            if reason is not None:
+                return reason
+        return None
+
+    def _short(self, path: Path) -> str:
+        """The path as a client may see it: relative to the folder of models, or the name alone."""
+        folder = self._storage.models_folder
+        return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+
+
+class _PathError(Exception):
+    """A path in models.json that can't be meant."""
+
+
+def _inside(folder: Path, text: str, key: str) -> Path:
+    """The path that an entry names, absolute. A relative one must stay in the folder."""
+    if not text.strip() or _CONTROL.search(text):
+        raise _PathError(f"{key}: {shown(text)} is not a path")
+    if Path(text).is_absolute():
+        return Path(text)
+    if PureWindowsPath(text).drive:
+        raise _PathError(f"{key}: {shown(text)} is a path on a Windows drive, which does not exist here")
+    parts: list[str] = []
+    for part in PurePosixPath(text.replace("\\", "/")).parts:
+        if part == ".." and not parts:
+            raise _PathError(f"{key}: {shown(text)} leads out of the models folder {folder}")
+        if part == "..":
+            parts.pop()
+        elif part != "/":
+            parts.append(part)
+    return folder.joinpath(*parts)
+
+
+def _default_params(settings: Settings) -> Mapping[str, Any]:
+    model, generation = settings.model, settings.generation
+    defaults = {
+        "ctx_size": model.ctx_size,
+        "gpu_layers": model.gpu_layers,
+        "batch_size": model.batch_size,
+        "threads": model.threads,
+        "temperature": generation.default_temperature,
+        "n_predict": generation.default_max_tokens,
+    }
+    return {key: value for key, value in defaults.items() if value is not None}
+
+
+def _found(find: Callable[[Path], list[FoundModel]], folder: Path, setting: str) -> list[FoundModel]:
+    try:
+        return find(folder)
+    except OSError as error:
+        raise ConfigError(f"storage.{setting}: {folder} can't be read: {error.strerror}") from None
+
+
+def _files(entry: ModelEntry) -> list[Path]:
+    projector = [] if entry.mmproj is None else [entry.mmproj]
+    return [entry.path, *projector, *(Path(lora.path) for lora in entry.params.lora)]
+
+
+def _stem(path: Path) -> str:
+    split = split_name(path.name)
+    return path.stem if split is None else split.stem
+
+
+def _real(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        return path
+
+
+def _created(path: Path, otherwise: Path) -> int:
+    for candidate in (path, otherwise):
+        try:
+            return int(candidate.stat().st_mtime)
+        except (OSError, ValueError):
+            continue
+    return 0

@@ -1,0 +1,68 @@
+"""The types of single settings: what a number, a time, a path or an origin must be."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+VERBOSITY: Final = ("error", "warning", "info", "trace", "debug")
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
+
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def _absolute(path: Path) -> Path:
+    # Not resolve(): a link to the data is the name under which its owner knows it.
+    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  see above
+
+
+def _not_empty(value: Any) -> Any:
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("must not be empty")
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("must not contain a NUL character")
+    return value
+
+
+def lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _verbosity(value: Any) -> Any:
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if isinstance(value, str):
+        value = {"warn": "warning"}.get(value.lower(), value.lower())
+    if value is None or value in VERBOSITY or (type(value) is int and 0 <= value <= 5):
+        return value
+    raise ValueError(f"must be one of {', '.join(VERBOSITY)}, or a number from 0 to 5")
+
+
+def _origin(value: str) -> str:
+    if value != "*" and not _ORIGIN.fullmatch(value.lower()):
+        raise ValueError(
+            "must be '*' or an origin such as https://chat.example.org, without a path or a slash at its end"
+        )
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_not_bool)]
+Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
+Seconds = Annotated[Number, Field(gt=0)]
+Text = Annotated[str, AfterValidator(_not_empty)]
+AbsolutePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_absolute)]
+Origin = Annotated[str, AfterValidator(_origin)]
+Verbosity = Annotated[str | int | None, BeforeValidator(_verbosity)]

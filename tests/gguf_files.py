@@ -1,0 +1,138 @@
+"""Tiny GGUF files for tests: a random llama model that llama.cpp loads in milliseconds, and broken ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+SPECIAL: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT_TEMPLATE: Final = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def write_tiny_gguf(
+    path: Path,
+    *,
+    name: str = "tiny-random",
+    context: int = 4096,
+    layers: int = 2,
+    width: int = 64,
+    chat_template: str | None = CHAT_TEMPLATE,
+    seed: int = 0,
+) -> Path:
+    """A llama model of random weights, about 230 KB at the default size. It answers nonsense, fast; returns `path`.
+
+    The vocabulary is the 256 bytes and three control tokens, so that a token is a byte of the text.
+    """
+    tokens, types = _vocabulary()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(path, "llama")
+    heads, feed_forward = 4, 2 * width
+    writer.add_name(name)
+    writer.add_context_length(context)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(feed_forward)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads // 2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(width // heads)
+    writer.add_vocab_size(len(tokens))
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    _add_tokenizer(writer, tokens, types)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
+    _add_tensors(writer, np.random.default_rng(seed), len(tokens), width, layers, feed_forward)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_truncated_gguf(path: Path, *, keep: int | None = None) -> Path:
+    """A tiny model of which only the first `keep` bytes are there; by default the last kilobyte is missing."""
+    data = write_tiny_gguf(path).read_bytes()
+    path.write_bytes(data[: len(data) - 1024 if keep is None else keep])
+    return path
+
+
+def write_header_only(path: Path, *, metadata: dict[str, str] | None = None) -> Path:
+    """The smallest valid GGUF file: metadata and no tensors. No engine can run it; it takes no time to write."""
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, value in (metadata or {}).items():
+        writer.add_string(key, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
+def _vocabulary() -> tuple[list[str], list[gguf.TokenType]]:
+    tokens = [*SPECIAL, *_byte_letters()]
+    types = [gguf.TokenType.CONTROL] * len(SPECIAL) + [gguf.TokenType.NORMAL] * 256
+    tokens.append(_byte_letters()[ord(" ")] + "t")  # a byte-pair tokenizer needs one merge at least
+    types.append(gguf.TokenType.NORMAL)
+    while len(tokens) % 32:
+        tokens.append(f"<|unused{len(tokens)}|>")
+        types.append(gguf.TokenType.UNUSED)
+    return tokens, types
+
+
+def _byte_letters() -> list[str]:
+    """The printable letter that stands for each byte in GPT-2's byte-level vocabulary."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    replaced = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(256 + replaced.index(byte)) for byte in range(256)]
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokens: list[str], types: list[gguf.TokenType]) -> None:
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges([f"{_byte_letters()[ord(' ')]} t"])
+    writer.add_bos_token_id(SPECIAL.index("<|im_start|>"))
+    writer.add_eos_token_id(SPECIAL.index("<|im_end|>"))
+    writer.add_pad_token_id(SPECIAL.index("<|im_end|>"))
+    writer.add_unk_token_id(SPECIAL.index("<|endoftext|>"))
+    writer.add_add_bos_token(False)
+    writer.add_add_space_prefix(False)
+
+
+def _add_tensors(
+    writer: gguf.GGUFWriter, random: np.random.Generator, vocabulary: int, width: int, layers: int, feed_forward: int
+) -> None:
+    def weights(rows: int, columns: int) -> npt.NDArray[np.float16]:
+        return (random.standard_normal((rows, columns), dtype=np.float32) * 0.2).astype(np.float16)
+
+    output = weights(vocabulary, width)
+    # Control and unused tokens never lead, so that answers are as long as they are asked to be.
+    output[: len(SPECIAL)] = 0
+    output[len(SPECIAL) + 257 :] = 0
+    writer.add_tensor("token_embd.weight", weights(vocabulary, width))
+    writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
+    writer.add_tensor("output.weight", output)
+    for layer in range(layers):
+        for norm in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(width, np.float32))
+        for name, rows, columns in (
+            ("attn_q", width, width),
+            ("attn_k", width // 2, width),
+            ("attn_v", width // 2, width),
+            ("attn_output", width, width),
+            ("ffn_gate", feed_forward, width),
+            ("ffn_up", feed_forward, width),
+            ("ffn_down", width, feed_forward),
+        ):
+            writer.add_tensor(f"blk.{layer}.{name}.weight", weights(rows, columns))

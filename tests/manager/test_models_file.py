@@ -1,0 +1,221 @@
+"""models.json as it is written: spellings, types, and how mistakes are worded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic.alias_generators import to_camel
+
+from manager.entry import LlamaParams, Lora
+from manager.errors import ConfigError
+from manager.models_file import FileEntry, read_models_file, schema
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "data" / "models.example.json"
+
+
+def read(tmp_path: Path, data: Any) -> dict[str, FileEntry]:
+    path = tmp_path / "models.json"
+    path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
+    return read_models_file(path)
+
+
+def mistakes(tmp_path: Path, data: Any) -> list[str]:
+    """The lines of the error, each without the file's path that all of them begin with."""
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, data)
+    start = str(tmp_path / "models.json")
+    lines = caught.value.message.splitlines()
+    assert all(line.startswith(start) for line in lines)
+    return [line.removeprefix(start).removeprefix(": ") for line in lines]
+
+
+def entry(**params: Any) -> dict[str, Any]:
+    return {"m": {"params": {"model": "m.gguf", **params}}}
+
+
+def test_the_form_of_the_original_is_read(tmp_path: Path) -> None:
+    found = read_models_file(EXAMPLE)["Mistral-7b"]
+    params = found.params
+    assert params.model.endswith("GGUF\\mistral-7b-instruct-v0.2.Q4_K_M.gguf")
+    assert (params.instruct, params.temperature, params.gpu_layers, params.threads) == (True, 0.7, 80, 12)
+    assert (params.ctx_size, params.repeat_penalty, params.seed, params.n_predict) == (4096, 1.1, 42, -1)
+    assert found.template == "zephyr"
+    assert found.personalities["geography teacher"].startswith("You will introduce yourself")
+
+
+def test_no_file_means_no_models(tmp_path: Path) -> None:
+    assert read_models_file(tmp_path / "models.json") == {}
+
+
+def test_entries_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    names = ["b", "a", "C", "1"]
+    assert list(read(tmp_path, {name: entry()["m"] for name in names})) == names
+
+
+@pytest.mark.parametrize("name", [name for name in LlamaParams.model_fields if to_camel(name) != name])
+def test_every_key_may_be_camel_case_or_snake_case(name: str, tmp_path: Path) -> None:
+    examples: dict[str, Any] = {"cache_type_k": "f16", "cache_type_v": "f16", "flash_attn": "on", "split_mode": "row"}
+    examples |= {"tensor_split": [1], "extra_args": ["-v"], "kv_unified": False, "context_shift": True}
+    value = examples.get(name, 1)
+    camel = read(tmp_path, entry(**{to_camel(name): value}))["m"].params
+    snake = read(tmp_path, entry(**{name: value}))["m"].params
+    assert camel == snake
+    assert name in snake.model_fields_set
+
+
+def test_lists_and_short_forms(tmp_path: Path) -> None:
+    params = read(tmp_path, entry(lora="a.gguf", flashAttn=False, tensorSplit=[3, 1]))["m"].params
+    assert params.lora == (Lora(path="a.gguf"),)
+    assert params.flash_attn == "off"
+    assert params.tensor_split == (3.0, 1.0)
+    params = read(tmp_path, entry(lora=["a.gguf", {"path": "b.gguf", "scale": 0.5}]))["m"].params
+    assert params.lora == (Lora(path="a.gguf"), Lora(path="b.gguf", scale=0.5))
+
+
+def test_params_are_frozen_and_can_be_compared(tmp_path: Path) -> None:
+    one, other = (read(tmp_path, entry(lora=["a.gguf"]))["m"].params for _ in range(2))
+    assert one == other
+    assert hash(one) == hash(other)
+    with pytest.raises(ValueError, match="frozen"):
+        one.seed = 1
+
+
+def test_unknown_keys_are_named_with_the_nearest_in_the_same_spelling(tmp_path: Path) -> None:
+    data = entry(gpuLayer=1, gpu_layer=1, zzz=1)
+    data["m"]["personality"] = {}
+    assert mistakes(tmp_path, data) == [
+        "m.personality: unknown key; did you mean personalities?",
+        "m.params.gpuLayer: unknown key; did you mean gpuLayers?",
+        "m.params.gpu_layer: unknown key; did you mean gpu_layers?",
+        "m.params.zzz: unknown key",
+    ]
+
+
+def test_wrong_types_are_named_with_their_place_as_the_file_spells_it(tmp_path: Path) -> None:
+    data = {"Mistral-7b": {"params": {"model": "m", "gpuLayers": "80", "ctx_size": 1.5, "instruct": "yes"}}}
+    assert mistakes(tmp_path, data) == [
+        "Mistral-7b.params.instruct: should be a valid boolean (got 'yes')",
+        "Mistral-7b.params.ctx_size: should be a valid integer (got 1.5)",
+        "Mistral-7b.params.gpuLayers: should be a valid integer (got '80')",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("params", "place"),
+    [
+        ({"temperature": -1}, "temperature: should be greater than or equal to 0"),
+        ({"topP": 2}, "topP: should be less than or equal to 1"),
+        ({"gpuLayers": True}, "gpuLayers: should be a valid integer"),
+        ({"seed": 2**32}, "seed: should be less than"),
+        ({"parallel": 0}, "parallel: should be greater than or equal to 1"),
+        ({"cacheTypeK": "q3"}, "cacheTypeK: should be 'f32', 'f16'"),
+        ({"splitMode": "rows"}, "splitMode: should be 'none', 'layer'"),
+        ({"flashAttn": "yes"}, "flashAttn: should be 'on', 'off' or 'auto'"),
+        ({"extraArgs": "-v"}, "extraArgs: must be a list"),
+        ({"extraArgs": [1]}, "extraArgs.0: should be a valid string"),
+        ({"tensorSplit": [-1]}, "tensorSplit.0: should be greater than or equal to 0"),
+        ({"lora": [{"scale": 1}]}, "lora"),
+        ({"lora": 5}, "lora"),
+        ({"lora": [{"path": "a", "weight": 1}]}, "lora"),
+        ({"mmproj": ""}, "mmproj: string should have at least 1 character"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(params: dict[str, Any], place: str, tmp_path: Path) -> None:
+    (line,) = mistakes(tmp_path, entry(**params))
+    assert line.startswith(f"m.params.{place}")
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ({"m": {}}, "m.params: is missing"),
+        ({"m": {"params": {}}}, "m.params.model: is missing"),
+        ({"m": {"params": None}}, "m.params: must be an object (got None)"),
+        ({"m": "m.gguf"}, "m: must be an object, not 'm.gguf'"),
+        ([], "must be an object with an entry for each model"),
+        ({"": {"params": {"model": "m"}}}, "'': a model name must not be empty"),
+        ({"/m": {"params": {"model": "m"}}}, "'/m': a model name must not begin with '/'"),
+        ({"a\nb": {"params": {"model": "m"}}}, "'a\\nb': a model name must not contain control characters"),
+        ({"m": {"params": {"model": "m"}, "aliases": [""]}}, "m.aliases: '': an alias must not be empty"),
+        ({"m": {"params": {"model": "m"}, "aliases": "x"}}, "m.aliases: must be a list (got 'x')"),
+        (
+            {"m": {"params": {"model": "m"}, "personalities": {"a:b": ""}}},
+            "m.personalities: 'a:b': a personality's name must not contain ':'",
+        ),
+        ({"m": {"params": {"model": "m"}, "personalities": {"a": 1}}}, "m.personalities.a: should be a valid string"),
+        (
+            {"m": {"params": {"model": "m"}, "engine": "lama"}},
+            "m.engine: there is no engine 'lama'; did you mean llama?",
+        ),
+    ],
+)
+def test_entries_that_can_not_be_meant(data: Any, line: str, tmp_path: Path) -> None:
+    assert mistakes(tmp_path, data)[0].startswith(line)
+
+
+def test_keys_that_are_there_twice_are_named(tmp_path: Path) -> None:
+    text = '{"m": {"params": {"model": "a", "model": "b"}}, "m": {"params": {"model": "a", "model": "b"}}}'
+    assert mistakes(tmp_path, text) == ["m: is there twice", "m.params.model: is there twice"]
+    assert mistakes(tmp_path, entry(gpuLayers=1, gpu_layers=1)) == [
+        "m.params.gpu_layers: is there twice, also as gpuLayers"
+    ]
+
+
+def test_syntax_errors_give_line_and_column(tmp_path: Path) -> None:
+    text = '{\n  "m": {\n    "params": {"model": "m",}\n  }\n}\n'
+    (line,) = mistakes(tmp_path, text)
+    assert line.startswith(", line 3, column ")
+    assert "not valid JSON: " in line
+
+
+@pytest.mark.parametrize("text", ["", "{", "nul", "{'m': 1}", '{"m": NaN}', '{"m": -Infinity}', "[" * 100_000])
+def test_what_is_no_json_is_a_mistake(text: str, tmp_path: Path) -> None:
+    assert len(mistakes(tmp_path, text)) == 1
+
+
+def test_text_that_no_client_could_be_sent_is_a_mistake(tmp_path: Path) -> None:
+    text = '{"m\\ud800": {"params": {"model": "m"}}, "n": {"params": {"model": "n"}, "description": "\\udfff"}}'
+    lines = mistakes(tmp_path, text)
+    assert any("'m\\ud800': the name has half of a character" in line for line in lines)
+    assert "n.description: the text has half of a character (\\ud800 to \\udfff)" in lines
+
+
+def test_files_that_can_not_be_read_are_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "models.json"
+    path.write_bytes(b'{"\xff": 1}')
+    with pytest.raises(ConfigError, match="not UTF-8 at byte 2"):
+        read_models_file(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match="can't be read"):
+        read_models_file(path)
+
+
+def test_a_byte_order_mark_and_a_schema_key_are_no_entries(tmp_path: Path) -> None:
+    assert list(read(tmp_path, "\ufeff" + json.dumps({"$schema": "./models.schema.json", **entry()}))) == ["m"]
+
+
+# the schema
+
+
+def test_the_schema_file_is_the_one_of_the_code() -> None:
+    stored = json.loads((ROOT / "data" / "models.schema.json").read_text(encoding="utf-8"))
+    assert stored == json.loads(json.dumps(schema())), "python -m manager.models_file > data/models.schema.json"
+
+
+def test_the_schema_knows_every_key_in_both_spellings() -> None:
+    definitions = schema()["$defs"]
+    for model, name in ((LlamaParams, "LlamaParams"), (FileEntry, "Entry")):
+        expected = {spelling for field in model.model_fields for spelling in (field, to_camel(field))}
+        assert definitions[name]["properties"].keys() == expected
+        assert definitions[name]["additionalProperties"] is False
+
+
+def test_the_page_lists_every_key() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    keys = [*LlamaParams.model_fields, *FileEntry.model_fields]
+    assert [key for key in keys if f"`{key}`" not in page] == []
