@@ -48,8 +48,9 @@ class KeyStore:
     and `len` leave the disk alone.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, lock_timeout: float = LOCK_TIMEOUT) -> None:
         self.path = path
+        self._lock_timeout = lock_timeout
         self._keys: dict[str, ApiKey] = {}  # by digest
         self._used: dict[str, float] = {}  # by id; newer than what the file says
         self._seen: key_file.Version | None = None
@@ -168,11 +169,11 @@ class KeyStore:
         lock = self.path.with_name(self.path.name + ".lock")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(lock, timeout=LOCK_TIMEOUT, mode=0o600):
+            with FileLock(lock, timeout=self._lock_timeout, mode=0o600):
                 key_file.keep_owner(lock)
                 yield
         except Timeout:
-            raise ConfigError(f"{lock}: another process has held the lock for {LOCK_TIMEOUT:.0f} s.") from None
+            raise ConfigError(f"{lock}: another process has held the lock for {self._lock_timeout:g} s.") from None
         except OSError as error:
             raise ConfigError(f"{self.path}: can't write: {error.strerror or error}.") from None
 

@@ -30,8 +30,12 @@ class LogLevel(StrEnum):
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [default: 8000]")] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Address to listen on. [default: 127.0.0.1]")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Port to listen on; 0 takes a free one. [default: 8000]")
+    ] = None,
     config: ConfigOption = None,
     data_folder: DataFolderOption = None,
     gguf_models: Annotated[
@@ -40,15 +44,23 @@ def serve(
     model: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Serve this GGUF file, as the default model.")
     ] = None,
-    ctx_size: Annotated[int | None, typer.Option(help="Context window in tokens, where a model has no own.")] = None,
+    ctx_size: Annotated[
+        int | None, typer.Option(metavar="TOKENS", help="Context window in tokens, where a model has no own.")
+    ] = None,
     gpu_layers: Annotated[
-        int | None, typer.Option(help="Layers on the GPU, -1 for all, where a model has no own.")
+        int | None, typer.Option(metavar="NUMBER", help="Layers on the GPU, -1 for all, where a model has no own.")
     ] = None,
     launcher: Annotated[
-        Launcher | None, typer.Option(help="How llama.cpp is started: a compiled llama-server, or the Python wheel.")
+        Launcher | None,
+        typer.Option(
+            metavar="WAY",
+            help="How llama.cpp starts: native (a compiled llama-server), embedded (the Python wheel) or auto.",
+        ),
     ] = None,
     llama_server: Annotated[Path | None, typer.Option(metavar="FILE", help="The llama-server to use.")] = None,
-    log_level: Annotated[LogLevel | None, typer.Option(help="Least level of log lines. [default: info]")] = None,
+    log_level: Annotated[
+        LogLevel | None, typer.Option(metavar="LEVEL", help="Least level of log lines. [default: info]")
+    ] = None,
     access_log: Annotated[
         bool | None, typer.Option("--access-log/--no-access-log", help="Log every request. [default: on]")
     ] = None,

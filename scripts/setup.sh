@@ -1,0 +1,82 @@
+# Sourced by the other scripts. `set_up LEVEL` makes .venv ready and changes to the repository's folder.
+# Levels: run, check, test; each has all of the one before it.
+# shellcheck shell=bash
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+VENV=$ROOT/.venv
+STAMP=$VENV/llamaherd-setup
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+    say "$@"
+    exit 1
+}
+
+# The oldest Python that will do is 3.11; ensurepip is what Debian puts into python3-venv.
+find_python() {
+    local name found=
+    for name in python3.13 python3.12 python3.11 python3; do
+        command -v "$name" >/dev/null || continue
+        "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+        found=$name
+        if "$name" -c 'import ensurepip, venv' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+    done
+    if [ -n "$found" ]; then
+        found=$("$found" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+        die "$found is there, but not its module for virtual environments." \
+            "Install it: apt-get install $found-venv   (or: apt-get install python3-venv)"
+    fi
+    die "llamaherd needs Python 3.11 or newer, and there is none." \
+        "Install it: apt-get install python3 python3-venv"
+}
+
+# What an environment depends on. The folder is part of it: an environment can't be moved.
+wanted_stamp() {
+    "$1" -c 'import sys; print(sys.version)' | cat - "$ROOT/pyproject.toml" "$ROOT/constraints.txt" <(echo "$ROOT") |
+        sha256sum | cut -d' ' -f1
+}
+
+level_number() {
+    case $1 in
+        run) echo 1 ;;
+        check) echo 2 ;;
+        test) echo 3 ;;
+        *) die "no level of set-up: $1" ;;
+    esac
+}
+
+set_up() {
+    local level stamp done_stamp='' done_level=0 extras
+    level=$(level_number "$1")
+    cd "$ROOT" || die "$ROOT can't be entered."
+    if ! "$VENV/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        make_venv
+    fi
+    stamp=$(wanted_stamp "$VENV/bin/python")
+    [ ! -f "$STAMP" ] || read -r done_stamp done_level <"$STAMP"
+    if [ "$done_stamp" = "$stamp" ] && [ "$done_level" -ge "$level" ]; then
+        return
+    fi
+    case $level in
+        1) extras='' ;;
+        2) extras='[test]' ;;
+        3) extras='[test,hf]' ;;
+    esac
+    say "Installing llamaherd$extras into .venv (a minute or so) ..."
+    rm -f "$STAMP" # an interrupted installation is done again
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+        --constraint constraints.txt --editable ".$extras" ||
+        die "The installation failed, see above. Running the same command again continues it."
+    echo "$stamp $level" >"$STAMP"
+}
+
+make_venv() {
+    local python
+    python=$(find_python) || exit 1
+    say "Making .venv with $("$python" --version) ..."
+    "$python" -m venv --clear "$VENV" || die "$VENV can't be made, see above."
+}

@@ -1,0 +1,204 @@
+"""The scripts, with a Python in place of the real one that only writes down what it is asked to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from manager.auth import KeyStore
+
+ROOT = Path(__file__).parent.parent
+BASH = "/bin/bash"
+SCRIPTS = ["scripts/start", "scripts/test", "scripts/check", "scripts/setup.sh", ".ci/run"]
+
+# Called as .venv/bin/python: a version, a pip that notes its arguments and fails on demand, and nothing else.
+FAKE_PYTHON = """#!/bin/bash
+case "$*" in
+    *"print(sys.version)"*) echo "${FAKE_VERSION:-3.11.0}" ;;
+    *"pip install"*) echo "$*" >>"$FAKE_LOG"; exit "${FAKE_PIP_EXIT:-0}" ;;
+    *ensurepip*) exit "${FAKE_ENSUREPIP_EXIT:-0}" ;;
+    *"sys.version_info <"*) exit "${FAKE_OLD:-0}" ;;
+    *"python%d.%d"*) echo python3.11 ;;
+    *"-m venv"*) mkdir -p "${@: -1}/bin"; cp "$0" "${@: -1}/bin/python"; echo venv >>"$FAKE_LOG" ;;
+    --version) echo "Python 3.11.0" ;;
+    *) echo "unexpected: $*" >&2; exit 99 ;;
+esac
+"""
+
+
+class Tree:
+    """A repository with the set-up script in it, and a PATH with the fake Python."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "a folder"
+        self.log = folder / "log"
+        self.path = folder / "bin"
+        self.path.mkdir()
+        for tool in ("bash", "cat", "cp", "cut", "dirname", "mkdir", "rm", "sha256sum"):
+            where = shutil.which(tool)
+            assert where is not None
+            (self.path / tool).symlink_to(where)
+        (self.root / "scripts").mkdir(parents=True)
+        shutil.copy(ROOT / "scripts/setup.sh", self.root / "scripts")
+        for name in ("pyproject.toml", "constraints.txt"):
+            (self.root / name).write_text("")
+
+    def add_python(self, name: str) -> None:
+        (self.path / name).write_text(FAKE_PYTHON)
+        (self.path / name).chmod(0o755)
+
+    def set_up(self, level: str, **knobs: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BASH, "-c", 'set -euo pipefail; source "$0/scripts/setup.sh"; set_up "$1"; pwd', self.root, level],
+            env={"PATH": str(self.path), "FAKE_LOG": str(self.log), **knobs},
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def done(self) -> list[str]:
+        """What was done since the last call of this."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    tree = Tree(tmp_path)
+    tree.add_python("python3")
+    return tree
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script_is_valid_bash(script: str) -> None:
+    subprocess.run([BASH, "-n", ROOT / script], check=True)
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "scripts/generate_auth_key.py"])
+def test_script_can_be_executed_where_it_is_to_be(script: str) -> None:
+    assert os.access(ROOT / script, os.X_OK) == (script != "scripts/setup.sh")
+
+
+def test_first_set_up_makes_an_environment_and_installs_with_constraints(tree: Tree) -> None:
+    done = tree.set_up("run")
+    assert (done.returncode, done.stdout) == (0, f"{tree.root}\n")
+    made, installed = tree.done()
+    assert made == "venv"
+    assert installed.endswith("--constraint constraints.txt --editable .")
+
+
+def test_second_set_up_does_nothing(tree: Tree) -> None:
+    tree.set_up("run")
+    tree.done()
+    assert tree.set_up("run").returncode == 0
+    assert tree.done() == []
+
+
+def test_higher_level_installs_more_and_covers_the_lower_ones(tree: Tree) -> None:
+    tree.set_up("run")
+    tree.done()
+    for level, extras in (("check", "[test]"), ("test", "[test,hf]")):
+        tree.set_up(level)
+        (installed,) = tree.done()
+        assert installed.endswith(f"--editable .{extras}")
+    for level in ("run", "check", "test"):
+        tree.set_up(level)
+    assert tree.done() == []
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+def test_changed_file_is_installed_again(tree: Tree, name: str) -> None:
+    tree.set_up("run")
+    tree.done()
+    (tree.root / name).write_text("# changed")
+    tree.set_up("run")
+    assert len(tree.done()) == 1
+
+
+def test_other_python_in_the_environment_is_installed_into_again(tree: Tree) -> None:
+    tree.set_up("run")
+    tree.done()
+    tree.set_up("run", FAKE_VERSION="3.12.0")
+    assert len(tree.done()) == 1
+
+
+def test_failed_installation_says_so_and_is_done_again(tree: Tree) -> None:
+    failed = tree.set_up("run", FAKE_PIP_EXIT="1")
+    assert failed.returncode == 1
+    assert "installation failed" in failed.stderr
+    tree.done()
+    assert tree.set_up("run").returncode == 0
+    assert len(tree.done()) == 1
+
+
+def test_environment_without_its_python_is_made_again(tree: Tree) -> None:
+    tree.set_up("run")
+    tree.done()
+    (tree.root / ".venv/bin/python").unlink()
+    assert tree.set_up("run").returncode == 0
+    assert "venv" in tree.done()
+
+
+def test_without_python_the_package_to_install_is_named(tmp_path: Path) -> None:
+    done = Tree(tmp_path).set_up("run")
+    assert done.returncode == 1
+    assert "Python 3.11 or newer" in done.stderr
+    assert "apt-get install python3 python3-venv" in done.stderr
+
+
+def test_too_old_python_counts_as_none(tree: Tree) -> None:
+    done = tree.set_up("run", FAKE_OLD="1")
+    assert done.returncode == 1
+    assert "Python 3.11 or newer" in done.stderr
+
+
+def test_python_without_venv_names_the_package_to_install(tree: Tree) -> None:
+    done = tree.set_up("run", FAKE_ENSUREPIP_EXIT="1")
+    assert done.returncode == 1
+    assert "apt-get install python3.11-venv" in done.stderr
+
+
+def test_generate_auth_key_prints_the_key_alone(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(ROOT / "scripts/generate_auth_key.py", tmp_path / "scripts")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LLAMAHERD_")}
+    for name, options in (("PythonKey", []), ("-odd", ["--admin"])):
+        done = subprocess.run(
+            [sys.executable, script, *options, "--", name, "This key is for testing purposes"],
+            env=environment,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert re.fullmatch(r"sk-lh-[A-Za-z0-9_-]{43}\n", done.stdout)
+        keys = KeyStore(tmp_path / "data" / "keys.json")
+        keys.load()
+        key = keys.authenticate(done.stdout.strip())
+        assert (key.name, key.description) == (name, "This key is for testing purposes")
+        assert set(key.scopes) == ({"inference", "admin"} if options else {"inference"})
+
+
+def test_constraints_pin_every_requirement_and_nothing_of_this_machine() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    for line in lines:
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line), line
+    pinned = {canonical(line.partition("==")[0]) for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    assert {canonical(re.split(r"[^A-Za-z0-9._-]", one)[0]) for one in wanted} <= pinned
+    assert "torch==2.13.0" in lines
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
