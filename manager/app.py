@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
 from aiohttp import web
-from watchfiles import awatch
 
 import routes
 from manager.auth import KeyStore
 from manager.catalog import load_catalog
 from manager.engines import Engine
 from manager.engines.llama.engine import LlamaEngine
+from manager.engines.llama.native import choose_launcher
 from manager.entry import ModelEntry
 from manager.errors import ConfigError
 from manager.pool import ModelPool
@@ -27,6 +27,7 @@ from manager.settings import Settings
 logger = logging.getLogger(__name__)
 
 FLUSH_KEYS_EVERY: Final = 60.0
+LOOK_AT_KEYS_EVERY: Final = 1.0
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -39,6 +40,8 @@ def create_app(settings: Settings) -> web.Application:
             f"server.host is {settings.server.host}, which others can reach, and no API key is stored in "
             f"{settings.storage.keys_file}: make one with 'llamaherd key create NAME', or listen on 127.0.0.1."
         )
+    if settings.llama.binary is not None or settings.llama.launcher == "native":
+        choose_launcher(settings)
     catalog = load_catalog(settings)
     run_folder = RunFolder(settings.storage.run_folder)
     pool = ModelPool(catalog, settings, engine_factory(settings, run_folder))
@@ -79,7 +82,7 @@ async def reload(app: web.Application) -> None:
     service = app[SERVICE]
     try:
         service.pool.replace_catalog(await asyncio.to_thread(load_catalog, service.settings))
-        await asyncio.to_thread(service.keys.load)
+        await asyncio.to_thread(service.keys.reload_if_changed)
     except ConfigError as error:
         logger.error("reload refused, what was there stays: %s", error.message)
         return
@@ -108,33 +111,45 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _keys_followed(app: web.Application) -> AsyncIterator[None]:
-    """A key that is made or revoked on the command line counts at once."""
+    """A key that is made or revoked on the command line counts within a second."""
     async with _background(_follow_keys(app[SERVICE])):
         yield
 
 
 async def _follow_keys(service: Service) -> None:
-    file = service.settings.storage.keys_file
-    async for _ in awatch(file.parent, watch_filter=lambda _, path: path == str(file), recursive=False):
+    refused = ""
+    while True:
+        # A look at the file's time and not an event: events are not made in network folders.
+        await asyncio.sleep(LOOK_AT_KEYS_EVERY)
         try:
             if await asyncio.to_thread(service.keys.reload_if_changed):
                 service.keys_required = service.keys_required or bool(len(service.keys))
                 logger.info("keys read again keys=%d", len(service.keys))
+            refused = ""
         except ConfigError as error:
-            logger.error("keys not read again, the old ones stay: %s", error.message)
+            if error.message != refused:
+                logger.error("keys not read again, the old ones stay: %s", error.message)
+            refused = error.message
 
 
 async def _keys_flushed(app: web.Application) -> AsyncIterator[None]:
     keys = app[SERVICE].keys
     async with _background(_flush_keys(keys)):
         yield
-    await asyncio.to_thread(keys.flush)
+    await _flush(keys)
 
 
 async def _flush_keys(keys: KeyStore) -> None:
     while True:
         await asyncio.sleep(FLUSH_KEYS_EVERY)
+        await _flush(keys)
+
+
+async def _flush(keys: KeyStore) -> None:
+    try:
         await asyncio.to_thread(keys.flush)
+    except ConfigError as error:  # a full disk; what is not written now is written next time
+        logger.error("the last use of keys is not written: %s", error.message)
 
 
 async def _end_feeds(app: web.Application) -> None:

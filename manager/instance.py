@@ -8,12 +8,12 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from manager.engines import Engine
 from manager.entry import ModelEntry
 from manager.errors import HerdError, LoadAborted, LoadFailed, LoadTimeout, ShuttingDown, UpstreamClosed
+from manager.lease import Lease, Life
 from manager.state import LEAVING, SETTLED, TRANSITIONS, ModelState, ModelStatus
 
 logger = logging.getLogger(__name__)
@@ -37,55 +37,6 @@ class Timing:
     drain: float
 
 
-class _Life:
-    """One start of the engine and what came of it."""
-
-    __slots__ = ("drained", "engine", "error", "in_flight", "ready_at", "started_at", "stop_asked")
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.started_at = time.monotonic()
-        self.ready_at: float | None = None
-        self.in_flight = 0
-        self.error: HerdError | None = None  # set before the life settles; None where it ended as it was asked to
-        self.stop_asked = asyncio.Event()
-        self.drained = asyncio.Event()
-
-
-class Lease:
-    """One use in flight. A context manager; while it is held the engine drains before it is stopped."""
-
-    __slots__ = ("_life", "entry", "personality")
-
-    def __init__(self, life: _Life, entry: ModelEntry, personality: str | None) -> None:
-        life.in_flight += 1
-        self._life: _Life | None = life
-        self.entry = entry
-        self.personality = personality
-
-    @property
-    def engine(self) -> Engine:
-        if self._life is None:
-            raise RuntimeError("this lease has been released")
-        return self._life.engine
-
-    def release(self) -> None:
-        """Give the place back. Calling it again does nothing."""
-        life, self._life = self._life, None
-        if life is not None:
-            life.in_flight -= 1
-            if not life.in_flight:
-                life.drained.set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-
 class ModelInstance:
     """The state machine of one model; see `manager.state` for the moves.
 
@@ -107,7 +58,7 @@ class ModelInstance:
         self._timing = timing
         self._state = ModelState.STOPPED
         self._since = time.time()
-        self._life: _Life | None = None
+        self._life: Life | None = None
         self._task: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()  # replaced at each move, so that a waiter sees every one
         self._closing = False
@@ -160,7 +111,7 @@ class ModelInstance:
         Raises LoadTimeout after `timeout` seconds, LoadFailed, LoadAborted (unloaded while it was loading) or
         ShuttingDown. A caller that leaves does not end the load.
         """
-        joined: _Life | None = None
+        joined: Life | None = None
         try:
             async with asyncio.timeout(timeout):
                 while True:
@@ -187,6 +138,8 @@ class ModelInstance:
 
     async def load(self, timeout: float, personality: str | None) -> None:
         """Load on somebody's explicit wish: a back-off of earlier failures does not count. Raises as `lease`."""
+        while self._state is ModelState.STOPPING:  # who waited for a load hears of its failure before it has settled
+            await self._moved.wait()
         if self._state is ModelState.FAILED:
             await self.unload()
         with await self.lease(timeout):
@@ -215,7 +168,7 @@ class ModelInstance:
             await asyncio.wait({self._task})
         self._wake()
 
-    def _join_or_begin(self, joined: _Life | None) -> _Life | None:
+    def _join_or_begin(self, joined: Life | None) -> Life | None:
         """Make sure that something is under way; returns the life whose failure the waiter shares."""
         if self._state in LEAVING:
             return joined if joined is self._life else None
@@ -240,11 +193,11 @@ class ModelInstance:
     # the life; everything below runs in, or to start, the instance's own task
 
     def _begin(self) -> None:
-        self._life = _Life(self._make_engine(self.entry))
+        self._life = Life(self._make_engine(self.entry))
         self._move(ModelState.STARTING)
         self._task = asyncio.create_task(self._live(self._life), name=f"instance {self.entry.name}")
 
-    async def _live(self, life: _Life) -> None:
+    async def _live(self, life: Life) -> None:
         failure: HerdError | None = None
         try:
             life.error = failure = await self._start(life)
@@ -264,13 +217,14 @@ class ModelInstance:
                 self._failures = 0
             if failed:
                 self._note_failure(failure)
+            life.over.set()
             self._move(ModelState.STOPPING)
             await life.engine.stop()
             self._log_tail = life.engine.log.tail(LOG_TAIL)
             self._life = None
             self._move(ModelState.FAILED if failed else ModelState.STOPPED)
 
-    async def _start(self, life: _Life) -> HerdError | None:
+    async def _start(self, life: Life) -> HerdError | None:
         """Start the engine; returns why it did not come up."""
         start = asyncio.create_task(life.engine.start())
         stop = asyncio.create_task(life.stop_asked.wait())
@@ -295,7 +249,7 @@ class ModelInstance:
                 task.cancel()
             await asyncio.wait({start, stop})
 
-    async def _serve(self, life: _Life) -> HerdError | None:
+    async def _serve(self, life: Life) -> HerdError | None:
         """Until somebody wants it stopped and it has drained, or until it ends by itself: then the reason."""
         ended = asyncio.create_task(life.engine.wait_exit())
         stop = asyncio.create_task(life.stop_asked.wait())

@@ -15,7 +15,8 @@ from manager.engines import Engine
 from manager.entry import ModelEntry
 from manager.errors import HerdError, ShuttingDown
 from manager.events import EventBus
-from manager.instance import Lease, ModelInstance, Timing
+from manager.instance import ModelInstance, Timing
+from manager.lease import Lease
 from manager.settings import Settings
 from manager.state import LEAVING, LOADED, ModelState, ModelStatus
 
@@ -146,7 +147,7 @@ class ModelPool:
         self._catalog = catalog
         for name, instance in self._instances.items():
             entry = catalog.get(name)
-            if entry is not None:
+            if entry is not None and entry.name == name:  # not where it is another model's alias now
                 instance.entry = entry
             else:
                 self._deactivate(name)

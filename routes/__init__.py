@@ -8,7 +8,7 @@ from aiohttp import web
 
 from manager.service import SERVICE
 from routes import chat, cors, models, openai, probe, status
-from routes.middleware import Access, Handler, front_door
+from routes.middleware import Access, Handler, guarded
 
 OPEN: Final = Access(scope=None)
 INFERENCE: Final = Access(scope="inference")
@@ -44,6 +44,18 @@ def setup(app: web.Application) -> None:
     origins = app[SERVICE].settings.cors.allowed_origins
     if origins:
         cors.setup(app, frozenset(origins))
-    app.middlewares.append(front_door({handler: access for _, _, handler, access in ROUTES}))
-    for method, path, handler, _ in ROUTES:
-        app.router.add_route(method, path, handler)
+    for method, path, handler, access in ROUTES:
+        app.router.add_route(method, path, guarded(handler, access, method, path))
+    # Last, since the first route that matches counts.
+    app.router.add_route("*", "/{path:.*}", guarded(_nowhere, INFERENCE, "*", "no route"))
+
+
+async def _nowhere(request: web.Request) -> web.StreamResponse:
+    """What is asked for under a path that no route has, or with a method that its routes don't take."""
+    allowed: set[str] = set()
+    for resource in request.app.router.resources():
+        _, methods = await resource.resolve(request)
+        allowed |= methods - {"*"}
+    if allowed:
+        raise web.HTTPMethodNotAllowed(request.method, sorted(allowed))
+    raise web.HTTPNotFound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import secrets
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
 from manager.auth import ApiKey
 from manager.errors import HerdError, InvalidKey, PermissionDenied
@@ -21,11 +21,12 @@ from routes.errors import error_response, from_http_exception
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-REQUEST_ID: Final = "request_id"
-KEY: Final = "key"
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+KEY: Final = web.RequestKey("key", ApiKey)
 _ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Ids need to be unlike each other, not unguessable: a random prefix per process and a count.
 _PREFIX: Final = secrets.token_hex(4)
+_count = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +37,30 @@ class Access:
     plain_errors: bool = False
 
 
-def front_door(accesses: dict[Handler, Access]) -> Middleware:
-    """The middleware. One layer, since each costs every request; `accesses` says what each handler asks."""
-    count = 0
-    unknown = Access(scope="inference")
+def guarded(handler: Handler, access: Access, method: str, route: str) -> Handler:
+    """`handler` with everything around it. `route` is the pattern that counts in the metrics.
 
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        nonlocal count
+    A wrapper made once per route and not an aiohttp middleware: those are looked up and entered anew for every
+    request, and this is on the way of every one.
+    """
+
+    async def guard(request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
-        count += 1
         service = request.app[SERVICE]
-        offered = request.headers.get("X-Request-ID")
-        request_id = offered if offered and _ACCEPTABLE_ID.fullmatch(offered) else f"{_PREFIX}-{count:x}"
-        request[REQUEST_ID] = request_id
-        access = accesses.get(request.match_info.handler, unknown)
+        request_id = request[REQUEST_ID] = _request_id(request)
         status = 499  # the client left; no answer has a status then
         try:
-            response = await _answer(request, handler, service, access)
+            authorise(request, service, access.scope)
+            response = await handler(request)
+            status = response.status
+        except Exception as error:
+            response = _answer_to(error, request, access)
             status = response.status
         finally:
             seconds = time.perf_counter() - started
-            resource = request.match_info.route.resource
-            service.metrics.observe(request.method, resource.canonical if resource else "", status, seconds)
+            service.metrics.observe(method, route, status, seconds)
             if service.settings.server.access_log:
-                key: ApiKey | None = request.get(KEY)
+                key = request.get(KEY)
                 service.access_log.add(
                     request_id, request.method, request.path, status, seconds, key.id if key else "-"
                 )
@@ -68,22 +68,25 @@ def front_door(accesses: dict[Handler, Access]) -> Middleware:
             response.headers["X-Request-ID"] = request_id
         return response
 
-    return middleware
+    return guard
 
 
-async def _answer(request: web.Request, handler: Handler, service: Service, access: Access) -> web.StreamResponse:
-    try:
-        authorise(request, service, access.scope)
-        return await handler(request)
-    except web.HTTPException as error:
-        answer = error_response(from_http_exception(error, request), plain=access.plain_errors)
-        if "Allow" in error.headers:
-            answer.headers["Allow"] = error.headers["Allow"]
-        return answer
-    except Exception as error:
-        if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
-            raise  # the client is gone: nobody reads an answer
+def _request_id(request: web.Request) -> str:
+    offered = request.headers.get("X-Request-ID")
+    if offered and _ACCEPTABLE_ID.fullmatch(offered):
+        return offered
+    return f"{_PREFIX}-{next(_count):x}"
+
+
+def _answer_to(error: Exception, request: web.Request, access: Access) -> web.Response:
+    if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+        raise error  # the client is gone: nobody reads an answer
+    if not isinstance(error, web.HTTPException):
         return error_response(as_herd_error(request, error), plain=access.plain_errors)
+    answer = error_response(from_http_exception(error, request), plain=access.plain_errors)
+    if "Allow" in error.headers:
+        answer.headers["Allow"] = error.headers["Allow"]
+    return answer
 
 
 def as_herd_error(request: web.Request, error: Exception) -> HerdError:

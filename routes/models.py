@@ -31,10 +31,9 @@ async def load_model(request: web.Request) -> web.Response:
     name = body.get("model")
     if not name:
         raise InvalidRequest("'model' is missing: the name of the model to load.", param="model")
-    entry = await _or_500(service.pool.load(name, body.get("personality") or None))
-    return json_response(
-        {"message": "Model loaded successfully", "model": entry.name, "personality": body.get("personality")}
-    )
+    personality = body.get("personality") or service.pool.find(name)[1]
+    entry = await _or_500(service.pool.load(name, personality))
+    return json_response({"message": "Model loaded successfully", "model": entry.name, "personality": personality})
 
 
 async def unload_model(request: web.Request) -> web.Response:

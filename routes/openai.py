@@ -10,7 +10,7 @@ from aiohttp import web
 from manager.engines import UpstreamRequest
 from manager.entry import ModelEntry
 from manager.errors import EndpointUnsupported, ModelNotFound
-from manager.instance import Lease
+from manager.lease import Lease
 from manager.service import SERVICE, Service
 from routes.body import OWN_FIELDS, check_fields, check_messages, read_object, wanted_context
 from routes.conversation import fit_to_budget, with_personality

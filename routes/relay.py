@@ -11,8 +11,8 @@ from aiohttp import web
 
 from manager.engines import UpstreamRequest
 from manager.entry import ModelEntry
-from manager.errors import GenerationFailed, HerdError, UpstreamError
-from manager.instance import Lease
+from manager.errors import GenerationFailed, HerdError, UpstreamConnectError, UpstreamError
+from manager.lease import Lease
 from manager.service import Service
 from routes import sse
 from routes.errors import error_object, from_engine
@@ -77,13 +77,18 @@ async def relay(
     service.gate.enter()
     out = Outgoing(request)
     try:
-        lease = service.pool.try_lease(entry) or await _wait_for_lease(service, entry, out if stream else None)
-        with lease:
-            try:
-                return await _exchange(lease, await build(lease), out, finish, reframe)
-            except (UpstreamError, GenerationFailed) as error:
-                service.pool.record_error(entry.name, error, lease.engine.log.tail())
-                raise
+        again = True
+        while True:
+            lease = service.pool.try_lease(entry) or await _wait_for_lease(service, entry, out if stream else None)
+            with lease:
+                try:
+                    return await _exchange(lease, await build(lease), out, finish, reframe)
+                except (UpstreamError, GenerationFailed) as error:
+                    if again and isinstance(error, UpstreamConnectError) and await lease.engine_lost():
+                        again = False  # its process had just ended, and nobody got the request: the next one may
+                        continue
+                    service.pool.record_error(entry.name, error, lease.engine.log.tail())
+                    raise
     except Exception as error:
         if not out.begun or isinstance(error, ConnectionError):
             raise  # the front door answers; or nobody is there to read an answer
@@ -125,7 +130,7 @@ async def _exchange(
     async with lease.engine.open(upstream) as answer:
         if answer.status >= 400:
             raise from_engine(answer.status, await answer.read(), model)
-        if answer.headers.get("content-type", "").startswith(EVENT_STREAM):
+        if answer.content_type.startswith(EVENT_STREAM):
             return await _pump(reframe(answer.chunks()) if reframe else answer.chunks(), out)
         body = answer.whole
         if body is None:

@@ -28,7 +28,11 @@ class UpstreamResponse(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Names in lower case, hop-by-hop headers included."""
+        """Names in lower case, hop-by-hop headers included. Made anew at each call."""
+
+    @property
+    def content_type(self) -> str:
+        """As the engine gave it; empty where it gave none."""
 
     @property
     def whole(self) -> bytes | None:

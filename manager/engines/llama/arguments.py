@@ -15,7 +15,10 @@ from manager.errors import ConfigError
 # llama-server's own default, 8192 MiB of copies of earlier prompts for every model, can take a box that
 # several models share out of memory long after they were loaded. This holds some 8,000 tokens of a 7B model.
 CACHE_RAM_MIB: Final = 1024
-# "The whole context" as a number, where the entry leaves the context's size to the model.
+# Left to itself llama.cpp takes the window that the model was trained with, as far as free memory goes, and so
+# leaves nothing for the next model.
+CTX_SIZE: Final = 4096
+# "The whole context" as a number, for a model that decides on its context itself.
 LONG_CONTEXT: Final = 32768
 # How many tokens llama.cpp remembers where the penalties don't look at more (common_params_sampling.n_prev).
 REMEMBERED_TOKENS: Final = 64
@@ -51,8 +54,8 @@ class LlamaArgs:
     extra_args: tuple[str, ...] = ()
 
     @classmethod
-    def from_entry(cls, entry: ModelEntry, *, socket: Path, verbosity: int | None = None) -> Self:
-        """Raises ConfigError where llama.cpp can't be told what the entry says."""
+    def from_entry(cls, entry: ModelEntry, *, socket: Path, log_level: str | int | None = None) -> Self:
+        """Raises ConfigError where llama.cpp can't be told what the entry says. Looks at no file."""
         params = entry.params
         options: dict[str, Any] = {
             "model": str(entry.path),
@@ -62,7 +65,7 @@ class LlamaArgs:
             "metrics": True,
             "slots": True,
             "web_page": False,
-            "verbosity": verbosity,
+            "log_level": log_level,
             **{name: getattr(params, name) for name in _PLAIN},
             **_window(params),
             **_memory(params),
@@ -89,11 +92,12 @@ class LlamaArgs:
             option = BY_NAME[name]
             assert option.attribute is not None  # noqa: S101  check_embedded() has seen to it
             result[option.attribute] = option.embedded(value)
-        result["sampling.user_sampling_config"] = [
-            BY_NAME[name].given for name in self.options if BY_NAME[name].given
-        ]
+        result["sampling.user_sampling_config"] = [BY_NAME[name].given for name in self.options if BY_NAME[name].given]
+        # The rest is what llama-server's command line parser does besides.
         if "repeat_last_n" in self.options:
             result["sampling.n_prev"] = max(REMEMBERED_TOKENS, self.options["repeat_last_n"])
+        if self.options["ctx_size"] == 0:
+            result["fit_params_min_ctx"] = -1  # all bits set: the window is never made smaller to save memory
         return result
 
     def to_json(self) -> str:
@@ -133,8 +137,8 @@ def _window(params: LlamaParams) -> dict[str, Any]:
     With a unified cache every slot may use all of it, and where together they need more, all of them fail;
     else each has an equal part to itself. 0, the model's own window, is meant per slot by llama.cpp too.
     """
-    size = params.ctx_size
-    if size and not params.kv_unified:
+    size = CTX_SIZE if params.ctx_size is None else params.ctx_size
+    if not params.kv_unified:
         size *= params.parallel
     return {"ctx_size": size, "parallel": params.parallel, "kv_unified": params.kv_unified}
 
@@ -193,5 +197,5 @@ def _template(template: Template | None, params: LlamaParams) -> dict[str, Any]:
 
 def _penalty_window(params: LlamaParams) -> int | None:
     if params.repeat_last_n == -1:  # llama-server refuses it on its command line
-        return params.ctx_size or LONG_CONTEXT
+        return CTX_SIZE if params.ctx_size is None else params.ctx_size or LONG_CONTEXT
     return params.repeat_last_n

@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 
 
 def main(argv: list[str]) -> NoReturn:
-    # ^C in a terminal is for the manager, which then ends this process with SIGTERM.
+    # ^C in a terminal is for the manager, which then ends this process with SIGTERM. That keeps its default effect:
+    # loading runs no Python code that could react, and a running generation would delay the exit.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         import xllamacpp
     except ImportError as error:
@@ -24,7 +26,7 @@ def main(argv: list[str]) -> NoReturn:
 
 
 def serve(xllamacpp: Any, attributes: dict[str, Any]) -> NoReturn:
-    """Load the model and answer until SIGTERM; where that fails, exit with 1 and the reason on stderr."""
+    """Load the model and answer until a signal ends it; where that fails, exit with 1 and the reason on stderr."""
     key = os.environ.get("LLAMA_API_KEY")
     if not key:
         _fail("the variable LLAMA_API_KEY is not set")
@@ -36,14 +38,12 @@ def serve(xllamacpp: Any, attributes: dict[str, Any]) -> NoReturn:
     (socket,) = params.hostnames
     _remove(socket)  # llama.cpp does not listen on a path that exists
     try:
-        # Blocks until the model is loaded; no Python handler would run meanwhile, so SIGTERM just kills.
-        server = xllamacpp.Server(params)
+        server = xllamacpp.Server(params)  # blocks until the model is loaded
     except (RuntimeError, ValueError) as error:
         _fail(f"llama.cpp did not start: {error}")
-    _wait_for_sigterm()
-    _remove(socket)
-    # At once, and not by way of `del server`, which waits for running generations.
-    os._exit(0 if server else 1)
+    while server:
+        signal.pause()
+    sys.exit(1)
 
 
 def apply(xllamacpp: Any, attributes: dict[str, Any]) -> Any:
@@ -72,15 +72,6 @@ def _converted(xllamacpp: Any, name: str, present: Any, value: Any) -> Any:
     if isinstance(value, str) and hasattr(type(present), "__members__"):
         return type(present)[value]
     return set(value) if isinstance(present, set) else value
-
-
-def _wait_for_sigterm() -> None:
-    # A byte in a pipe wakes this thread whichever thread the kernel gave the signal to.
-    woken, waker = os.pipe()
-    os.set_blocking(waker, False)
-    signal.set_wakeup_fd(waker)
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
-    os.read(woken, 1)
 
 
 def _read(path: str) -> str:

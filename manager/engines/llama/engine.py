@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import sys
+from pathlib import Path
 from typing import Final
 
 from manager.engines import EngineExit, UpstreamRequest
@@ -32,8 +33,6 @@ PROBE_FIRST: Final = 0.005
 PROBE_GROWTH: Final = 1.05
 PROBE_MOST: Final = 0.1
 
-# llama.cpp's LOG_LEVEL_* of common/log.h.
-VERBOSITY: Final = {"error": 1, "warning": 2, "info": 3, "trace": 4, "debug": 5}
 # What a child may see of our environment: never our own settings (they can hold secrets) nor LLAMA_ARG_*,
 # which would change what the entry says.
 ENVIRONMENT: Final = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV"})
@@ -78,8 +77,8 @@ class LlamaEngine:
         self._stopping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        if self._entry.unavailable:
-            raise LoadFailed(self._message(self._entry.unavailable), should_retry=False)
+        if self._entry.engine != "llama":  # listed all the same, so that its owner sees why it can't be used
+            raise LoadFailed(self._message(self._entry.unavailable or "no engine for it"), should_retry=False)
         await self._check_files()
         argv = await self._command()
         environment = child_environment(self._key, self._settings.llama.cuda_visible_devices)
@@ -122,15 +121,15 @@ class LlamaEngine:
         await asyncio.to_thread(self._run_folder.forget, self._socket)
 
     async def _check_files(self) -> None:
-        for path in (self._entry.path, self._entry.mmproj):
+        # Not `entry.unavailable`, which is from when the catalog was read: the file may have come since.
+        adapters = (Path(adapter.path) for adapter in self._entry.params.lora)
+        for path in (self._entry.path, self._entry.mmproj, *adapters):
             if path is not None:
                 await asyncio.to_thread(check_gguf, path)
 
     async def _command(self) -> list[str]:
         try:
-            level = self._settings.llama.log_level
-            verbosity = VERBOSITY[level] if isinstance(level, str) else level
-            args = LlamaArgs.from_entry(self._entry, socket=self._socket, verbosity=verbosity)
+            args = LlamaArgs.from_entry(self._entry, socket=self._socket, log_level=self._settings.llama.log_level)
             launcher, binary = await asyncio.to_thread(choose_launcher, self._settings)
             logger.debug("model=%s launcher=%s", self._entry.name, launcher)
             if binary is not None:

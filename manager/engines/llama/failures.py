@@ -8,7 +8,9 @@ from typing import Final
 
 # "0.00.003.885 E llama_model_load: …", "0.00.004.045 E srv    load_model: …": time, level, component, function.
 _LOGGED: Final = re.compile(r"\d+\.\d\d\.\d{3}\.\d{3} (?P<level>[A-Z]) (?:[a-z]{2,5} +(?=[\w()]+: ))?(?:[\w()]+: )?")
-_NOISE_AHEAD: Final = re.compile(r"(?:(?:error|error loading model|llama_model_loader|init|embedded|what\(\)): )+", re.I)
+_NOISE_AHEAD: Final = re.compile(
+    r"(?:(?:error|error loading model|llama_model_loader|init|embedded|what\(\)): )+", re.I
+)
 # What ends the process at once, whenever it comes.
 _FATAL: Final = re.compile(
     r"GGML_ASSERT|GGML_ABORT|CUDA error|ROCm error|\bwhat\(\):|Segmentation fault|vk::\w+Error|^\w+Error: "
@@ -61,7 +63,8 @@ def _bare(line: str) -> str:
     logged = _LOGGED.match(line)
     text = line[logged.end() :] if logged else line
     text = text.strip()
-    return _NOISE_AHEAD.sub("", text, count=1) if _NOISE_AHEAD.match(text) else text
+    noise = _NOISE_AHEAD.match(text)
+    return text[noise.end() :].strip() if noise else text
 
 
 def _joined(lines: Iterable[str]) -> str:

@@ -60,9 +60,7 @@ def choose_launcher(settings: Settings) -> tuple[Launcher, Path | None]:
             )
     # Never imported here: the child does that, and this process stays small.
     if find_spec(EMBEDDED_PACKAGE) is None:
-        other = (
-            "" if launcher == "embedded" else f", or set llama.binary to a {BINARY_NAME}, or put one on PATH"
-        )
+        other = "" if launcher == "embedded" else f", or set llama.binary to a {BINARY_NAME}, or put one on PATH"
         raise ConfigError(f"GGUF models can't be run here: install the package {EMBEDDED_PACKAGE}{other}")
     return "embedded", None
 
@@ -85,9 +83,7 @@ def _version(binary: Path) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     lines = done.stdout.decode("utf-8", "replace").splitlines()
-    return next(
-        (line.removeprefix("version:").strip() for line in lines if line.startswith("version:")), None
-    )
+    return next((line.removeprefix("version:").strip() for line in lines if line.startswith("version:")), None)
 
 
 def _runnable(path: Path) -> bool:

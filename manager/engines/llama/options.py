@@ -51,13 +51,14 @@ def _numbers_text(numbers: tuple[float, ...]) -> str:
     return ",".join(map(str, numbers))
 
 
-CACHE_TYPES: Final = _members(
-    "GGML_TYPE_", "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"
-)
+CACHE_TYPES: Final = _members("GGML_TYPE_", "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 FLASH_ATTENTION: Final = {
     "on": ("on", "LLAMA_FLASH_ATTN_TYPE_ENABLED"),
     "off": ("off", "LLAMA_FLASH_ATTN_TYPE_DISABLED"),
     "auto": ("auto", "LLAMA_FLASH_ATTN_TYPE_AUTO"),
+}
+LOG_LEVELS: Final = {
+    word: (str(number), number) for number, word in enumerate(("error", "warning", "info", "trace", "debug"), 1)
 }
 LOAD_MODES: Final = _members("LLAMA_LOAD_MODE_", "none", "mmap", "mlock", "mmap+mlock")
 POOLING_TYPES: Final = _members("LLAMA_POOLING_TYPE_", "none", "mean", "cls", "last", "rank")
@@ -72,7 +73,7 @@ OPTIONS: Final = (
     Option("metrics", "--metrics", "endpoint_metrics"),
     Option("slots", "--slots", "endpoint_slots", off_flag="--no-slots"),
     Option("web_page", "--webui", "ui", off_flag="--no-webui"),
-    Option("verbosity", "--verbosity", "verbosity"),
+    Option("log_level", "--verbosity", "verbosity", words=LOG_LEVELS),
     # context and memory
     Option("ctx_size", "--ctx-size", "n_ctx"),
     Option("parallel", "--parallel", "n_parallel"),

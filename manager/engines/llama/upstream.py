@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Final, cast
@@ -17,8 +18,14 @@ from manager.errors import UpstreamClosed, UpstreamConnectError, UpstreamError
 MAX_IDLE: Final = 64
 # A reader that is slower than the child stops it here, and lets it go on when it has caught up.
 HIGH_WATER: Final = 256 * 1024
-# A full listen backlog refuses a Unix socket's connect at once; the child accepts again within milliseconds.
-BACKLOG_WAITS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+# A full listen backlog refuses a Unix socket's connect at once. Of many who try again
+# together only that many get in each time, so it is the time that is limited, not how often they try.
+BACKLOG_PATIENCE: Final = 5.0
+BACKLOG_PAUSES: Final = (0.001, 0.002, 0.005, 0.01)
+BACKLOG_PAUSE_MOST: Final = 0.02
+
+# A connection that is found closed so soon after a request, by an engine that is gone, was closed before it.
+ENDED_BEFORE: Final = 0.05
 
 
 class _Connection(asyncio.Protocol):
@@ -36,7 +43,7 @@ class _Connection(asyncio.Protocol):
     def reset(self) -> None:
         """Make ready for the next response."""
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self.raw_headers: list[tuple[bytes, bytes]] = []
         self.parts: deque[bytes] = deque()
         self.buffered = 0
         self.head_done = False
@@ -75,14 +82,14 @@ class _Connection(asyncio.Protocol):
     # httptools callbacks
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self.raw_headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
         if self.status >= 200:
             self.head_done = True
         else:  # 100 Continue and its like: the real head follows
-            self.headers = {}
+            self.raw_headers = []
 
     def on_body(self, body: bytes) -> None:
         self.parts.append(body)
@@ -113,6 +120,13 @@ class _Connection(asyncio.Protocol):
             self._paused = False
         return data
 
+    def header(self, wanted: bytes) -> str:
+        """The value of a header, by its name in lower case; empty where it is missing."""
+        for name, value in self.raw_headers:
+            if len(name) == len(wanted) and name.lower() == wanted:
+                return value.decode("latin-1")
+        return ""
+
     async def wait(self) -> None:
         """Until something has changed."""
         self._waiter = asyncio.get_running_loop().create_future()
@@ -126,7 +140,7 @@ class _Connection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _ends_with_connection(self) -> bool:
-        return "content-length" not in self.headers and "transfer-encoding" not in self.headers
+        return not self.header(b"content-length") and not self.header(b"transfer-encoding")
 
 
 class Exchange:
@@ -145,11 +159,20 @@ class Exchange:
         if connection is not None:
             # llama-server closes kept-alive connections as it likes; a request that meets such a close, before
             # any byte of an answer, was not begun and is sent once more.
+            loop = asyncio.get_running_loop()
+            sent = loop.time()
             if await self._send(connection, data):
                 return self
             if connection.touched:
                 raise self._closed(connection)
-        connection = await self._client.connect()
+            try:
+                connection = await self._client.connect()
+            except UpstreamConnectError as error:
+                if loop.time() - sent < ENDED_BEFORE:
+                    raise
+                raise self._closed(connection) from error  # it ended with the request in hand
+        else:
+            connection = await self._client.connect()
         if not await self._send(connection, data):
             raise self._closed(connection)
         return self
@@ -187,7 +210,12 @@ class Exchange:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        return self._live().headers
+        raw = self._live().raw_headers
+        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
+
+    @property
+    def content_type(self) -> str:
+        return self._live().header(b"content-type")
 
     @property
     def whole(self) -> bytes | None:
@@ -283,16 +311,17 @@ class UpstreamClient:
     async def connect(self) -> _Connection:
         """A new connection. Raises UpstreamConnectError where nobody listens."""
         loop = asyncio.get_running_loop()
-        for wait in (*BACKLOG_WAITS, None):
+        deadline = loop.time() + BACKLOG_PATIENCE
+        for pause in itertools.chain(BACKLOG_PAUSES, itertools.repeat(BACKLOG_PAUSE_MOST)):
             if self._closed:
                 raise UpstreamConnectError("The engine has been stopped.")
             try:
                 _, connection = await loop.create_unix_connection(lambda: _Connection(self), self._socket)
             except OSError as error:
-                if error.errno == errno.EAGAIN and wait is not None:
-                    await asyncio.sleep(wait)
-                    continue
-                raise UpstreamConnectError("The engine can't be reached.") from error
-            self._open.add(connection)
-            return connection
-        raise AssertionError("the last round returns or raises")
+                if error.errno != errno.EAGAIN or loop.time() > deadline:
+                    raise UpstreamConnectError("The engine can't be reached.") from error
+                await asyncio.sleep(pause)
+            else:
+                break
+        self._open.add(connection)
+        return connection
