@@ -44,6 +44,8 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
     request, and this is on the way of every one.
     """
 
+    path = None if "{" in route else route  # what a request asks for, where the route tells; else its URL is parsed
+
     async def guard(request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
         service = request.app[SERVICE]
@@ -61,9 +63,8 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
             service.metrics.observe(method, route, status, seconds)
             if service.settings.server.access_log:
                 key = request.get(KEY)
-                service.access_log.add(
-                    request_id, request.method, request.path, status, seconds, key.id if key else "-"
-                )
+                shown = path or request.path
+                service.access_log.add(request_id, request.method, shown, status, seconds, key.id if key else "-")
         if not response.prepared:
             response.headers["X-Request-ID"] = request_id
         return response
@@ -128,7 +129,9 @@ def _remember_if_valid(request: web.Request, service: Service, header: str) -> N
 
 
 def _token(header: str) -> str:
+    if header.startswith("Bearer "):
+        return header[7:].strip()
     kind, _, token = header.partition(" ")
-    if kind.lower() != "bearer" or not token:
+    if kind.lower() != "bearer":
         raise InvalidKey("The Authorization header must read 'Bearer <key>'.")
     return token.strip()
