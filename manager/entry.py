@@ -80,11 +80,11 @@ class LlamaParams(BaseModel):
         ge=0,
         description="Context window of one conversation, in tokens; 0: the one the model was trained with.",
     )
-    parallel: int = Field(default=4, ge=1, le=256, description="Requests that are answered at the same time (slots).")
+    parallel: int = Field(default=2, ge=1, le=256, description="Requests that are answered at the same time (slots).")
     kv_unified: bool = Field(
-        default=True,
-        description="true: the slots share one cache of ctx_size tokens, and any one may use all of it. "
-        "false: every slot has a cache of ctx_size tokens of its own, which takes `parallel` times the memory.",
+        default=False,
+        description="false: every slot has a cache of ctx_size tokens of its own, which takes `parallel` times the "
+        "memory. true: the slots share one cache of ctx_size tokens, and requests fail where together they need more.",
     )
     gpu_layers: int | None = Field(default=None, ge=-1, description="Layers that are kept on the GPU; -1: all.")
     threads: int | None = Field(default=None, ge=-1, description="Threads that generate; 0 or -1: llama.cpp chooses.")

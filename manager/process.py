@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from manager.logbuf import LogBuffer
 
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # How long the log pipe may stay open after the child's exit: a grandchild can hold it for ever.
 PIPE_LINGER = 0.2
+# llama-server can hang in its handling of the first SIGTERM; a second one ends it at once.
+SECOND_TERM: Final = 1.0
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -109,11 +112,12 @@ class ChildProcess:
         await asyncio.shield(self._stopping)
 
     async def _stop(self, grace: float) -> None:
-        if not self._exited.done():
-            self._signal_group(signal.SIGTERM)
-            await asyncio.wait({self._exited}, timeout=grace)
+        for patience in (min(grace, SECOND_TERM), max(0.0, grace - SECOND_TERM)):
             if not self._exited.done():
-                logger.warning("pid=%s did not end within grace_s=%s and is killed", self.pid, grace)
+                self._signal_group(signal.SIGTERM)
+                await asyncio.wait({self._exited}, timeout=patience)
+        if not self._exited.done():
+            logger.warning("pid=%s did not end within grace_s=%s and is killed", self.pid, grace)
         # Also after a clean exit: grandchildren of its group must not stay.
         self._signal_group(signal.SIGKILL)
         await self._exited

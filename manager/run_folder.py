@@ -55,7 +55,7 @@ class RunFolder:
                 manager, child = record["manager"], record["child"]
                 if _alive(manager):
                     continue
-                if _alive(child):
+                if _alive(child) or _group_outlives(child):
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(child["pid"], signal.SIGKILL)
                         killed += 1
@@ -95,4 +95,20 @@ def _alive(identity: dict[str, float]) -> bool:
         process = psutil.Process(int(identity["pid"]))
         return process.create_time() == identity["started"] and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
+        return False
+
+
+def _group_outlives(leader: dict[str, float]) -> bool:
+    """Whether others of its process group are left. As long as they are, nobody else gets the leader's number."""
+    number = int(leader["pid"])
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if psutil.Process(number).create_time() != leader["started"]:
+            return False  # the number came again
+    return any(_in_group(process, number) for process in psutil.process_iter())
+
+
+def _in_group(process: psutil.Process, number: int) -> bool:
+    try:
+        return os.getpgid(process.pid) == number and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, PermissionError, psutil.Error):
         return False

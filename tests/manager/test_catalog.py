@@ -509,4 +509,4 @@ def _timed(house: House) -> float:
 
 def test_params_have_the_defaults_that_engines_rely_on() -> None:
     params = LlamaParams(model="m.gguf")
-    assert (params.instruct, params.parallel, params.kv_unified, params.embedding) == (True, 4, True, False)
+    assert (params.instruct, params.parallel, params.kv_unified, params.embedding) == (True, 2, False, False)

@@ -20,6 +20,9 @@ CACHE_RAM_MIB: Final = 1024
 CTX_SIZE: Final = 4096
 # "The whole context" as a number, for a model that decides on its context itself.
 LONG_CONTEXT: Final = 32768
+# Every open connection holds a thread of llama-server, an idle one for 5 s. With its default, 4 more than slots,
+# requests that come together on new connections can be left waiting for such a thread all that time.
+HTTP_THREADS: Final = 256
 # How many tokens llama.cpp remembers where the penalties don't look at more (common_params_sampling.n_prev).
 REMEMBERED_TOKENS: Final = 64
 # The one built-in template that llama.cpp also has as a Jinja template, so that tools work with it. With
@@ -28,19 +31,13 @@ JINJA_BUILTIN: Final = "chatml"
 
 
 # Fields of LlamaParams that are passed on as they are.
+# fmt: off
 _PLAIN: Final = (
-    *(
-        "batch_size",
-        "cache_type_k",
-        "cache_type_v",
-        "context_shift",
-        "device",
-        "flash_attn",
-        "frequency_penalty",
-    ),
-    *("gpu_layers", "main_gpu", "min_p", "n_predict", "presence_penalty", "repeat_penalty", "rope_freq_base"),
-    *("rope_freq_scale", "seed", "split_mode", "temperature", "top_k", "top_p", "typical_p", "ubatch_size"),
+    "batch_size", "cache_type_k", "cache_type_v", "context_shift", "device", "flash_attn", "frequency_penalty",
+    "gpu_layers", "main_gpu", "min_p", "n_predict", "presence_penalty", "repeat_penalty", "rope_freq_base",
+    "rope_freq_scale", "seed", "split_mode", "temperature", "top_k", "top_p", "typical_p", "ubatch_size",
 )
+# fmt: on
 # What llama-server's own command line parser adds to the defaults of CommonParams.
 _PARSER_DEFAULTS: Final = {"default_template_kwargs": {"preserve_reasoning": "true"}, "port": 0}
 
@@ -64,6 +61,7 @@ class LlamaArgs:
             "alias": _alias(entry.name),
             "metrics": True,
             "slots": True,
+            "http_threads": HTTP_THREADS,
             "web_page": False,
             "log_level": log_level,
             **{name: getattr(params, name) for name in _PLAIN},
@@ -163,8 +161,8 @@ def _memory(params: LlamaParams) -> dict[str, Any]:
 
 def _threads(params: LlamaParams) -> dict[str, Any]:
     # 0 and -1 mean "you choose", and the launchers choose alike only where nothing is said.
-    counts = {"threads": params.threads, "threads_batch": params.threads_batch or params.threads}
-    return {name: count for name, count in counts.items() if count is not None and count > 0}
+    threads = max(params.threads or 0, 0) or None
+    return {"threads": threads, "threads_batch": max(params.threads_batch or 0, 0) or threads}
 
 
 def _several_gpus(params: LlamaParams) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from manager.engines.llama.native import binary_version, choose_launcher, find_binary
+from manager.errors import ConfigError
+from tests.conftest import MakeSettings
+
+
+def executable(path: Path, script: str = "exit 0") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _empty_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "on-path"))
+
+
+def test_setting_goes_before_path_and_path_before_cache(make_settings: MakeSettings, tmp_path: Path) -> None:
+    cached = executable(tmp_path / "cache" / "llama" / "b1" / "llama-server")
+    assert find_binary(make_settings()) == cached
+    on_path = executable(tmp_path / "on-path" / "llama-server")
+    assert find_binary(make_settings()) == on_path
+    set_one = executable(tmp_path / "mine")
+    assert find_binary(make_settings(llama={"binary": set_one})) == set_one
+
+
+def test_newest_of_the_cache_is_taken(make_settings: MakeSettings, tmp_path: Path) -> None:
+    old = executable(tmp_path / "cache" / "llama" / "b9" / "llama-server")
+    new = executable(tmp_path / "cache" / "llama" / "b10" / "llama-server")
+    broken = tmp_path / "cache" / "llama" / "b11" / "llama-server"
+    broken.parent.mkdir()
+    broken.write_text("not executable")
+    os.utime(old, (1000, 1000))
+    os.utime(new, (2000, 2000))
+    assert find_binary(make_settings()) == new
+
+
+def test_there_may_be_no_binary(make_settings: MakeSettings) -> None:
+    assert find_binary(make_settings()) is None
+
+
+def test_set_binary_that_is_missing_or_can_not_be_run_is_a_mistake_of_that_setting(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"llama\.binary.*does not exist"):
+        find_binary(make_settings(llama={"binary": tmp_path / "none"}))
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    with pytest.raises(ConfigError, match=r"llama\.binary.*not executable"):
+        find_binary(make_settings(llama={"binary": plain}))
+
+
+def test_native_wins_where_there_is_one(make_settings: MakeSettings, tmp_path: Path) -> None:
+    assert choose_launcher(make_settings()) == ("embedded", None)
+    binary = executable(tmp_path / "on-path" / "llama-server")
+    assert choose_launcher(make_settings()) == ("native", binary)
+    assert choose_launcher(make_settings(llama={"launcher": "native"})) == ("native", binary)
+    assert choose_launcher(make_settings(llama={"launcher": "embedded"})) == ("embedded", None)
+
+
+def test_native_without_a_binary_is_told(make_settings: MakeSettings) -> None:
+    with pytest.raises(ConfigError, match=r"llama\.binary"):
+        choose_launcher(make_settings(llama={"launcher": "native"}))
+
+
+def test_without_binary_and_wheel_both_ways_out_are_told(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings()
+    monkeypatch.delitem(sys.modules, "xllamacpp", raising=False)
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if "PathFinder" not in repr(finder)])
+    with pytest.raises(ConfigError, match=r"install the package xllamacpp.*llama\.binary.*PATH"):
+        choose_launcher(settings)
+
+
+async def test_version_is_one_line(native_binary: Path) -> None:
+    version = await binary_version(native_binary)
+    assert version
+    assert "\n" not in version
+
+
+async def test_a_binary_that_can_not_tell_its_version_has_none(tmp_path: Path) -> None:
+    assert await binary_version(executable(tmp_path / "broken", "echo no idea; exit 1")) is None
+    assert await binary_version(tmp_path / "missing") is None
