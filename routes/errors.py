@@ -75,6 +75,8 @@ def from_engine(status: int, body: bytes, model: str) -> HerdError:
         return ContextLengthExceeded(message, param="messages")
     if kind == "not_supported_error" or status in {404, 405, 501}:
         return EndpointUnsupported(f"The model '{model}' can't do this: {message}")
+    if "--jinja" in message:  # a built-in template, rendered by llama.cpp's own code; reported with status 500
+        return InvalidRequest(f"The template of '{model}' knows no tools; a Jinja template can.", param="tools")
     if status in {401, 403}:
         return UpstreamError(f"The engine of '{model}' did not accept the service.")
     if status < 500:
