@@ -12,13 +12,13 @@ HerdError                         500 server_error        internal_error
 ├── PermissionDenied              403 permission_error    insufficient_scope
 ├── RateLimited                   429 rate_limit_error    rate_limit_exceeded
 ├── QueueFull                     429 rate_limit_error    queue_full
-├── Unavailable                   503 (base of the next)
+├── Unavailable                   503 server_error        model_unavailable
 │   ├── LoadTimeout               503 server_error        model_loading
 │   ├── LoadAborted               503 server_error        model_unloaded
 │   ├── ShuttingDown              503 server_error        shutting_down
 │   ├── InsufficientMemory        503 server_error        insufficient_memory
 │   └── LoadFailed                503 server_error        model_load_failed
-└── UpstreamError                 502 (base of the next)
+└── UpstreamError                 502 server_error        upstream_error
     ├── UpstreamConnectError      502 server_error        upstream_unreachable
     ├── UpstreamClosed            502 server_error        upstream_closed
     └── UpstreamTimeout           504 server_error        upstream_timeout
@@ -115,6 +115,7 @@ class Unavailable(HerdError):
     """The model can't answer now."""
 
     status = 503
+    code = "model_unavailable"
 
 
 class LoadTimeout(Unavailable):
@@ -144,6 +145,7 @@ class UpstreamError(HerdError):
     """The engine did not answer as it should."""
 
     status = 502
+    code = "upstream_error"
 
 
 class UpstreamConnectError(UpstreamError):

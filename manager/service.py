@@ -23,9 +23,14 @@ class DrainGate:
         self.closed = asyncio.Event()
         self._empty = asyncio.Event()
 
-    def enter(self) -> None:
+    def check(self) -> None:
+        """Raise ShuttingDown where nothing new is begun any more."""
         if self.closed.is_set():
             raise ShuttingDown("The service is shutting down.", retry_after=5)
+
+    def enter(self) -> None:
+        """Count a request in. Raises as `check`; else `leave` must follow."""
+        self.check()
         self.in_flight += 1
 
     def leave(self) -> None:

@@ -46,6 +46,8 @@ def setup(app: web.Application) -> None:
         cors.setup(app, frozenset(origins))
     for method, path, handler, access in ROUTES:
         app.router.add_route(method, path, guarded(handler, access, method, path))
+        if access is OPEN:  # watchers like to ask with HEAD
+            app.router.add_route("HEAD", path, guarded(handler, access, "HEAD", path))
     # Last, since the first route that matches counts.
     app.router.add_route("*", "/{path:.*}", guarded(_nowhere, INFERENCE, "*", "no route"))
 

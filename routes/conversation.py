@@ -14,6 +14,8 @@ Message = dict[str, Any]
 SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 # What of a request decides how its messages become a prompt.
 TEMPLATE_FIELDS: Final = ("messages", "tools", "tool_choice", "chat_template_kwargs", "response_format")
+# How a request may limit its answer; -1 is no limit.
+LIMITS: Final = ("max_completion_tokens", "max_tokens")
 # Where a request sets a budget but no length of its answer, this part of the budget is kept for it.
 ANSWER_SHARE: Final = 4
 
@@ -42,8 +44,8 @@ async def fit_to_budget(engine: Engine, model: str, body: dict[str, Any], budget
     don't fit. The engine itself renders and counts.
     """
     budget = min(budget, await _window(engine, model))
-    limit = body.get("max_completion_tokens") or body.get("max_tokens") or -1
-    reserve = min(limit, budget) if limit > 0 else budget // ANSWER_SHARE
+    limit = next((body[name] for name in LIMITS if body.get(name) is not None), -1)
+    reserve = min(limit, budget) if limit >= 0 else budget // ANSWER_SHARE
     kept, turns, rest = _split(body["messages"])
 
     async def count(dropped: int) -> int:
@@ -67,7 +69,7 @@ async def fit_to_budget(engine: Engine, model: str, body: dict[str, Any], budget
     if fewest:
         body["messages"] = kept + [message for turn in turns[fewest:] for message in turn] + rest
     body.pop("max_completion_tokens", None)
-    body["max_tokens"] = min(limit, budget - prompt) if limit > 0 else budget - prompt
+    body["max_tokens"] = min(limit, budget - prompt) if limit >= 0 else budget - prompt
 
 
 def _split(messages: list[Message]) -> tuple[list[Message], list[list[Message]], list[Message]]:

@@ -26,6 +26,7 @@ async def loaded_models(request: web.Request) -> web.Response:
 async def load_model(request: web.Request) -> web.Response:
     """POST /loadModel `{"model", "personality"?}`: 200 when the model is ready."""
     service = request.app[SERVICE]
+    service.gate.check()
     _, body = await read_object(request)
     check_fields(body)
     name = body.get("model")

@@ -1,0 +1,1 @@
+"""The service as its users run it: a process of its own, real llama.cpp, real models, the official client."""

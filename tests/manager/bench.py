@@ -1,0 +1,181 @@
+"""What tests of lives lean on: an engine with knobs, a bench around one instance, and signs that a process ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from manager.engines import Engine, EngineExit, UpstreamRequest, UpstreamResponse
+from manager.entry import LlamaParams, ModelEntry
+from manager.instance import ModelInstance, Timing
+from manager.logbuf import LogBuffer
+from manager.state import ModelState, ModelStatus
+
+T = TypeVar("T")
+
+DEADLINE = 10.0  # seconds after which a test that waits has failed
+
+
+def make_entry(path: Path, name: str = "m", **more: Any) -> ModelEntry:
+    return ModelEntry(name=name, path=path, params=LlamaParams(model=str(path)), **more)
+
+
+async def turn() -> None:
+    """Let every task run up to where it waits for something from outside."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def soon(work: Awaitable[T]) -> T:
+    """What the work gives; TimeoutError where that takes longer than any test may."""
+    async with asyncio.timeout(DEADLINE):
+        return await work
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what only can be looked at: a file of another process, or what a loop has read so far."""
+    async with asyncio.timeout(DEADLINE):
+        while not condition():  # noqa: ASYNC110 - there is nobody who could set an event
+            await asyncio.sleep(0.001)
+
+
+class FakeEngine:
+    """An engine of nothing; its gates hold a start or a stop until they are set."""
+
+    def __init__(
+        self, number: int, *, error: Exception | None = None, hold_start: bool = False, hold_stop: bool = False
+    ) -> None:
+        self.log = LogBuffer()
+        self.log.feed(b"line of engine %d\n" % number)
+        self.pid: int | None = None
+        self.may_start = asyncio.Event()
+        self.may_stop = asyncio.Event()
+        self.starts = self.stops = 0
+        self.start_cancelled = self.stopped = False
+        self._number = number
+        self._error = error
+        self._exit: asyncio.Future[EngineExit] = asyncio.get_running_loop().create_future()
+        if not hold_stop:
+            self.may_stop.set()
+        if not hold_start:
+            self.may_start.set()
+
+    async def start(self) -> None:
+        self.starts += 1
+        try:
+            await self.may_start.wait()
+        except asyncio.CancelledError:
+            self.start_cancelled = True
+            raise
+        if self._error is not None:
+            raise self._error
+        self.pid = self._number
+
+    async def wait_exit(self) -> EngineExit:
+        return await asyncio.shield(self._exit)
+
+    async def stop(self) -> None:
+        self.stops += 1
+        await self.may_stop.wait()
+        self.stopped = True
+
+    def open(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamResponse]:
+        raise NotImplementedError
+
+    def exit(self, reason: str = "it fell over", code: int | None = 7) -> None:
+        self._exit.set_result(EngineExit(reason, code))
+
+
+class Bench:
+    """An instance, and everything that it published."""
+
+    def __init__(self, entry: ModelEntry, make_engine: Callable[[ModelEntry], Engine], timing: Timing) -> None:
+        self.statuses: list[ModelStatus] = []
+        self._published = asyncio.Event()
+        self.instance = ModelInstance(entry, make_engine, self._publish, timing)
+
+    def _publish(self, status: ModelStatus) -> None:
+        self.statuses.append(status)
+        self._published.set()
+
+    @property
+    def states(self) -> list[ModelState]:
+        """The states in order; what was published without a move is left out."""
+        states: list[ModelState] = []
+        for status in self.statuses:
+            if not states or states[-1] is not status.state:
+                states.append(status.state)
+        return states
+
+    async def reaches(self, state: ModelState) -> ModelStatus:
+        async with asyncio.timeout(DEADLINE):
+            while self.instance.state is not state:
+                self._published.clear()
+                await self._published.wait()
+        return self.instance.status()
+
+    async def published(self, count: int) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while len(self.statuses) < count:
+                self._published.clear()
+                await self._published.wait()
+
+
+class FakeBench(Bench):
+    """A bench over fake engines. `plans` holds the knobs of the coming ones, `engines` those that were made."""
+
+    def __init__(self, timing: Timing) -> None:
+        self.engines: list[FakeEngine] = []
+        self.plans: list[dict[str, Any]] = []
+        super().__init__(make_entry(Path("/nowhere.gguf")), self._make, timing)
+
+    def _make(self, entry: ModelEntry) -> FakeEngine:
+        plan = self.plans.pop(0) if self.plans else {}
+        engine = FakeEngine(len(self.engines) + 1, **plan)
+        self.engines.append(engine)
+        return engine
+
+    async def close(self) -> None:
+        for engine in self.engines:
+            engine.may_stop.set()
+        await soon(self.instance.close())
+
+
+def lines_of(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process works still; one that waits to be reaped by somebody else does not."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+class Watched:
+    """A process held by a descriptor, so that its end is seen whoever reaps it and whoever gets its number next."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def ends(self, within: float = DEADLINE) -> bool:
+        """Whether it has ended, or does within that many seconds."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        return bool(poll.poll(within * 1000))
+
+
+@contextmanager
+def watched(pid: int) -> Iterator[Watched]:
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield Watched(descriptor)
+    finally:
+        os.close(descriptor)

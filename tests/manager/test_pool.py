@@ -1,0 +1,336 @@
+"""What ModelPool promises: which model is active, what a new catalog changes, the feed, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manager.catalog import Catalog
+from manager.entry import ModelEntry
+from manager.errors import GenerationFailed, LoadAborted, LoadFailed, ModelNotFound, ShuttingDown
+from manager.pool import ERRORS_KEPT, ModelPool, ServiceStatus
+from manager.settings import Settings
+from manager.state import ModelState
+from tests.conftest import MakeSettings
+from tests.manager.bench import DEADLINE, FakeEngine, is_running, lines_of, make_entry, soon, turn
+from tests.manager.conftest import LlamaFakes
+
+ENTRIES = tuple(make_entry(Path(f"/{name}.gguf"), name, aliases=(f"{name}-alias",)) for name in ("a", "b", "c"))
+
+
+class PoolBench:
+    """A pool over fake engines; `plans` holds the knobs of a model's next engine."""
+
+    def __init__(self, settings: Settings, catalog: Catalog | None = None) -> None:
+        self.engines: dict[str, list[FakeEngine]] = {}
+        self.plans: dict[str, dict[str, Any]] = {}
+        self.pool = ModelPool(catalog or Catalog(ENTRIES), settings, self._make)
+
+    def _make(self, entry: ModelEntry) -> FakeEngine:
+        made = self.engines.setdefault(entry.name, [])
+        made.append(FakeEngine(len(made) + 1, **self.plans.pop(entry.name, {})))
+        return made[-1]
+
+    def entry(self, name: str) -> ModelEntry:
+        return self.pool.find(name)[0]
+
+    async def reaches(self, name: str, state: ModelState) -> None:
+        with self.pool.bus.subscribe() as feed:
+            async with asyncio.timeout(DEADLINE):
+                while self.pool.state(name) is not state:
+                    await feed.next()
+
+
+@pytest.fixture
+async def bench(make_settings: MakeSettings) -> AsyncIterator[PoolBench]:
+    bench = PoolBench(make_settings(limits={"wait_timeout": 5.0}))
+    yield bench
+    await soon(bench.pool.close())
+
+
+async def statuses(bench: PoolBench, count: int, work: Any) -> list[ServiceStatus]:
+    """The first events of the feed while the work is done."""
+    with bench.pool.bus.subscribe() as feed:
+        task = asyncio.create_task(work)
+        found = [await soon(feed.next()) for _ in range(count)]
+        await soon(asyncio.wait({task}))
+        task.result()
+    return [status for status in found if status is not None]
+
+
+# which model is active
+
+
+async def test_nothing_is_loaded_at_first(bench: PoolBench) -> None:
+    assert (bench.pool.active, bench.pool.loaded) == (None, ())
+    assert bench.pool.default == "a"
+    assert bench.pool.state("a") is ModelState.STOPPED
+    assert bench.pool.service_status() == ServiceStatus("idle", "No model is loaded.", ())
+
+
+async def test_default_is_the_configured_one_until_another_is_active(make_settings: MakeSettings) -> None:
+    bench = PoolBench(make_settings(), Catalog(ENTRIES, "b"))
+    assert bench.pool.default == "b"
+    await soon(bench.pool.load("c", None))
+    assert bench.pool.default == "c"
+    await soon(bench.pool.unload(None))
+    assert bench.pool.default == "b"
+    await soon(bench.pool.close())
+
+
+async def test_model_loaded_last_is_active(bench: PoolBench) -> None:
+    for name in ("a", "b", "a-alias"):
+        await soon(bench.pool.load(name, None))
+    assert bench.pool.active == "a"
+    assert set(bench.pool.loaded) == {"a", "b"}
+
+
+async def test_unload_without_a_name_takes_the_active_one_and_the_one_before_is_active_again(bench: PoolBench) -> None:
+    await soon(bench.pool.load("a", None))
+    await soon(bench.pool.load("b", None))
+    assert await soon(bench.pool.unload(None)) == "b"
+    assert (bench.pool.active, bench.pool.loaded) == ("a", ("a",))
+    assert await soon(bench.pool.unload(None)) == "a"
+    assert await soon(bench.pool.unload(None)) is None
+
+
+async def test_unload_by_alias_says_the_name(bench: PoolBench) -> None:
+    await soon(bench.pool.load("a", None))
+    assert await soon(bench.pool.unload("a-alias")) == "a"
+    assert bench.pool.loaded == ()
+
+
+async def test_unload_of_a_model_that_was_never_loaded_says_its_name(bench: PoolBench) -> None:
+    assert await soon(bench.pool.unload("b")) == "b"
+    with pytest.raises(ModelNotFound):
+        await bench.pool.unload("bb")
+
+
+async def test_draining_model_is_not_active_any_more(bench: PoolBench) -> None:
+    await soon(bench.pool.load("b", None))
+    with await soon(bench.pool.lease(bench.entry("b"))):
+        unloading = asyncio.create_task(bench.pool.unload("b"))
+        await bench.reaches("b", ModelState.DRAINING)
+        assert bench.pool.active is None
+        assert bench.pool.default == "a"
+        assert bench.pool.loaded == ("b",)
+    await soon(unloading)
+
+
+async def test_first_lease_activates_and_a_later_one_of_another_does_not(bench: PoolBench) -> None:
+    for name in ("b", "a"):
+        (await soon(bench.pool.lease(bench.entry(name)))).release()
+    assert bench.pool.active == "b"
+
+
+async def test_load_that_fails_activates_nothing(bench: PoolBench) -> None:
+    bench.plans["a"] = {"error": LoadFailed("no")}
+    with pytest.raises(LoadFailed):
+        await soon(bench.pool.load("a", None))
+    assert bench.pool.active is None
+
+
+# leases
+
+
+async def test_lease_without_waiting_only_where_it_is_ready(bench: PoolBench) -> None:
+    entry = bench.entry("a")
+    assert bench.pool.try_lease(entry) is None
+    await soon(bench.pool.load("a", None))
+    lease = bench.pool.try_lease(entry)
+    assert lease is not None
+    lease.release()
+
+
+async def test_models_are_loaded_beside_each_other(bench: PoolBench) -> None:
+    leases = await soon(asyncio.gather(*(bench.pool.lease(bench.entry(name)) for name in ("a", "b", "c", "a", "b"))))
+    assert {name: len(engines) for name, engines in bench.engines.items()} == {"a": 1, "b": 1, "c": 1}
+    for lease in leases:
+        lease.release()
+
+
+async def test_model_that_is_unknown_is_not_found(bench: PoolBench) -> None:
+    with pytest.raises(ModelNotFound):
+        await bench.pool.load("d", None)
+    with pytest.raises(ModelNotFound):
+        bench.pool.find("d")
+
+
+async def test_personality_is_that_of_the_load(make_settings: MakeSettings) -> None:
+    entry = make_entry(Path("/a.gguf"), "a", personalities={"pirate": "Arr.", "poet": "O."})
+    bench = PoolBench(make_settings(), Catalog([entry]))
+    for name, given, expected in (("a", None, None), ("a:pirate", None, "pirate"), ("a", "poet", "poet")):
+        await soon(bench.pool.load(name, given))
+        with await soon(bench.pool.lease(entry)) as lease:
+            assert lease.personality == expected
+    with pytest.raises(ModelNotFound):
+        await bench.pool.load("a", "cook")
+    assert len(bench.engines["a"]) == 1
+    await soon(bench.pool.unload(None))
+    with await soon(bench.pool.lease(entry)) as lease:
+        assert lease.personality is None
+    await soon(bench.pool.close())
+
+
+# the feed
+
+
+async def test_feed_tells_load_and_unload(bench: PoolBench) -> None:
+    assert [(s.status, s.models) for s in await statuses(bench, 2, bench.pool.load("a", None))] == [
+        ("loading", ()),
+        ("ready", ("a",)),
+    ]
+    assert [(s.status, s.models) for s in await statuses(bench, 3, bench.pool.unload("a"))] == [
+        ("unloading", ("a",)),
+        ("unloading", ()),
+        ("idle", ()),
+    ]
+
+
+async def test_service_is_ready_while_another_model_stays(bench: PoolBench) -> None:
+    await soon(bench.pool.load("a", None))
+    await soon(bench.pool.load("b", None))
+    assert (await statuses(bench, 3, bench.pool.unload("b")))[-1].status == "ready"
+    assert bench.pool.service_status().status == "ready"
+
+
+async def test_what_is_under_way_counts_before_what_is_there(bench: PoolBench) -> None:
+    bench.plans["b"] = {"hold_start": True}
+    await soon(bench.pool.load("a", None))
+    loading = asyncio.create_task(bench.pool.load("b", None))
+    await bench.reaches("b", ModelState.STARTING)
+    assert bench.pool.service_status() == ServiceStatus("loading", "Loading b: 0 s so far.", ("a",))
+    bench.engines["b"][0].may_start.set()
+    await soon(loading)
+    assert bench.pool.service_status().status == "ready"
+
+
+async def test_failed_load_is_told_and_kept(bench: PoolBench) -> None:
+    bench.plans["a"] = {"error": LoadFailed("the tensors are odd")}
+    with pytest.raises(LoadFailed):
+        await soon(bench.pool.load("a", None))
+    await bench.reaches("a", ModelState.FAILED)
+    assert bench.pool.service_status() == ServiceStatus("error", "the tensors are odd", ())
+    (record,) = bench.pool.errors
+    assert (record.model, record.code, record.message) == ("a", "model_load_failed", "the tensors are odd")
+    assert record.log == ("line of engine 1",)
+
+
+async def test_errors_are_kept_up_to_a_number(bench: PoolBench) -> None:
+    for number in range(ERRORS_KEPT + 5):
+        bench.pool.record_error("a", GenerationFailed(str(number)))
+    assert len(bench.pool.errors) == ERRORS_KEPT
+    assert bench.pool.errors[0].as_dict() | {"time": 0} == {
+        "time": 0,
+        "model": "a",
+        "code": "generation_failed",
+        "message": "5",
+        "log": (),
+    }
+
+
+# a new catalog
+
+
+async def test_changed_entry_counts_from_the_next_load(bench: PoolBench) -> None:
+    old = bench.entry("a")
+    (await soon(bench.pool.lease(old))).release()
+    new = make_entry(Path("/new.gguf"), "a")
+    bench.pool.replace_catalog(Catalog([new, *ENTRIES[1:]]))
+    with await soon(bench.pool.lease(bench.entry("a"))):
+        assert len(bench.engines["a"]) == 1
+    await soon(bench.pool.unload("a"))
+    with await soon(bench.pool.lease(bench.entry("a"))) as lease:
+        assert lease.entry is new
+
+
+async def test_removed_model_drains_and_stops(bench: PoolBench) -> None:
+    await soon(bench.pool.load("a", None))
+    with await soon(bench.pool.lease(bench.entry("a"))):
+        bench.pool.replace_catalog(Catalog(ENTRIES[1:]))
+        assert bench.pool.active is None
+        await bench.reaches("a", ModelState.DRAINING)
+        assert not bench.engines["a"][0].stopped
+        with pytest.raises(ModelNotFound):
+            bench.pool.find("a")
+    await bench.reaches("a", ModelState.STOPPED)
+    assert bench.engines["a"][0].stopped
+
+
+async def test_name_that_became_an_alias_of_another_model_stops(bench: PoolBench) -> None:
+    await soon(bench.pool.load("a", None))
+    bench.pool.replace_catalog(Catalog([make_entry(Path("/new.gguf"), "new", aliases=("a",))]))
+    await bench.reaches("a", ModelState.STOPPED)
+    await soon(bench.pool.load("a", None))
+    assert bench.pool.loaded == ("new",)
+
+
+# the end
+
+
+async def test_close_stops_every_model_and_ends_the_feed(bench: PoolBench) -> None:
+    for name in ("a", "b"):
+        await soon(bench.pool.load(name, None))
+    with bench.pool.bus.subscribe() as feed:
+        await soon(bench.pool.close())
+        while await soon(feed.next()) is not None:
+            pass
+    assert bench.pool.loaded == ()
+    assert all(engine.stopped for engines in bench.engines.values() for engine in engines)
+
+
+async def test_close_stops_all_models_in_parallel(bench: PoolBench) -> None:
+    for name in ("a", "b", "c"):
+        await soon(bench.pool.load(name, None))
+        bench.engines[name][0].may_stop.clear()
+    closing = asyncio.create_task(bench.pool.close())
+    await turn()
+    assert [engine.stops for engines in bench.engines.values() for engine in engines] == [1, 1, 1]
+    for name in ("a", "b", "c"):
+        bench.engines[name][0].may_stop.set()
+    await soon(closing)
+
+
+async def test_closed_pool_refuses_leases_and_loads(bench: PoolBench) -> None:
+    await soon(bench.pool.load("a", None))
+    await soon(bench.pool.close())
+    assert bench.pool.try_lease(bench.entry("a")) is None
+    for work in (bench.pool.lease(bench.entry("a")), bench.pool.lease(bench.entry("b")), bench.pool.load("a", None)):
+        with pytest.raises(ShuttingDown):
+            await soon(work)
+    assert [len(engines) for engines in bench.engines.values()] == [1]
+
+
+async def test_close_reaches_who_waits_for_a_load(bench: PoolBench) -> None:
+    bench.plans["a"] = {"hold_start": True}
+    waiting = asyncio.create_task(bench.pool.lease(bench.entry("a")))
+    await bench.reaches("a", ModelState.STARTING)
+    await soon(bench.pool.close())
+    with pytest.raises(ShuttingDown):
+        await soon(waiting)
+
+
+async def test_unload_reaches_who_waits_for_a_load(bench: PoolBench) -> None:
+    bench.plans["a"] = {"hold_start": True}
+    loading = asyncio.create_task(bench.pool.load("a", None))
+    await bench.reaches("a", ModelState.STARTING)
+    await soon(bench.pool.unload("a"))
+    with pytest.raises(LoadAborted):
+        await soon(loading)
+    assert bench.pool.active is None
+
+
+async def test_closed_pool_leaves_no_process(llama: LlamaFakes, make_settings: MakeSettings) -> None:
+    entries = [make_entry(llama.entry.path, name) for name in ("a", "b", "c")]
+    pool = ModelPool(Catalog(entries), make_settings(), llama.factory(ignore_sigterm=True, grace=0.1))
+    leases = await soon(asyncio.gather(*(pool.lease(entry) for entry in entries)))
+    assert len(lines_of(llama.starts)) == 3
+    await soon(pool.close())
+    assert not any(is_running(int(pid)) for pid in lines_of(llama.starts))
+    for lease in leases:
+        lease.release()
+    assert list(llama.run_folder.path.iterdir()) == []

@@ -1,0 +1,248 @@
+"""Bodies that are refused: with the place of the mistake, and before anything is loaded or reaches an engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.routes.conftest import StartHerd
+from tests.routes.herd import Answer, Herd, said
+from tests.routes.stage import CHAT, Fake
+
+BODY_ROUTES = [
+    "/chat/completions",
+    CHAT,
+    "/v1/completions",
+    "/tokenize",
+    "/detokenize",
+    "/apply-template",
+    "/loadModel",
+]
+PLAIN = {"/loadModel"}
+
+
+def message_of(answer: Answer, path: str) -> str:
+    """The error's text, after a look at its shape: `{"error": "text"}` on the routes of the original."""
+    assert list(answer.json) == ["error"]
+    if path in PLAIN:
+        assert isinstance(answer.error, str)
+        return answer.error
+    assert answer.error["type"] == "invalid_request_error"
+    return str(answer.error["message"])
+
+
+@pytest.mark.parametrize("path", BODY_ROUTES)
+async def test_invalid_json_is_a_400_with_line_and_column(herd: Herd, fake: Fake, path: str) -> None:
+    answer = await herd.post(path, raw=b'{"model": "alpha",\n "messages": [}')
+    assert answer.status == 400
+    message = message_of(answer, path)
+    assert "not valid JSON" in message
+    assert "line 2, column 15" in message
+    assert fake.starts() == []
+
+
+@pytest.mark.parametrize("path", BODY_ROUTES)
+@pytest.mark.parametrize("raw", [b"[]", b'"text"', b"1", b"null", b"true"])
+async def test_a_body_that_is_no_object_is_a_400(herd: Herd, fake: Fake, path: str, raw: bytes) -> None:
+    answer = await herd.post(path, raw=raw)
+    assert answer.status == 400
+    assert message_of(answer, path) == "The body must be a JSON object."
+    assert fake.starts() == []
+
+
+@pytest.mark.parametrize("path", BODY_ROUTES)
+async def test_an_empty_body_is_a_400(herd: Herd, fake: Fake, path: str) -> None:
+    answer = await herd.post(path)
+    assert answer.status == 400
+    assert "no body" in message_of(answer, path)
+    assert fake.starts() == []
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\xff\xfe{}", b'{"model": "\xff"}', b'{"a": NaN}', b'{"a": "\\ud800"}', b"{} {}", b"[" * 2000]
+)
+async def test_what_only_looks_like_json_is_a_400(herd: Herd, raw: bytes) -> None:
+    answer = await herd.post(CHAT, raw=raw)
+    assert answer.status == 400
+    assert "not valid JSON" in answer.error["message"]
+
+
+@pytest.mark.parametrize("path", BODY_ROUTES)
+async def test_a_body_over_the_limit_is_a_413_and_one_under_it_is_not(
+    fake: Fake, start_herd: StartHerd, path: str
+) -> None:
+    herd = await start_herd(server={"max_body": 2048})
+    answer = await herd.post(path, raw=b'{"model": "' + b"x" * 2048 + b'"}')
+    assert answer.status == 413
+    if path not in PLAIN:
+        assert answer.error["code"] == "body_too_large"
+    assert "server.max_body" in message_of(answer, path)
+    assert (await herd.post(path, raw=b'{"model": 1, "x": "' + b"x" * 1024 + b'"}')).status == 400
+    assert fake.starts() == []
+
+
+async def test_the_limit_holds_for_bodies_that_do_not_tell_their_length(fake: Fake, start_herd: StartHerd) -> None:
+    herd = await start_herd(server={"max_body": 2048})
+
+    async def chunks() -> Any:
+        for _ in range(4):
+            yield b" " * 1024
+
+    async with herd.session.post(herd.server.make_url(CHAT), data=chunks()) as response:
+        assert response.status == 413
+
+
+WRONG: list[tuple[str, Any]] = [
+    ("model", 5),
+    ("model", ["alpha"]),
+    ("personality", 5),
+    ("stream", "true"),
+    ("stream", 1),
+    ("stream_options", True),
+    ("max_tokens", "10"),
+    ("max_tokens", 1.5),
+    ("max_tokens", True),
+    ("max_tokens", -2),
+    ("max_completion_tokens", "10"),
+    ("temperature", "hot"),
+    ("temperature", -0.1),
+    ("temperature", True),
+    ("top_p", 1.1),
+    ("top_k", 0.5),
+    ("min_p", -1),
+    ("typical_p", 2),
+    ("repeat_penalty", -1),
+    ("presence_penalty", 2.1),
+    ("frequency_penalty", -2.1),
+    ("seed", "1"),
+    ("stop", 5),
+    ("stop", ["a", 5]),
+    ("n", 0),
+    ("n", "2"),
+    ("logprobs", "yes"),
+    ("top_logprobs", 21),
+    ("logit_bias", "x"),
+    ("response_format", "json"),
+    ("tools", {}),
+    ("tool_choice", 5),
+    ("ctx", 0),
+    ("ctx", "100"),
+    ("context_window", -5),
+    ("n_ctx", 1.5),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG)
+async def test_a_field_of_a_wrong_type_or_out_of_range_is_a_400_that_names_it(
+    herd: Herd, fake: Fake, field: str, value: Any
+) -> None:
+    answer = await herd.chat("hi", **{field: value})
+    assert answer.status == 400
+    assert answer.error["param"] == field
+    assert answer.error["code"] == "invalid_request"
+    assert answer.error["message"].startswith(f"'{field}' must be ")
+    assert fake.starts() == []
+
+
+async def test_a_field_that_is_null_counts_as_left_out(herd: Herd) -> None:
+    fields = sorted({field for field, _ in WRONG})
+    for field in fields:
+        assert (await herd.chat("hi", **{field: None})).status == 200, field
+    assert (await herd.chat("hi", **dict.fromkeys(fields))).status == 200
+
+
+async def test_unknown_fields_are_the_engines_to_judge(herd: Herd, fake: Fake) -> None:
+    assert (await herd.chat("hi", mirostat=2, made_up={"a": [1]})).status == 200
+    assert fake.requests()[0]["body"]["made_up"] == {"a": [1]}
+
+
+USER = {"role": "user", "content": "hi"}
+BAD_MESSAGES: list[tuple[Any, str]] = [
+    (None, "messages"),
+    ([], "messages"),
+    ("hi", "messages"),
+    ({"role": "user", "content": "hi"}, "messages"),
+    (["hi"], "messages[0]"),
+    ([USER, None], "messages[1]"),
+    ([{"content": "hi"}], "messages[0].role"),
+    ([{"role": "robot", "content": "hi"}], "messages[0].role"),
+    ([{"role": 5, "content": "hi"}], "messages[0].role"),
+    ([{"role": ["user"], "content": "hi"}], "messages[0].role"),
+    ([USER, {"role": "user"}], "messages[1].content"),
+    ([{"role": "system", "content": None}], "messages[0].content"),
+    ([{"role": "user", "content": 5}], "messages[0].content"),
+    ([{"role": "user", "content": {"type": "text", "text": "hi"}}], "messages[0].content"),
+    ([{"role": "user", "content": ["hi"]}], "messages[0].content[0]"),
+    ([{"role": "user", "content": [{"text": "hi"}]}], "messages[0].content[0]"),
+    ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text"}]}], "messages[0].content[1].text"),
+    ([{"role": "user", "content": [{"type": "text", "text": 5}]}], "messages[0].content[0].text"),
+]
+
+
+@pytest.mark.parametrize(("messages", "param"), BAD_MESSAGES)
+@pytest.mark.parametrize("path", [CHAT, "/chat/completions"])
+async def test_messages_that_are_missing_or_malformed_are_a_400_that_names_the_place(
+    herd: Herd, fake: Fake, path: str, messages: Any, param: str
+) -> None:
+    answer = await herd.post(path, {"messages": messages})
+    assert answer.status == 400
+    assert answer.error["param"] == param
+    assert fake.starts() == []
+
+
+async def test_messages_that_are_not_there_at_all_are_a_400(herd: Herd) -> None:
+    answer = await herd.post(CHAT, {"model": "alpha"})
+    assert (answer.status, answer.error["param"]) == (400, "messages")
+
+
+async def test_messages_of_every_role_and_kind_pass(herd: Herd) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    messages = [
+        {"role": "developer", "content": "hi"},
+        {"role": "tool", "tool_call_id": "1", "content": "hi"},
+        {"role": "function", "name": "f", "content": "hi"},
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "assistant"},
+        {"role": "user", "content": []},
+        {"role": "user", "content": [image, {"type": "text", "text": "hi"}]},
+    ]
+    for message in messages:
+        answer = await herd.post(CHAT, {"messages": [message, USER]})
+        assert answer.status == 200, message
+        assert answer.echo == [message, USER]
+
+
+async def test_unknown_model_is_a_404_with_the_nearest_name(herd: Herd, fake: Fake) -> None:
+    for path in (CHAT, "/v1/completions", "/tokenize", "/apply-template"):
+        answer = await herd.post(path, said("hi", model="alpah"))
+        assert answer.status == 404
+        assert answer.error["type"] == "not_found_error"
+        assert answer.error["code"] == "model_not_found"
+        assert "alpah" in answer.error["message"]
+        assert answer.error["message"].endswith("did you mean alpha?")
+    assert fake.starts() == []
+
+
+@pytest.mark.parametrize(("field", "value"), [("personality", "pirat"), ("model", "alpha:pirat")])
+async def test_unknown_personality_is_a_404_with_the_nearest_name_before_anything_is_loaded(
+    herd: Herd, fake: Fake, field: str, value: str
+) -> None:
+    answer = await herd.chat("hi", **{field: value})
+    assert answer.status == 404
+    assert answer.error["param"] == field
+    assert "pirate" in answer.error["message"]
+    assert fake.starts() == []
+
+
+async def test_a_refused_request_never_reaches_a_running_engine(herd: Herd, fake: Fake) -> None:
+    assert (await herd.chat("hi")).status == 200
+    refused: tuple[dict[str, Any], ...] = (
+        {"messages": []},
+        said("hi", temperature="hot"),
+        said("hi", model="nobody"),
+        said("hi", personality="x"),
+    )
+    for body in refused:
+        assert (await herd.post(CHAT, body)).status in {400, 404}
+    assert len(fake.requests()) == 1

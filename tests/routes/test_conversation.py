@@ -1,0 +1,223 @@
+"""Personalities and the budget of tokens. The fake counts words, one more per message, and one at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.routes.conftest import StartHerd
+from tests.routes.herd import Answer, Herd, said, until
+from tests.routes.stage import CHAT, Fake, Stage
+
+PIRATE = "Talk like a pirate."
+
+
+def message(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+async def load(herd: Herd, model: str, **fields: Any) -> None:
+    assert (await herd.post("/loadModel", {"model": model, **fields})).status == 200
+
+
+# Personalities
+
+
+@pytest.mark.parametrize("fields", [{"personality": "pirate"}, {"model": "alpha:pirate"}])
+async def test_personality_becomes_the_system_message(herd: Herd, fake: Fake, fields: dict[str, Any]) -> None:
+    answer = await herd.chat("hi", temperature=0.5, **fields)
+    assert answer.echo == [message("system", PIRATE), message("user", "hi")]
+    (request,) = fake.requests()
+    assert "personality" not in request["body"]
+    assert request["body"]["temperature"] == 0.5
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+async def test_system_message_of_the_request_comes_after_the_personality(herd: Herd, role: str) -> None:
+    messages = [message(role, "Be brief.", name="boss"), message("user", "hi")]
+    answer = await herd.post(CHAT, {"messages": messages, "personality": "pirate"})
+    assert answer.echo == [message(role, f"{PIRATE}\n\nBe brief.", name="boss"), message("user", "hi")]
+
+
+async def test_system_message_in_parts_stays_in_parts(herd: Herd) -> None:
+    parts = [{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind."}]
+    answer = await herd.post(
+        CHAT, {"messages": [message("system", parts), message("user", "hi")], "personality": "pirate"}
+    )
+    assert answer.echo[0] == message("system", [{"type": "text", "text": f"{PIRATE}\n\n"}, *parts])
+
+
+async def test_system_message_further_down_stays_where_it_is(herd: Herd) -> None:
+    messages = [message("user", "a"), message("system", "b"), message("user", "c")]
+    answer = await herd.post(CHAT, {"messages": messages, "personality": "pirate"})
+    assert answer.echo == [message("system", PIRATE), *messages]
+
+
+async def test_personality_of_the_load_counts_for_the_requests_after_it(herd: Herd, fake: Fake) -> None:
+    await load(herd, "alpha", personality="pirate")
+    assert (await herd.chat("hi")).echo[0] == message("system", PIRATE)
+    await load(herd, "alpha")
+    assert (await herd.chat("hi")).echo == [message("user", "hi")]
+    assert len(fake.starts()) == 1
+
+
+async def test_load_under_model_colon_personality_says_and_keeps_it(herd: Herd) -> None:
+    answer = await herd.post("/loadModel", {"model": "alpha:pirate"})
+    assert (answer.json["model"], answer.json["personality"]) == ("alpha", "pirate")
+    assert (await herd.chat("hi")).echo[0] == message("system", PIRATE)
+
+
+async def test_unloading_forgets_the_personality(herd: Herd) -> None:
+    await load(herd, "alpha", personality="pirate")
+    await herd.get("/unloadModel")
+    assert (await herd.chat("hi")).echo == [message("user", "hi")]
+
+
+async def test_personality_of_the_request_wins_over_the_id_and_the_load(stage: Stage, start_herd: StartHerd) -> None:
+    stage.model("m", personalities={"a": "A.", "b": "B.", "c": "C."})
+    herd = await start_herd()
+    await load(herd, "m", personality="a")
+    assert (await herd.chat("hi")).echo[0]["content"] == "A."
+    assert (await herd.chat("hi", model="m:b")).echo[0]["content"] == "B."
+    assert (await herd.chat("hi", model="m:b", personality="c")).echo[0]["content"] == "C."
+
+
+async def test_personality_of_a_load_that_failed_does_not_stay(herd: Herd, fake: Fake) -> None:
+    fake.knobs(exit_on_start={"code": 1}, faulty_starts=1)
+    assert (await herd.post("/loadModel", {"model": "alpha", "personality": "pirate"})).status == 500
+    await until(lambda: herd.state("alpha") == "failed")
+    assert (await herd.chat("hi")).echo == [message("user", "hi")]
+
+
+async def test_streamed_requests_are_under_the_personality_too(herd: Herd, fake: Fake) -> None:
+    async with herd.stream("hi", personality="pirate") as events:
+        await events.rest()
+    assert fake.requests()[0]["body"]["messages"][0] == message("system", PIRATE)
+
+
+# The budget
+
+# 11 tokens with the system message, 4 for each turn of before, 2 for the last question and 1 at the end.
+SYSTEM = message("system", "s1 s2 s3")  # 4
+TURN_1 = [message("user", "a"), message("assistant", "b")]  # 4
+TURN_2 = [message("user", "c"), message("assistant", "d")]  # 4
+LAST = message("user", "e")  # 2
+LONG = [SYSTEM, *TURN_1, *TURN_2, LAST]  # 15 with the end
+
+
+async def ask(herd: Herd, messages: list[dict[str, Any]], **fields: Any) -> Answer:
+    answer = await herd.post(CHAT, {"messages": messages, **fields})
+    assert answer.status == 200, answer.body
+    return answer
+
+
+async def test_a_conversation_that_fits_is_kept_whole(herd: Herd, fake: Fake) -> None:
+    answer = await ask(herd, LONG, ctx=20, max_tokens=5)
+    assert answer.echo == LONG
+    body = fake.requests()[0]["body"]
+    assert body["max_tokens"] == 5
+    assert "ctx" not in body
+
+
+@pytest.mark.parametrize(
+    ("ctx", "kept"),
+    [
+        (19, [SYSTEM, *TURN_2, LAST]),  # 15 + 5 > 19
+        (16, [SYSTEM, *TURN_2, LAST]),  # 11 + 5
+        (15, [SYSTEM, LAST]),
+        (12, [SYSTEM, LAST]),  # 7 + 5
+    ],
+)
+async def test_the_oldest_turns_are_dropped_until_it_fits(herd: Herd, ctx: int, kept: list[dict[str, Any]]) -> None:
+    assert (await ask(herd, LONG, ctx=ctx, max_tokens=5)).echo == kept
+
+
+async def test_max_tokens_is_lowered_to_what_is_left(herd: Herd, fake: Fake) -> None:
+    await ask(herd, LONG, ctx=10, max_tokens=5)
+    await ask(herd, LONG, ctx=10, max_completion_tokens=5)
+    for request in fake.requests():
+        assert request["body"]["max_tokens"] == 3
+        assert "max_completion_tokens" not in request["body"]
+        assert request["body"]["messages"] == [SYSTEM, LAST]
+
+
+async def test_without_max_tokens_a_quarter_is_kept_and_all_that_is_left_is_given(herd: Herd, fake: Fake) -> None:
+    await ask(herd, LONG, ctx=20)  # 15 + 20 // 4
+    assert fake.requests()[-1]["body"]["max_tokens"] == 5
+    await ask(herd, LONG, ctx=19)  # 15 + 4
+    assert fake.requests()[-1]["body"]["max_tokens"] == 4
+    await ask(herd, LONG, ctx=18)  # 15 + 4 > 18: a turn goes
+    assert fake.requests()[-1]["body"]["max_tokens"] == 7
+    assert fake.requests()[-1]["body"]["messages"] == [SYSTEM, *TURN_2, LAST]
+
+
+@pytest.mark.parametrize("name", ["ctx", "context_window", "n_ctx"])
+async def test_the_field_has_three_names(herd: Herd, fake: Fake, name: str) -> None:
+    assert (await ask(herd, LONG, max_tokens=5, **{name: 12})).echo == [SYSTEM, LAST]
+    assert name not in fake.requests()[0]["body"]
+
+
+async def test_what_cannot_fit_is_a_400(herd: Herd, fake: Fake) -> None:
+    answer = await herd.post(CHAT, {"messages": LONG, "ctx": 7, "max_tokens": 5})
+    assert answer.status == 400
+    assert answer.error["code"] == "context_length_exceeded"
+    assert answer.error["param"] == "messages"
+    assert "7 tokens" in answer.error["message"]
+    assert fake.requests() == []
+    assert herd.in_flight == 0
+
+
+async def test_what_cannot_fit_is_a_400_for_streams_too(herd: Herd) -> None:
+    answer = await herd.post(CHAT, {"messages": LONG, "ctx": 7, "stream": True})
+    assert (answer.status, answer.error["code"]) == (400, "context_length_exceeded")
+
+
+async def test_tool_messages_stay_with_their_turn(herd: Herd) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turn = [
+        message("user", "a"),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        message("tool", "b", tool_call_id="1"),
+        message("assistant", "c"),
+    ]  # 7
+    messages = [*turn, *TURN_2, LAST]  # 14 with the end
+    assert (await ask(herd, messages, ctx=15, max_tokens=1)).echo == messages
+    assert (await ask(herd, messages, ctx=14, max_tokens=1)).echo == [*TURN_2, LAST]
+
+
+async def test_what_follows_the_last_user_message_stays(herd: Herd) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    end = [
+        LAST,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        message("tool", "x", tool_call_id="1"),
+    ]  # 5
+    assert (await ask(herd, [*TURN_1, *end], ctx=7, max_tokens=1)).echo == end
+
+
+async def test_the_personality_counts_and_stays(herd: Herd) -> None:
+    answer = await ask(herd, [*TURN_1, LAST], ctx=9, max_tokens=1, personality="pirate")  # 5 + 4 + 2 + 1
+    assert answer.echo == [message("system", PIRATE), LAST]
+
+
+async def test_the_budget_is_at_most_the_models_window(stage: Stage, start_herd: StartHerd) -> None:
+    stage.model("small", ctx_size=12)
+    herd = await start_herd()
+    assert (await ask(herd, LONG, ctx=1000, max_tokens=5)).echo == [SYSTEM, LAST]
+
+
+async def test_the_engine_counts_with_the_tools_of_the_request(herd: Herd, fake: Fake) -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    await ask(herd, LONG, ctx=20, max_tokens=5, tools=tools)
+    assert {str(request["body"]["tools"]) for request in fake.requests("/apply-template")} == {str(tools)}
+    assert fake.requests()[0]["body"]["tools"] == tools
+
+
+async def test_without_a_budget_nothing_is_counted(herd: Herd, fake: Fake) -> None:
+    await ask(herd, LONG, max_tokens=5)
+    assert fake.requests("/tokenize") == []
+
+
+async def test_completions_know_no_budget(herd: Herd) -> None:
+    assert (await herd.post("/v1/completions", said("hi", prompt="a b", ctx=4))).status == 200

@@ -1,0 +1,453 @@
+"""The service as a process: how it starts, refuses to start, reloads and ends, and what it writes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import pytest
+
+from manager.auth import KeyStore
+from manager.settings_layers import EXACT_NAMES, PREFIX
+from tests.routes.stage import CHAT, Fake, Stage
+
+# What start-up, a request, or an end may take on a machine that is busy with other things.
+PATIENCE: Final = 15.0
+DEATH_PATIENCE: Final = 3.0
+# Starts the fake so that the death of the manager does not reach it, as on systems without PR_SET_PDEATHSIG.
+ORPHAN: Final = """#!{python}
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 0)
+os.execv("{binary}", sys.argv)
+"""
+EVERYWHERE: Final = "0.0.0.0"  # noqa: S104  a service without keys must not listen there
+
+
+def wait_for(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+    """Its first true value; fails where none comes."""
+    deadline = time.monotonic() + patience
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what} did not come about"
+        time.sleep(0.005)
+    return value
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Manager:
+    """A running `llamaherd serve`."""
+
+    def __init__(self, stage: Stage, variables: Mapping[str, str]) -> None:
+        self.log_file = stage.folder / f"log-{time.monotonic_ns()}"
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "manager.cli", "serve"],
+                env={**variables, "PYTHONWARNINGS": "error"},
+                cwd=stage.folder,
+                stdout=log,
+                stderr=log,
+            )
+        self.port = 0
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def listen(self) -> None:
+        """Wait until it listens."""
+        self.port = wait_for(self._port, "listening")
+
+    def _port(self) -> int:
+        assert self.process.poll() is None, f"it ended: {self.log}"
+        found = re.search(r"listening urls=http://127\.0\.0\.1:(\d+)", self.log)
+        return int(found[1]) if found else 0
+
+    def says(self, text: str) -> None:
+        """Wait until its log has this."""
+        wait_for(lambda: text in self.log, f"{text!r} in the log")
+
+    @contextmanager
+    def send(
+        self, method: str, path: str, body: Any = None, key: str | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        """A request on a connection of its own; the answer's body is still to be read."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            with connection.getresponse() as response:
+                yield response
+        finally:
+            connection.close()
+
+    def get(self, path: str, key: str | None = None) -> Any:
+        with self.send("GET", path, key=key) as response:
+            assert response.status == 200
+            return json.loads(response.read())
+
+    def chat(
+        self, text: str, key: str | None = None, **fields: Any
+    ) -> AbstractContextManager[http.client.HTTPResponse]:
+        return self.send("POST", CHAT, {"messages": [{"role": "user", "content": text}], **fields}, key)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def status(self) -> int:
+        """Its exit status, when it has ended."""
+        return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+@pytest.fixture
+def variables(stage: Stage, short_folder: Path) -> dict[str, str]:
+    """The environment of a manager: the stage's settings and none of whoever runs the tests."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(PREFIX) and name not in EXACT_NAMES
+    }
+    root = str(Path(__file__).parent.parent)
+    return {
+        **kept,
+        **stage.variables(),
+        "PYTHONPATH": root,
+        "LLAMAHERD_STORAGE__RUN_FOLDER": str(short_folder / "run"),
+        "LLAMAHERD_LIMITS__STOP_GRACE": "2",
+    }
+
+
+@pytest.fixture
+def fake(stage: Stage) -> Fake:
+    return stage.model("alpha", personalities={"pirate": "Talk like a pirate."})
+
+
+StartManager = Callable[..., Manager]
+
+
+@pytest.fixture
+def start(stage: Stage, variables: dict[str, str]) -> Iterator[StartManager]:
+    """Starts managers; more variables are given by their names without the prefix, in lower case."""
+    managers: list[Manager] = []
+
+    def begin(**more: str) -> Manager:
+        prefixed = {f"{PREFIX}{name.upper()}": value for name, value in more.items()}
+        manager = Manager(stage, {**variables, **prefixed})
+        managers.append(manager)
+        manager.listen()
+        return manager
+
+    yield begin
+    for manager in managers:
+        manager.kill()
+
+
+@contextmanager
+def held_stream(manager: Manager, fake: Fake, key: str | None = None) -> Iterator[http.client.HTTPResponse]:
+    """A stream that has brought its first token and waits for `fake.release_streams`."""
+    with manager.chat("one two three", key, stream=True) as response:
+        assert response.status == 200
+        while b'"one"' not in response.readline():
+            pass
+        yield response
+
+
+# Starts that are refused
+
+
+def refusal(stage: Stage, variables: Mapping[str, str], **more: str) -> str:
+    """What a start that is refused says; it must be short, and the exit status 2."""
+    manager = Manager(stage, {**variables, **{f"{PREFIX}{name.upper()}": value for name, value in more.items()}})
+    try:
+        assert manager.status() == 2, manager.log
+    finally:
+        manager.kill()
+    assert "Traceback" not in manager.log
+    assert "never retrieved" not in manager.log
+    said = [line for line in manager.log.splitlines() if line.startswith("llamaherd: ")]
+    assert len(said) == 1, manager.log
+    return said[0]
+
+
+def test_port_in_use_is_refused_with_the_address(stage: Stage, fake: Fake, variables: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refusal(stage, variables, server__port=str(port))
+    assert f"127.0.0.1 port {port}" in said
+    assert "server.port" in said
+    assert "in use" in said
+
+
+def test_syntax_error_in_models_json_is_refused_with_its_place(stage: Stage, variables: dict[str, str]) -> None:
+    stage.models_file.write_text('{\n  "alpha": {"params" {}}\n}')
+    assert f"{stage.models_file}, line 2, column 22: not valid JSON" in refusal(stage, variables)
+
+
+def test_unknown_key_in_models_json_is_refused_with_its_place(stage: Stage, variables: dict[str, str]) -> None:
+    stage.model("alpha", params={"temprature": 1})
+    said = refusal(stage, variables)
+    assert f"{stage.models_file}: alpha.params.temprature: unknown key" in said
+    assert "temperature" in said
+
+
+def test_broken_keys_file_is_refused_with_its_place(stage: Stage, fake: Fake, variables: dict[str, str]) -> None:
+    stage.keys_file.write_text("[]")
+    assert str(stage.keys_file) in refusal(stage, variables)
+
+
+def test_missing_binary_is_refused_with_its_path(stage: Stage, fake: Fake, variables: dict[str, str]) -> None:
+    said = refusal(stage, variables, llama__binary="/nowhere/llama-server")
+    assert "llama.binary" in said
+    assert "/nowhere/llama-server" in said
+
+
+def test_unknown_setting_is_refused_with_the_nearest(stage: Stage, variables: dict[str, str]) -> None:
+    said = refusal(stage, variables, server__prot="1")
+    assert "LLAMAHERD_SERVER__PROT" in said
+    assert "LLAMAHERD_SERVER__PORT" in said
+
+
+def test_address_that_others_reach_is_refused_without_keys(stage: Stage, fake: Fake, variables: dict[str, str]) -> None:
+    said = refusal(stage, variables, server__host=EVERYWHERE)
+    assert EVERYWHERE in said
+    assert "key" in said
+
+
+# A running service
+
+
+def test_it_says_where_it_listens_and_that_nobody_needs_a_key(fake: Fake, start: StartManager) -> None:
+    manager = start()
+    assert manager.get("/health") == {"status": "ok", "default_model": "alpha", "models": ["alpha"]}
+    manager.says("no API key is stored")
+
+
+def test_hangup_reads_good_files_again_and_refuses_broken_ones_whole(
+    stage: Stage, fake: Fake, start: StartManager
+) -> None:
+    def names() -> list[str]:
+        return [model["id"] for model in manager.get("/v1/models")["data"]]
+
+    manager = start()
+    stage.model("beta")
+    manager.signal(signal.SIGHUP)
+    wait_for(lambda: names() == ["alpha", "beta"], "the new model")
+    good = stage.models_file.read_text()
+    stage.models_file.write_text(good.replace('"beta"', '"gamma"')[:-1])
+    manager.signal(signal.SIGHUP)
+    manager.says("reload refused")
+    assert f"{stage.models_file}, line 1" in manager.log
+    assert names() == ["alpha", "beta"]
+    with manager.chat("hi", model="beta") as response:
+        assert response.status == 200
+    stage.forget("beta")
+    manager.signal(signal.SIGHUP)
+    wait_for(lambda: names() == ["alpha"], "the removal")
+    wait_for(lambda: manager.get("/models") == [], "the unloading of the removed model")
+
+
+def test_logs_have_no_key_no_prompt_and_no_query(stage: Stage, fake: Fake, start: StartManager) -> None:
+    key, _ = KeyStore(stage.keys_file).create("k", "", ["inference", "admin"])
+    manager = start(server__log_level="debug")
+    secret = "xyzzy-secret"
+    for request in (
+        manager.chat(secret, key, stream=False, user=secret),
+        manager.chat(secret, key, stream=True),
+        manager.chat(secret, key, temperature=secret),
+        manager.chat(secret, key, model="nobody"),
+        manager.send("GET", f"/chat/ask?question={secret}", key=key),
+        manager.send("GET", f"/chat/ask?question={secret}&stream=1", key=key),
+        manager.send("POST", CHAT, secret, key),
+        manager.send("POST", "/loadModel", {"model": "alpha", "personality": "pirate"}, key),
+        manager.send("GET", "/v1/models", key=f"sk-lh-{secret}"),
+    ):
+        with request as response:
+            response.read()
+    manager.signal(signal.SIGTERM)
+    assert manager.status() == 0
+    log = manager.log
+    assert "GET '/chat/ask' status=200" in log
+    assert "POST '/v1/chat/completions' status=400" in log
+    assert "GET '/v1/models' status=401" in log
+    assert "model=alpha state=ready" in log
+    for hidden in (key, key[6:], secret, "question", "Talk like a pirate"):
+        assert hidden not in log
+
+
+# Its end
+
+
+def test_terminate_lets_a_stream_end_whole_and_refuses_new_inference(fake: Fake, start: StartManager) -> None:
+    fake.hold_streams()
+    manager = start()
+    with held_stream(manager, fake) as stream, manager.send("GET", "/status") as feed:
+        manager.signal(signal.SIGTERM)
+        manager.says("draining")
+        feed.read()  # the feed has an end
+        with manager.chat("more") as refused:
+            assert refused.status == 503
+            assert refused.headers["Retry-After"] == "5"
+            assert json.loads(refused.read())["error"]["code"] == "shutting_down"
+        assert manager.process.poll() is None
+        fake.release_streams()
+        rest = stream.read()
+    assert b'" two"' in rest
+    assert b'" three"' in rest
+    assert rest.endswith(b"data: [DONE]\n\n")
+    assert manager.status() == 0
+    assert "Traceback" not in manager.log
+    assert "never retrieved" not in manager.log
+    assert not alive(fake.starts()[0])
+    assert fake.disconnects() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_idle_service_ends_at_once_and_leaves_nothing(
+    fake: Fake, start: StartManager, short_folder: Path, number: signal.Signals
+) -> None:
+    manager = start()
+    with manager.chat("hi") as response:
+        assert response.status == 200
+    (pid,) = fake.starts()
+    manager.signal(number)
+    assert manager.status() == 0
+    assert not alive(pid)
+    assert list((short_folder / "run").iterdir()) == []
+    assert "Traceback" not in manager.log
+
+
+def test_second_signal_skips_the_drain(fake: Fake, start: StartManager) -> None:
+    fake.hold_streams()
+    manager = start()
+    with held_stream(manager, fake) as stream:
+        manager.signal(signal.SIGTERM)
+        manager.says("draining")
+        began = time.monotonic()
+        manager.signal(signal.SIGTERM)
+        rest = read_to_the_end(stream)
+        assert manager.status() == 0
+        assert time.monotonic() - began < 10.0
+    assert b"[DONE]" not in rest
+    assert not alive(fake.starts()[0])
+
+
+def test_drain_has_a_limit(fake: Fake, start: StartManager) -> None:
+    fake.hold_streams()
+    manager = start(server__drain_timeout="0.2")
+    with held_stream(manager, fake) as stream:
+        manager.signal(signal.SIGTERM)
+        rest = read_to_the_end(stream)
+        assert manager.status() == 0
+    assert b"[DONE]" not in rest
+    assert not alive(fake.starts()[0])
+
+
+def test_terminate_while_a_model_loads_ends_with_the_second_signal(fake: Fake, start: StartManager) -> None:
+    fake.close_gate()
+    manager = start()
+    with socket.create_connection(("127.0.0.1", manager.port)) as client:
+        body = b'{"messages": [{"role": "user", "content": "hi"}]}'
+        client.sendall(
+            b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body)
+        )
+        (pid,) = wait_for(fake.starts, "the child")
+        manager.signal(signal.SIGTERM)
+        manager.says("draining in_flight=1")
+        manager.signal(signal.SIGTERM)
+        assert manager.status() == 0
+    assert not alive(pid)
+
+
+def test_killed_manager_leaves_no_child(fake: Fake, start: StartManager) -> None:
+    fake.hold_streams()
+    manager = start()
+    with held_stream(manager, fake):
+        (pid,) = fake.starts()
+        assert alive(pid)
+        manager.kill()
+        wait_for(lambda: not alive(pid), "the child's end", DEATH_PATIENCE)
+
+
+def test_child_that_outlives_a_killed_manager_is_swept_by_the_next(
+    stage: Stage, fake: Fake, start: StartManager, short_folder: Path
+) -> None:
+    dispatcher = stage.binary.rename(stage.folder / "dispatcher")
+    stage.binary.write_text(ORPHAN.format(python=sys.executable, binary=dispatcher))
+    stage.binary.chmod(0o755)
+    first = start()
+    with first.chat("hi") as response:
+        assert response.status == 200
+    (pid,) = fake.starts()
+    orphan = psutil.Process(pid)
+    first.kill()
+    assert alive(pid)
+    try:
+        second = start()
+        second.says("killed children=1")
+        wait_for(lambda: not alive(pid), "the orphan's end", DEATH_PATIENCE)
+        assert list((short_folder / "run").iterdir()) == []
+    finally:
+        if alive(pid):
+            orphan.kill()
+
+
+def test_grandchild_that_outlives_a_killed_manager_is_swept_by_the_next(
+    stage: Stage, fake: Fake, start: StartManager
+) -> None:
+    pid_file = stage.folder / "grandchild"
+    fake.knobs(fork_grandchild=str(pid_file))
+    first = start()
+    with first.chat("hi") as response:
+        assert response.status == 200
+    grandchild = psutil.Process(int(pid_file.read_text()))
+    first.kill()
+    try:
+        wait_for(lambda: not alive(fake.starts()[0]), "the child's end", DEATH_PATIENCE)
+        start()
+        wait_for(lambda: not alive(grandchild.pid), "the grandchild's end", DEATH_PATIENCE)
+    finally:
+        if alive(grandchild.pid):
+            grandchild.kill()
+
+
+def test_children_of_a_manager_that_lives_are_not_swept(fake: Fake, start: StartManager) -> None:
+    first = start()
+    with first.chat("hi") as response:
+        assert response.status == 200
+    start()
+    (pid,) = fake.starts()
+    assert alive(pid)
+    with first.chat("hi") as response:
+        assert response.status == 200
+    assert fake.starts() == [pid]
+
+
+def read_to_the_end(stream: http.client.HTTPResponse) -> bytes:
+    """What is left of an answer, however it ends."""
+    try:
+        return stream.read()
+    except (http.client.IncompleteRead, ConnectionError) as error:
+        return getattr(error, "partial", b"")
