@@ -9,7 +9,7 @@ from aiohttp import web
 
 from manager.engines import UpstreamRequest
 from manager.entry import ModelEntry
-from manager.errors import EndpointUnsupported, ModelNotFound
+from manager.errors import EndpointUnsupported, InvalidRequest, ModelNotFound
 from manager.lease import Lease
 from manager.service import SERVICE, Service
 from routes.body import OWN_FIELDS, check_fields, check_messages, read_object, wanted_context
@@ -21,10 +21,7 @@ CHAT_PATH = "/v1/chat/completions"
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions. `model` may be left out; a name that is not known is a 404."""
-    service = request.app[SERVICE]
-    raw, body = await read_object(request)
-    entry, personality = named_model(service, body)
-    return await chat(request, service, entry, personality, raw, body)
+    return await _chat_of_named_model(request, CHAT_PATH)
 
 
 async def chat(
@@ -34,6 +31,8 @@ async def chat(
     personality: str | None,
     raw: bytes,
     body: dict[str, Any],
+    *,
+    path: str = CHAT_PATH,
     finish: Finish | None = None,
     reframe: Reframe | None = None,
 ) -> web.StreamResponse:
@@ -47,24 +46,26 @@ async def chat(
         entry.personality(wanted)  # unknown: before anything is loaded
 
     async def build(lease: Lease) -> UpstreamRequest:
-        return await _chat_upstream(lease, raw, body, wanted)
+        return await _chat_upstream(lease, path, raw, body, wanted)
 
     stream = body.get("stream") is True
     return await relay(request, service, entry, build, stream=stream, finish=finish, reframe=reframe)
 
 
-async def _chat_upstream(lease: Lease, raw: bytes, body: dict[str, Any], wanted: str | None) -> UpstreamRequest:
+async def _chat_upstream(
+    lease: Lease, path: str, raw: bytes, body: dict[str, Any], wanted: str | None
+) -> UpstreamRequest:
     """What the engine gets: the body as it came, unless a personality or a budget changes it."""
     personality = wanted or lease.personality
     budget = wanted_context(body)
     if personality is None and budget is None:
-        return UpstreamRequest("POST", CHAT_PATH, raw)
+        return UpstreamRequest("POST", path, raw)
     changed = {name: value for name, value in body.items() if name not in OWN_FIELDS}
     if personality is not None:
         changed["messages"] = with_personality(changed["messages"], lease.entry.personality(personality))
     if budget is not None:
         await fit_to_budget(lease.engine, lease.entry.name, changed, budget)
-    return UpstreamRequest("POST", CHAT_PATH, orjson.dumps(changed))
+    return UpstreamRequest("POST", path, orjson.dumps(changed))
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -83,15 +84,25 @@ async def detokenize(request: web.Request) -> web.StreamResponse:
 
 
 async def apply_template(request: web.Request) -> web.StreamResponse:
-    """POST /apply-template `{"model", "messages"}`: the prompt that the model's template makes."""
-    return await _straight(request, "/apply-template")
+    """POST /apply-template, with the body of a chat: the prompt that the model's template makes of it."""
+    return await _chat_of_named_model(request, "/apply-template")
+
+
+async def _chat_of_named_model(request: web.Request, path: str) -> web.StreamResponse:
+    service = request.app[SERVICE]
+    raw, body = await read_object(request)
+    entry, personality = named_model(service, body)
+    return await chat(request, service, entry, personality, raw, body, path=path)
 
 
 async def _straight(request: web.Request, path: str) -> web.StreamResponse:
     service = request.app[SERVICE]
     raw, body = await read_object(request)
     check_fields(body)
-    entry, _ = named_model(service, body)
+    entry, personality = named_model(service, body)
+    unfit = next((name for name in OWN_FIELDS if body.get(name) is not None), "model" if personality else None)
+    if unfit is not None:
+        raise InvalidRequest(f"'{unfit}': a personality or a budget of tokens is for chats only.", param=unfit)
     upstream = UpstreamRequest("POST", path, raw)
 
     async def build(_: Lease) -> UpstreamRequest:

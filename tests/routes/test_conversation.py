@@ -33,6 +33,26 @@ async def test_personality_becomes_the_system_message(herd: Herd, fake: Fake, fi
     assert request["body"]["temperature"] == 0.5
 
 
+async def test_apply_template_shows_the_prompt_with_the_personality(herd: Herd) -> None:
+    answer = await herd.post(
+        "/apply-template", {"messages": [message("user", "hi")], "personality": "pirate", "model": "alpha"}
+    )
+    assert answer.status == 200
+    assert PIRATE in answer.json["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [({"personality": "pirate"}, "personality"), ({"ctx": 10}, "ctx"), ({"model": "alpha:pirate"}, "model")],
+)
+async def test_what_is_for_chats_only_is_refused_elsewhere(
+    herd: Herd, fake: Fake, fields: dict[str, Any], param: str
+) -> None:
+    answer = await herd.post("/tokenize", {"content": "hi", **fields})
+    assert (answer.status, answer.json["error"]["param"]) == (400, param)
+    assert not fake.requests()
+
+
 @pytest.mark.parametrize("role", ["system", "developer"])
 async def test_system_message_of_the_request_comes_after_the_personality(herd: Herd, role: str) -> None:
     messages = [message(role, "Be brief.", name="boss"), message("user", "hi")]
@@ -219,5 +239,6 @@ async def test_without_a_budget_nothing_is_counted(herd: Herd, fake: Fake) -> No
     assert fake.requests("/tokenize") == []
 
 
-async def test_completions_know_no_budget(herd: Herd) -> None:
-    assert (await herd.post("/v1/completions", said("hi", prompt="a b", ctx=4))).status == 200
+async def test_completions_refuse_a_budget(herd: Herd) -> None:
+    answer = await herd.post("/v1/completions", said("hi", prompt="a b", ctx=4))
+    assert (answer.status, answer.json["error"]["param"]) == (400, "ctx")
