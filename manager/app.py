@@ -19,6 +19,7 @@ from manager.engines.llama.engine import LlamaEngine
 from manager.engines.llama.native import choose_launcher
 from manager.entry import ModelEntry
 from manager.errors import ConfigError
+from manager.log import AccessLog
 from manager.pool import ModelPool
 from manager.run_folder import RunFolder
 from manager.service import SERVICE, Service
@@ -46,9 +47,12 @@ def create_app(settings: Settings) -> web.Application:
     run_folder = RunFolder(settings.storage.run_folder)
     pool = ModelPool(catalog, settings, engine_factory(settings, run_folder))
     app = web.Application(client_max_size=settings.server.max_body)
-    app[SERVICE] = Service(settings, keys, pool, keys_required=bool(len(keys)) or not loopback)
+    access_log = AccessLog() if settings.server.access_log else None
+    keys_required = bool(len(keys)) or not loopback
+    app[SERVICE] = Service(settings, keys, pool, keys_required, access_log)
     # In this order at start, in the opposite one at the end.
-    app.cleanup_ctx.append(_access_log)
+    if access_log is not None:
+        app.cleanup_ctx.append(_written(access_log))
     app.cleanup_ctx.append(_swept(run_folder))
     app.cleanup_ctx.append(_pool)
     app.cleanup_ctx.append(_keys_followed)
@@ -90,9 +94,12 @@ async def reload(app: web.Application) -> None:
     logger.info("reloaded models=%d keys=%d", len(service.pool.catalog), len(service.keys))
 
 
-async def _access_log(app: web.Application) -> AsyncIterator[None]:
-    async with _background(app[SERVICE].access_log.run()):
-        yield
+def _written(access_log: AccessLog) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def write(_: web.Application) -> AsyncIterator[None]:
+        async with _background(access_log.run()):
+            yield
+
+    return write
 
 
 def _swept(run_folder: RunFolder) -> Callable[[web.Application], AsyncIterator[None]]:

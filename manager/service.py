@@ -57,7 +57,7 @@ class Service:
     pool: ModelPool
     # Decided at start and never relaxed: a service whose last key is revoked does not become an open one.
     keys_required: bool
-    access_log: AccessLog = field(default_factory=AccessLog)
+    access_log: AccessLog | None  # None: not wanted
     metrics: Metrics = field(default_factory=Metrics)
     gate: DrainGate = field(default_factory=DrainGate)
 

@@ -13,7 +13,7 @@ from manager.errors import InvalidRequest
 ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 CTX_NAMES: Final = ("ctx", "context_window", "n_ctx")
 # Fields of ours, which no engine knows.
-OWN_FIELDS: Final = (*CTX_NAMES, "personality")
+OWN_FIELDS: Final = frozenset({*CTX_NAMES, "personality"})
 
 Check = Callable[[Any], bool]
 

@@ -61,7 +61,7 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
         finally:
             seconds = time.perf_counter() - started
             service.metrics.observe(method, route, status, seconds)
-            if service.settings.server.access_log:
+            if service.access_log is not None:
                 key = request.get(KEY)
                 shown = path or request.path
                 service.access_log.add(request_id, request.method, shown, status, seconds, key.id if key else "-")

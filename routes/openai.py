@@ -14,6 +14,7 @@ from manager.lease import Lease
 from manager.service import SERVICE, Service
 from routes.body import OWN_FIELDS, check_fields, check_messages, read_object, wanted_context
 from routes.conversation import fit_to_budget, with_personality
+from routes.middleware import Handler
 from routes.relay import Finish, Reframe, relay
 
 CHAT_PATH = "/v1/chat/completions"
@@ -68,21 +69,6 @@ async def _chat_upstream(
     return UpstreamRequest("POST", path, orjson.dumps(changed))
 
 
-async def completions(request: web.Request) -> web.StreamResponse:
-    """POST /v1/completions."""
-    return await _straight(request, "/v1/completions")
-
-
-async def tokenize(request: web.Request) -> web.StreamResponse:
-    """POST /tokenize `{"model", "content"}`: the engine's own tokens."""
-    return await _straight(request, "/tokenize")
-
-
-async def detokenize(request: web.Request) -> web.StreamResponse:
-    """POST /detokenize `{"model", "tokens"}`."""
-    return await _straight(request, "/detokenize")
-
-
 async def apply_template(request: web.Request) -> web.StreamResponse:
     """POST /apply-template, with the body of a chat: the prompt that the model's template makes of it."""
     return await _chat_of_named_model(request, "/apply-template")
@@ -95,20 +81,31 @@ async def _chat_of_named_model(request: web.Request, path: str) -> web.StreamRes
     return await chat(request, service, entry, personality, raw, body, path=path)
 
 
-async def _straight(request: web.Request, path: str) -> web.StreamResponse:
-    service = request.app[SERVICE]
-    raw, body = await read_object(request)
-    check_fields(body)
-    entry, personality = named_model(service, body)
-    unfit = next((name for name in OWN_FIELDS if body.get(name) is not None), "model" if personality else None)
-    if unfit is not None:
-        raise InvalidRequest(f"'{unfit}': a personality or a budget of tokens is for chats only.", param=unfit)
-    upstream = UpstreamRequest("POST", path, raw)
+def _straight(path: str) -> Handler:
+    """A handler whose body goes to `path` of the engine as it came."""
 
-    async def build(_: Lease) -> UpstreamRequest:
-        return upstream
+    async def straight(request: web.Request) -> web.StreamResponse:
+        service = request.app[SERVICE]
+        raw, body = await read_object(request)
+        check_fields(body)
+        entry, personality = named_model(service, body)
+        if personality or not OWN_FIELDS.isdisjoint(body):
+            _refuse_own_fields(body)
+        upstream = UpstreamRequest("POST", path, raw)
+        return await relay(request, service, entry, upstream, stream=body.get("stream") is True)
 
-    return await relay(request, service, entry, build, stream=body.get("stream") is True)
+    return straight
+
+
+def _refuse_own_fields(body: dict[str, Any]) -> None:
+    name = next((name for name in body if name in OWN_FIELDS), "model")
+    raise InvalidRequest(f"'{name}': a personality or a budget of tokens is for chats only.", param=name)
+
+
+# POST /v1/completions; /tokenize {"model", "content"}; /detokenize {"model", "tokens"}: the engine's own.
+completions = _straight("/v1/completions")
+tokenize = _straight("/tokenize")
+detokenize = _straight("/detokenize")
 
 
 def named_model(service: Service, body: dict[str, Any], *, lenient: bool = False) -> tuple[ModelEntry, str | None]:

@@ -63,13 +63,13 @@ async def relay(
     request: web.Request,
     service: Service,
     entry: ModelEntry,
-    build: Build,
+    upstream: UpstreamRequest | Build,
     *,
     stream: bool = False,
     finish: Finish | None = None,
     reframe: Reframe | None = None,
 ) -> web.StreamResponse:
-    """Answer `request` with what the engine of `entry` says to the request that `build` makes.
+    """Answer `request` with what the engine of `entry` says to `upstream`, or to the request that it builds.
 
     Loads the model where needed. Raises HerdError as long as the head of the answer is not out. A client that
     leaves cancels this handler, which closes the way upstream and so frees the engine's slot.
@@ -82,7 +82,8 @@ async def relay(
             lease = service.pool.try_lease(entry) or await _wait_for_lease(service, entry, out if stream else None)
             with lease:
                 try:
-                    return await _exchange(lease, await build(lease), out, finish, reframe)
+                    ready = upstream if isinstance(upstream, UpstreamRequest) else await upstream(lease)
+                    return await _exchange(lease, ready, out, finish, reframe)
                 except (UpstreamError, GenerationFailed) as error:
                     if again and isinstance(error, UpstreamConnectError) and await lease.engine_lost():
                         again = False  # its process had just ended, and nobody got the request: the next one may
