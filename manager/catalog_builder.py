@@ -68,6 +68,9 @@ class CatalogBuilder:
             aliases=raw.aliases,
             mmproj=mmproj,
             description=raw.description,
+            ttl=raw.ttl,
+            pinned=raw.pinned,
+            preload=raw.preload,
             source="models.json",
         )
         return self._judged(entry)

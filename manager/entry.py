@@ -153,6 +153,7 @@ class Template:
 class ModelEntry:
     """One model that can be served. Paths are absolute; `created` is in seconds since the epoch.
 
+    `ttl`: seconds without a request after which it is unloaded, None where only somebody's wish unloads it.
     `unavailable` says why it can't be loaded here; None where nothing is known against it.
     """
 
@@ -165,6 +166,9 @@ class ModelEntry:
     aliases: tuple[str, ...] = ()
     mmproj: Path | None = None
     description: str | None = None
+    ttl: float | None = None
+    pinned: bool = False
+    preload: bool = False
     source: str = "models.json"
     created: int = 0
     unavailable: str | None = None

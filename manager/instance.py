@@ -8,9 +8,9 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
-from manager.engines import Engine
+from manager.engines import Engine, EngineExit
 from manager.entry import ModelEntry
 from manager.errors import HerdError, LoadAborted, LoadFailed, LoadTimeout, ShuttingDown, UpstreamClosed
 from manager.lease import Lease, Life
@@ -35,6 +35,7 @@ class Timing:
 
     load: float
     drain: float
+    idle: float | None = None
 
 
 class ModelInstance:
@@ -202,7 +203,7 @@ class ModelInstance:
         try:
             life.error = failure = await self._start(life)
             if failure is None:
-                life.ready_at = time.monotonic()
+                life.ready_at = life.idle_since = time.monotonic()
                 self._load_seconds = life.ready_at - life.started_at
                 self._move(ModelState.READY)
                 failure = await self._serve(life)
@@ -255,7 +256,7 @@ class ModelInstance:
         stop = asyncio.create_task(life.stop_asked.wait())
         drained: asyncio.Task[bool] | None = None
         try:
-            await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await self._until_unwanted(life, ended, stop)
             if ended.done():
                 exit_ = ended.result()
                 self._exit_code = exit_.code
@@ -271,6 +272,28 @@ class ModelInstance:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+
+    async def _until_unwanted(
+        self, life: Life, ended: asyncio.Task[EngineExit], stop: asyncio.Task[Literal[True]]
+    ) -> None:
+        """Until the engine has ended, somebody wants it stopped, or it was idle for its time to live.
+
+        Between "it is idle" and DRAINING there is no await: a request before it is served, one after it waits.
+        """
+        while not (ended.done() or stop.done()):
+            await asyncio.wait({ended, stop}, timeout=self._idle_left(life), return_when=asyncio.FIRST_COMPLETED)
+            left = self._idle_left(life)
+            if left is not None and left <= 0:
+                return
+
+    def _idle_left(self, life: Life) -> float | None:
+        """Seconds until the model has been idle long enough, at the earliest; None where it may stay for ever."""
+        ttl = self.entry.ttl or self._timing.idle
+        if ttl is None or self.entry.pinned:
+            return None
+        if life.in_flight:
+            return ttl
+        return life.idle_since + ttl - time.monotonic()
 
     def _note_failure(self, failure: HerdError | None) -> None:
         self._failures += 1

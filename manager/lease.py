@@ -19,13 +19,24 @@ LOSS_SEEN_WITHIN: Final = 0.5
 class Life:
     """One start of the engine and what came of it."""
 
-    __slots__ = ("drained", "engine", "error", "in_flight", "over", "ready_at", "started_at", "stop_asked")
+    __slots__ = (
+        "drained",
+        "engine",
+        "error",
+        "idle_since",
+        "in_flight",
+        "over",
+        "ready_at",
+        "started_at",
+        "stop_asked",
+    )
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.started_at = time.monotonic()
         self.ready_at: float | None = None
         self.in_flight = 0
+        self.idle_since = self.started_at
         self.error: HerdError | None = None  # set before the life settles; None where it ended as it was asked to
         self.stop_asked = asyncio.Event()
         self.drained = asyncio.Event()
@@ -64,6 +75,7 @@ class Lease:
         if life is not None:
             life.in_flight -= 1
             if not life.in_flight:
+                life.idle_since = time.monotonic()
                 life.drained.set()
 
     def __enter__(self) -> Self:

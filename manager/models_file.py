@@ -54,6 +54,14 @@ class FileEntry(BaseModel):
         default="llama", min_length=1, description="What runs the model: llama, or an engine of a plug-in."
     )
     description: str | None = Field(default=None, description="A text for people; shown in lists.")
+    ttl: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds without a request after which the model is unloaded; else limits.idle_ttl.",
+    )
+    pinned: bool = Field(default=False, description="true: never unloaded for being idle.")
+    preload: bool = Field(default=False, description="true: loaded when the service starts.")
 
 
 class _Object(dict[str, Any]):

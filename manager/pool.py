@@ -57,7 +57,9 @@ class ModelPool:
         self._catalog = catalog
         self._settings = settings
         self._make_engine = make_engine
-        self._timing = Timing(load=settings.limits.load_timeout, drain=settings.server.drain_timeout)
+        self._timing = Timing(
+            load=settings.limits.load_timeout, drain=settings.server.drain_timeout, idle=settings.limits.idle_ttl
+        )
         self._instances: dict[str, ModelInstance] = {}
         self._active: list[str] = []  # the last one that is still wanted is the active model
         self._tasks: set[asyncio.Task[None]] = set()
@@ -141,6 +143,18 @@ class ModelPool:
         if name in self._instances:
             await self._instances[name].unload()
         return name
+
+    def preload(self) -> None:
+        """Begin to load what the catalog wants loaded at start. What fails is recorded, as any failed load is."""
+        for entry in self._catalog:
+            if entry.preload:
+                self._own(self._preload(entry), f"preload {entry.name}")
+
+    async def _preload(self, entry: ModelEntry) -> None:
+        try:
+            (await self.lease(entry)).release()
+        except HerdError as error:
+            logger.error("model=%s preload failed: %s", entry.name, error.message)
 
     def replace_catalog(self, catalog: Catalog) -> None:
         """Take a new catalog: changed entries count from their next load, removed ones drain and stop."""

@@ -100,6 +100,7 @@ class Server:
         logger.info("listening urls=%s models=%d keys=%d", self.urls, len(service.pool.catalog), len(service.keys))
         if not service.keys_required:
             logger.warning("no API key is stored: everyone on this machine may use the service")
+        service.pool.preload()
 
     @property
     def urls(self) -> str:

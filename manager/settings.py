@@ -151,6 +151,9 @@ class LimitsSettings(Section):
     stream_heartbeat: Seconds = Field(
         default=5.0, description="Seconds between SSE comments while a stream has nothing to say."
     )
+    idle_ttl: Seconds | None = Field(
+        default=None, description="Seconds without a request after which a model is unloaded; else it stays."
+    )
     stop_grace: Seconds = Field(default=5.0, description="Seconds between asking a process to stop and killing it.")
 
 

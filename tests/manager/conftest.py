@@ -19,7 +19,7 @@ from tests.manager.bench import Bench, FakeBench, make_entry
 
 
 class MakeFakeBench(Protocol):
-    def __call__(self, *, load: float = 10.0, drain: float = 10.0) -> FakeBench: ...
+    def __call__(self, *, load: float = 10.0, drain: float = 10.0, idle: float | None = None) -> FakeBench: ...
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ async def make_bench() -> AsyncIterator[MakeFakeBench]:
     """Benches over engines of nothing, for what must not hang on a process's timing."""
     async with AsyncExitStack() as stack:
 
-        def make(*, load: float = 10.0, drain: float = 10.0) -> FakeBench:
-            bench = FakeBench(Timing(load=load, drain=drain))
+        def make(*, load: float = 10.0, drain: float = 10.0, idle: float | None = None) -> FakeBench:
+            bench = FakeBench(Timing(load=load, drain=drain, idle=idle))
             stack.push_async_callback(bench.close)
             return bench
 

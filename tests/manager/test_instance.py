@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -650,3 +651,48 @@ async def delays(bench: FakeBench, clock: Clock, count: int, error: LoadFailed |
         assert status.retry_at is not None
         found.append(status.retry_at - clock.now)
     return found
+
+
+# Idle models
+
+
+async def test_idle_model_is_unloaded_after_its_time_to_live(make_bench: MakeFakeBench) -> None:
+    bench = make_bench(idle=0.01)
+    (await soon(bench.instance.lease(10))).release()
+    await bench.reaches(STOPPED)
+    assert bench.states == [STARTING, READY, DRAINING, STOPPING, STOPPED]
+
+
+async def test_model_that_nobody_used_after_its_load_is_unloaded_too(make_bench: MakeFakeBench) -> None:
+    bench = make_bench(idle=0.01)
+    await soon(bench.instance.load(10, None))
+    await bench.reaches(STOPPED)
+
+
+async def test_lease_in_flight_keeps_a_model_whatever_its_time_to_live(make_bench: MakeFakeBench) -> None:
+    bench = make_bench(idle=0.01)
+    with await soon(bench.instance.lease(10)):
+        await asyncio.sleep(0.1)  # ten times its time to live
+        assert bench.instance.state is READY
+    await bench.reaches(STOPPED)
+
+
+@pytest.mark.parametrize("fields", [{"pinned": True}, {"ttl": 1000.0}])
+async def test_entry_wins_over_the_general_time_to_live(make_bench: MakeFakeBench, fields: dict[str, Any]) -> None:
+    bench = make_bench(idle=0.01)
+    bench.instance.entry = replace(bench.instance.entry, **fields)
+    (await soon(bench.instance.lease(10))).release()
+    await asyncio.sleep(0.1)
+    assert bench.instance.state is READY
+
+
+async def test_request_during_an_idle_unload_gets_a_fresh_start(make_bench: MakeFakeBench) -> None:
+    bench = make_bench(idle=0.01)
+    bench.plans = [{"hold_stop": True}]
+    (await soon(bench.instance.lease(10))).release()
+    await bench.reaches(STOPPING)
+    waiting = begin(bench)
+    await turn()
+    bench.engines[0].may_stop.set()
+    with await soon(waiting) as lease:
+        assert lease.engine is bench.engines[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -334,3 +335,17 @@ async def test_closed_pool_leaves_no_process(llama: LlamaFakes, make_settings: M
     for lease in leases:
         lease.release()
     assert list(llama.run_folder.path.iterdir()) == []
+
+
+async def test_preload_begins_what_the_catalog_wants_loaded_and_survives_what_fails(
+    make_settings: MakeSettings,
+) -> None:
+    wanted = [replace(entry, preload=entry.name in ("a", "b")) for entry in ENTRIES]
+    bench = PoolBench(make_settings(), Catalog(wanted))
+    bench.plans["b"] = {"error": LoadFailed("no such thing")}
+    bench.pool.preload()
+    await bench.reaches("a", ModelState.READY)
+    await bench.reaches("b", ModelState.FAILED)
+    assert bench.pool.state("c") is ModelState.STOPPED
+    assert [record.model for record in bench.pool.errors] == ["b"]
+    await soon(bench.pool.close())
