@@ -17,6 +17,7 @@ from manager.catalog import load_catalog
 from manager.engines import Engine
 from manager.engines.llama.engine import LlamaEngine
 from manager.engines.llama.native import choose_launcher
+from manager.engines.llama.slots import forget_others
 from manager.entry import ModelEntry
 from manager.errors import ConfigError
 from manager.log import AccessLog
@@ -86,6 +87,7 @@ async def reload(app: web.Application) -> None:
     service = app[SERVICE]
     try:
         service.pool.replace_catalog(await asyncio.to_thread(load_catalog, service.settings))
+        await asyncio.to_thread(forget_others, service.settings.storage.slots_folder, service.pool.catalog.names)
         await asyncio.to_thread(service.keys.reload_if_changed)
     except ConfigError as error:
         logger.error("reload refused, what was there stays: %s", error.message)
@@ -103,8 +105,10 @@ def _written(access_log: AccessLog) -> Callable[[web.Application], AsyncIterator
 
 
 def _swept(run_folder: RunFolder) -> Callable[[web.Application], AsyncIterator[None]]:
-    async def sweep(_: web.Application) -> AsyncIterator[None]:
+    async def sweep(app: web.Application) -> AsyncIterator[None]:
         killed = await asyncio.to_thread(run_folder.sweep)
+        service = app[SERVICE]
+        await asyncio.to_thread(forget_others, service.settings.storage.slots_folder, service.pool.catalog.names)
         if killed:
             logger.warning("killed children=%d that an earlier manager left", killed)
         yield

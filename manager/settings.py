@@ -116,6 +116,15 @@ class StorageSettings(Section):
     run_folder: AbsolutePath = Field(
         default_factory=_in_data("run"), description="Sockets of running models; default: run in data_folder."
     )
+    slots_folder: AbsolutePath = Field(
+        default_factory=_in_data("slots"),
+        description="KV caches of unloaded models, with what was said in them; default: slots in data_folder.",
+    )
+    slots_budget: Int = Field(
+        default=4 * 1024**3,
+        ge=0,
+        description="Bytes that slots_folder may hold, the oldest go first; 0: nothing is saved, a load begins cold.",
+    )
     cache_folder: AbsolutePath = Field(
         default_factory=_cache_folder,
         description="Downloads and built binaries; default: llamaherd in $XDG_CACHE_HOME or ~/.cache.",

@@ -41,6 +41,7 @@ class Knobs:
     bad_http: bool = False  # something that is not HTTP, then closes
     faults_on: tuple[str, ...] = ()  # the paths that these faults are for; default: all but the probes
     faulty_requests: int = 0  # only that many requests get them (0: all)
+    slots_refused: bool = False  # can't save or restore a slot
     # The connection.
     close_after: int = 0  # answers that many requests, then closes it, with `Connection: close` in the last
     close_silently: bool = False  # without that header

@@ -54,6 +54,7 @@ class Options:
         self.port = int(given.get("--port", "8080"))
         self.model = given.get("--model", "model.gguf")
         self.alias = given.get("--alias", self.model)
+        self.slots_folder = given.get("--slot-save-path", "")
         self.slots = max(1, int(given.get("--parallel", "1")))
         self.window = int(given.get("--ctx-size", "0")) // self.slots or 4096
 
@@ -67,6 +68,7 @@ class Server:
         self.key = key
         self.ready = threading.Event()
         self.busy = 0
+        self.last_prompt = 0  # tokens
         self.faulty_left = knobs.faulty_requests or sys.maxsize
         self.lock = threading.Lock()
         self.ids = itertools.count(1)
@@ -240,8 +242,29 @@ class Server:
             case "POST", ["apply-template"]:
                 return 200, {"prompt": prompt_of(body.get("messages", []))}
             case "POST", ["slots", number] if number.isdigit() and int(number) < options.slots:
-                return 200, {"id_slot": int(number), "action": request.query.get("action", [""])[0], **body}
+                return self.slot(int(number), request.query.get("action", [""])[0], str(body.get("filename")))
         return 404, error_object(404, "File Not Found", "not_found_error")
+
+    def slot(self, number: int, action: str, name: str) -> tuple[int, Any]:
+        """Slot 0 holds what was asked last; a saved slot is a file with its count of tokens."""
+        if self.knobs.slots_refused or not self.options.slots_folder:
+            return 501, error_object(501, "This slot can't be saved", "not_supported_error")
+        path = self.options.slots_folder + name  # llama-server wants the slash at the end, too
+        if action == "save":
+            tokens = 0 if number else self.last_prompt
+            with open(path, "w") as file:  # noqa: PTH123 - pathlib is slow to import
+                file.write(str(tokens))
+            return 200, {"id_slot": number, "filename": name, "n_saved": tokens, "n_written": 8}
+        try:
+            with open(path) as file:  # noqa: PTH123
+                self.last_prompt = int(file.read())
+            return 200, {"id_slot": number, "filename": name, "n_restored": self.last_prompt, "n_read": 8}
+        except (OSError, ValueError):
+            return 400, error_object(
+                400,
+                "Unable to restore slot, no available space in KV cache or invalid slot save file",
+                "invalid_request_error",
+            )
 
     def generate(self, conn: Connection, request: Request, knobs: Knobs) -> None:
         body = request.json
@@ -270,6 +293,7 @@ class Server:
         )
         with self.lock:
             self.busy += 1
+            self.last_prompt = prompt_tokens
         try:
             if body.get("stream"):
                 usage = bool((body.get("stream_options") or {}).get("include_usage"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -76,6 +76,10 @@ class LlamaArgs:
         }
         given = {name: value for name, value in options.items() if value is not None}
         return cls(entry.name, given, params.extra_args)
+
+    def with_slots_in(self, folder: Path) -> Self:
+        """The same, and slots can be saved to and restored from files in `folder`."""
+        return replace(self, options={**self.options, "slot_save_path": f"{folder}/"})
 
     def argv(self, binary: Path) -> list[str]:
         """The command line of a native `llama-server`."""

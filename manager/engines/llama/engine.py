@@ -15,6 +15,7 @@ from manager.engines import EngineExit, UpstreamRequest
 from manager.engines.llama.arguments import LlamaArgs
 from manager.engines.llama.failures import explain_failure
 from manager.engines.llama.native import choose_launcher
+from manager.engines.llama.slots import SlotStore, fingerprint
 from manager.engines.llama.upstream import Exchange, UpstreamClient
 from manager.entry import ModelEntry
 from manager.errors import ConfigError, LoadFailed, UpstreamConnectError, UpstreamError
@@ -75,6 +76,8 @@ class LlamaEngine:
         self.pid: int | None = None
         self._spawning: asyncio.Task[ChildProcess] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._slots: SlotStore | None = None
+        self._ready = False
 
     async def start(self) -> None:
         if self._entry.engine != "llama":  # listed all the same, so that its owner sees why it can't be used
@@ -89,6 +92,9 @@ class LlamaEngine:
         except OSError as error:
             raise LoadFailed(self._message(f"{argv[0]} can't be started: {error.strerror}")) from error
         await self._until_ready(child)
+        if self._slots is not None:
+            await self._slots.restore(self._client)
+        self._ready = True
 
     async def wait_exit(self) -> EngineExit:
         assert self._spawning is not None  # noqa: S101  only called after start()
@@ -117,8 +123,19 @@ class LlamaEngine:
         if self._spawning is not None:
             with contextlib.suppress(OSError):
                 child = await self._spawning
+                if self._ready and child.returncode is None:
+                    await self._save_slots()
                 await child.stop(self._settings.limits.stop_grace)
         await asyncio.to_thread(self._run_folder.forget, self._socket)
+
+    async def _save_slots(self) -> None:
+        if self._slots is None:
+            return
+        client = UpstreamClient(str(self._socket), self._key)  # the one for requests is closed
+        try:
+            await self._slots.save(client)
+        finally:
+            client.close()
 
     async def _check_files(self) -> None:
         # Not `entry.unavailable`, which is from when the catalog was read: the file may have come since.
@@ -132,11 +149,26 @@ class LlamaEngine:
             args = LlamaArgs.from_entry(self._entry, socket=self._socket, log_level=self._settings.llama.log_level)
             launcher, binary = await asyncio.to_thread(choose_launcher, self._settings)
             logger.debug("model=%s launcher=%s", self._entry.name, launcher)
+            args = await asyncio.to_thread(self._with_slots, args, binary)
             if binary is not None:
                 return args.argv(binary)
             return [sys.executable, "-m", "manager.engines.llama.embedded", args.to_json()]
         except ConfigError as error:
             raise LoadFailed(self._message(error.message), should_retry=False) from error
+
+    def _with_slots(self, args: LlamaArgs, binary: Path | None) -> LlamaArgs:
+        """Give the child a folder for its slots, where they are to survive it. Blocks."""
+        storage = self._settings.storage
+        if not storage.slots_budget or self._entry.params.embedding or self._entry.params.reranking:
+            return args
+        try:
+            slots = SlotStore(storage.slots_folder, self._entry.name, fingerprint(args, binary), storage.slots_budget)
+            slots.prepare()
+        except OSError as error:
+            logger.warning("model=%s slots won't be saved: %s", self._entry.name, error.strerror)
+            return args
+        self._slots = slots
+        return args.with_slots_in(slots.folder)
 
     async def _until_ready(self, child: ChildProcess) -> None:
         """Probe until the child answers with its key. Raises LoadFailed where it ends before."""

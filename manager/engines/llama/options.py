@@ -72,6 +72,7 @@ OPTIONS: Final = (
     Option("alias", "--alias", "model_alias", as_json=lambda name: [name]),
     Option("metrics", "--metrics", "endpoint_metrics"),
     Option("slots", "--slots", "endpoint_slots", off_flag="--no-slots"),
+    Option("slot_save_path", "--slot-save-path", "slot_save_path"),
     Option("http_threads", "--threads-http", "n_threads_http"),
     Option("web_page", "--webui", "ui", off_flag="--no-webui"),
     Option("log_level", "--verbosity", "verbosity", words=LOG_LEVELS),
