@@ -74,8 +74,8 @@ class Child:
 @contextlib.contextmanager
 def straight(child: Child, folder: Path) -> Iterator[Target]:
     """The child by itself."""
-    key, port = secrets.token_urlsafe(32), _free_port()
-    with _process("straight", child.argv(port), {"LLAMA_API_KEY": key}, folder) as pid:
+    key, port = secrets.token_urlsafe(32), free_port()
+    with process("straight", child.argv(port), {"LLAMA_API_KEY": key}, folder) as pid:
         yield _ready(Target("straight", f"http://{HOST}:{port}", key, pid), folder)
 
 
@@ -93,8 +93,8 @@ def service(child: Child, folder: Path) -> Iterator[Target]:
     if child.kind != "embedded":
         launcher["LLAMAHERD_LLAMA__BINARY"] = str(child.binary or _mock_binary(folder))
     settings = {"LLAMAHERD_SERVER__PORT": "0", "LLAMAHERD_STORAGE__DATA_FOLDER": str(data), **launcher}
-    with _process("service", [sys.executable, "-m", "manager.cli", "serve"], settings, folder) as pid:
-        url = _logged(folder / "service.log", re.compile(r"listening urls=(http://\S+)"))
+    with process("service", [sys.executable, "-m", "manager.cli", "serve"], settings, folder) as pid:
+        url = logged(folder / "service.log", re.compile(r"listening urls=(http://\S+)"))
         yield _ready(Target("service", url, key, pid), folder)
 
 
@@ -105,10 +105,10 @@ def router(child: Child, folder: Path) -> Iterator[Target]:
     models = folder / "models"
     models.mkdir()
     shutil.copy(child.model, models / f"{MODEL}.gguf")
-    key, port = secrets.token_urlsafe(32), _free_port()
+    key, port = secrets.token_urlsafe(32), free_port()
     argv = [str(child.binary), "--models-dir", str(models), "--host", HOST, "--port", str(port), "--no-webui"]
     size = ["--ctx-size", str(WINDOW * child.slots), "--parallel", str(child.slots), "--threads", str(THREADS)]
-    with _process("router", [*argv, *size], {"LLAMA_API_KEY": key}, folder) as pid:
+    with process("router", [*argv, *size], {"LLAMA_API_KEY": key}, folder) as pid:
         yield _ready(Target("router", f"http://{HOST}:{port}", key, pid), folder)
 
 
@@ -158,7 +158,7 @@ def _ready(target: Target, folder: Path) -> Target:
     raise RuntimeError(f"{target.name} did not get ready ({last}); its log ends with:\n{log[-2000:]}")
 
 
-def _logged(log: Path, pattern: re.Pattern[str]) -> str:
+def logged(log: Path, pattern: re.Pattern[str]) -> str:
     """What the first group matches in a growing log."""
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline:
@@ -169,7 +169,7 @@ def _logged(log: Path, pattern: re.Pattern[str]) -> str:
     raise RuntimeError(f"the service does not listen; its log ends with:\n{log.read_text(errors='replace')[-2000:]}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -183,11 +183,11 @@ def _mock_binary(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _process(name: str, argv: Sequence[str], environment: dict[str, str], folder: Path) -> Iterator[int]:
+def process(name: str, argv: Sequence[str], environment: dict[str, str], folder: Path) -> Iterator[int]:
     """The pid of a process with its log in `folder`; at the end it, and what it started, is gone."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
+        child = subprocess.Popen(
             argv,
             # The folder is empty of .env files; PYTHONPATH makes the modules found from there.
             cwd=folder,
@@ -198,11 +198,11 @@ def _process(name: str, argv: Sequence[str], environment: dict[str, str], folder
             start_new_session=True,
         )
     try:
-        yield process.pid
+        yield child.pid
     finally:
-        process.terminate()
+        child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_LIMIT)
+            child.wait(STOP_LIMIT)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
