@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import secrets
 import signal
 import stat
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 # sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included (unix(7)).
 SOCKET_PATH_MOST: Final = 100
 SOCKET_NAME: Final = len("/0123456789abcdef.sock")
+# What we put into the folder; whatever else is there is not ours to touch.
+OURS: Final = re.compile(r"[0-9a-f]{16}\.(sock|json|part)")
 
 
 class RunFolder:
@@ -38,8 +41,10 @@ class RunFolder:
     def record(self, socket: Path, pid: int) -> None:
         """Remember the child of this socket, for a sweep after we died."""
         with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended already
-            record = {"manager": self._owner, "child": _identity(pid)}
-            socket.with_suffix(".json").write_bytes(orjson.dumps(record))
+            record = {"boot": _boot(), "manager": self._owner, "child": _identity(pid)}
+            part = socket.with_suffix(".part")  # another manager's sweep must not read half a record
+            part.write_bytes(orjson.dumps(record))
+            part.replace(socket.with_suffix(".json"))
 
     def forget(self, socket: Path) -> None:
         """Remove what a reaped child left."""
@@ -50,12 +55,15 @@ class RunFolder:
         """Kill the children whose manager is gone and remove their files; returns how many were killed."""
         killed = 0
         for record_file in self.path.glob("*.json"):
+            if not OURS.fullmatch(record_file.name):
+                continue
             try:
                 record = orjson.loads(record_file.read_bytes())
                 manager, child = record["manager"], record["child"]
                 if _alive(manager):
                     continue
-                if _alive(child) or _group_outlives(child):
+                # After a new start of the machine the numbers are somebody else's.
+                if record["boot"] == _boot() and (_alive(child) or _group_outlives(child)):
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(child["pid"], signal.SIGKILL)
                         killed += 1
@@ -81,8 +89,19 @@ def _private_folder(path: Path) -> Path:
         raise ConfigError(f"the run folder {path} can't be made: {error.strerror}") from error
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
         raise ConfigError(f"the run folder {path} is not a folder of ours")
-    path.chmod(0o700)
+    if stat.S_IMODE(info.st_mode) != 0o700:
+        if any(not OURS.fullmatch(entry.name) for entry in path.iterdir()):
+            raise ConfigError(f"the run folder {path} is open to others and holds other files: it needs its own folder")
+        path.chmod(0o700)
     return path
+
+
+def _boot() -> str:
+    """Which run of the machine this is; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _identity(pid: int) -> dict[str, float]:
@@ -94,7 +113,7 @@ def _alive(identity: dict[str, float]) -> bool:
     try:
         process = psutil.Process(int(identity["pid"]))
         return process.create_time() == identity["started"] and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+    except psutil.Error:  # none has that number, or somebody else's has it now
         return False
 
 

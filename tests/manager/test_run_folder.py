@@ -74,6 +74,34 @@ def test_folder_is_private(short_folder: Path) -> None:
         assert stat.S_IMODE(RunFolder(path).path.stat().st_mode) == 0o700
 
 
+def test_an_open_folder_with_other_files_is_refused_and_left_as_it_is(short_folder: Path) -> None:
+    path = short_folder / "data"
+    path.mkdir(mode=0o755)
+    (path / "models.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds other files"):
+        RunFolder(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+
+
+def test_sweep_leaves_files_alone_that_are_not_its_own(folder: RunFolder) -> None:
+    strange = folder.path / "keys.json"
+    strange.write_text("not a record")
+    assert folder.sweep() == 0
+    assert strange.exists()
+
+
+def test_record_from_before_a_new_start_of_the_machine_kills_nobody(folder: RunFolder) -> None:
+    with sleeping() as child:
+        socket, record = recorded(folder, child.pid)
+        born_earlier(record, "manager")
+        content = orjson.loads(record.read_bytes())
+        record.write_bytes(orjson.dumps({**content, "boot": "another"}))
+        assert folder.sweep() == 0
+        assert child.poll() is None
+    assert not socket.exists()
+    assert not record.exists()
+
+
 def test_sockets_have_names_of_their_own(folder: RunFolder) -> None:
     sockets = {folder.new_socket() for _ in range(100)}
     assert len(sockets) == 100
