@@ -86,12 +86,13 @@ async def reload(app: web.Application) -> None:
     """Read models and keys again. What does not validate is refused whole, and the old stays."""
     service = app[SERVICE]
     try:
-        service.pool.replace_catalog(await asyncio.to_thread(load_catalog, service.settings))
-        await asyncio.to_thread(forget_others, service.settings.storage.slots_folder, service.pool.catalog.names)
+        catalog = await asyncio.to_thread(load_catalog, service.settings)
         await asyncio.to_thread(service.keys.reload_if_changed)
     except ConfigError as error:
         logger.error("reload refused, what was there stays: %s", error.message)
         return
+    service.pool.replace_catalog(catalog)
+    await asyncio.to_thread(forget_others, service.settings.storage.slots_folder, catalog.names)
     service.keys_required = service.keys_required or bool(len(service.keys))
     logger.info("reloaded models=%d keys=%d", len(service.pool.catalog), len(service.keys))
 
@@ -174,5 +175,6 @@ async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a background task had ended", exc_info=error)

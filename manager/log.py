@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, TextIO
 
+from aiohttp.http_exceptions import HttpProcessingError
+
 FLUSH_EVERY: Final = 0.5
 # Where the terminal or the journal does not keep up, lines are dropped and counted, not memory filled.
 PENDING_MOST: Final = 100_000
@@ -26,6 +28,8 @@ def logging_to(stream: TextIO, level: str) -> Iterator[None]:
     handler.setFormatter(formatter)
     lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     listener = logging.handlers.QueueListener(lines, handler)
+    requests = logging.getLogger("aiohttp.server")
+    requests.addFilter(_without_bytes_of_requests)
     root = logging.getLogger()
     queue_handler = logging.handlers.QueueHandler(lines)
     root.addHandler(queue_handler)
@@ -35,7 +39,18 @@ def logging_to(stream: TextIO, level: str) -> Iterator[None]:
         yield
     finally:
         root.removeHandler(queue_handler)
+        requests.removeFilter(_without_bytes_of_requests)
         listener.stop()
+
+
+def _without_bytes_of_requests(record: logging.LogRecord) -> bool:
+    """aiohttp logs what it can't parse, with the bytes at fault: a key can be among them."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.msg, record.args = f"not a valid request: {type(error).__name__}", ()
+        record.exc_info = record.exc_text = None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
 
 
 class AccessLog:
@@ -82,5 +97,8 @@ class AccessLog:
 
     def _write(self, lines: list[str]) -> None:
         # In a thread of its own the lock of the interpreter is held only for the join.
-        self._stream.write("".join(lines))
-        self._stream.flush()
+        try:
+            self._stream.write("".join(lines))
+            self._stream.flush()
+        except OSError:  # a full disk, a reader that went: requests go on
+            self._dropped += len(lines)

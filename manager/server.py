@@ -57,7 +57,8 @@ class Signals:
     def __init__(self) -> None:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
-        self._reload: asyncio.Task[None] | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
+        self._one_reload = asyncio.Lock()
 
     def install(self, app: web.Application) -> None:
         loop = asyncio.get_running_loop()
@@ -69,7 +70,13 @@ class Signals:
         (self.second if self.first.is_set() else self.first).set()
 
     def _hang_up(self, app: web.Application) -> None:
-        self._reload = asyncio.create_task(composition.reload(app))
+        task = asyncio.create_task(self._reload(app))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self, app: web.Application) -> None:
+        async with self._one_reload:
+            await composition.reload(app)
 
 
 class Server:

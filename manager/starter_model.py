@@ -92,7 +92,8 @@ def models_are_configured(settings: Settings, source: Source = STARTER) -> bool:
         return False
     except (OSError, UnicodeDecodeError):
         return True  # what is wrong with the file is for the catalog to say
-    return json.dumps(str(starter_path(settings, source))) not in text
+    path = str(starter_path(settings, source))
+    return not any(json.dumps(path, ensure_ascii=escaped) in text for escaped in (True, False))
 
 
 def provide_starter(settings: Settings, source: Source = STARTER, *, quiet: bool = False) -> Path:

@@ -297,6 +297,26 @@ def test_logs_have_no_key_no_prompt_and_no_query(stage: Stage, fake: Fake, start
         assert hidden not in log
 
 
+def test_log_has_no_bytes_of_a_request_that_is_no_valid_http(fake: Fake, start: StartManager) -> None:
+    manager = start()
+    with socket.create_connection(("127.0.0.1", manager.port), PATIENCE) as connection:
+        connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-lh-xyzzy\x01\r\n\r\n")
+        assert b" 400 " in connection.recv(100)
+        wait_for(lambda: "not a valid request" in manager.log, "the line of the bad request")
+    assert "xyzzy" not in manager.log
+    assert "Traceback" not in manager.log
+
+
+def test_hangup_with_a_broken_key_file_keeps_the_old_models_too(stage: Stage, fake: Fake, start: StartManager) -> None:
+    key, _ = KeyStore(stage.keys_file).create("k", "", ["inference", "admin"])
+    manager = start()
+    stage.model("beta")
+    stage.keys_file.write_text("{")
+    manager.signal(signal.SIGHUP)
+    manager.says("reload refused")
+    assert [model["id"] for model in manager.get("/v1/models", key)["data"]] == ["alpha"]
+
+
 # Its end
 
 

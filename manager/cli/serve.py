@@ -90,11 +90,13 @@ def serve(
             "llama": {"launcher": None if launcher is None else str(launcher), "binary": llama_server},
         },
     )
-    # Before the key is made: a service that can't start should not have printed one.
     from manager.server import run
 
     if first_start:
+        from manager.catalog import load_catalog
+
         provide_model(settings)
+        load_catalog(settings)  # before the key is made: with a mistake in models.json none should have been printed
         _make_first_key(settings)
     raise typer.Exit(run(settings))
 

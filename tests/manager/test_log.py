@@ -12,7 +12,7 @@ import pytest
 
 from manager import log as module
 from manager.log import AccessLog, logging_to
-from tests.manager.bench import turn
+from tests.manager.bench import turn, until
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +97,32 @@ async def test_access_line_tells_request_key_path_status_and_time() -> None:
         r"status=200 ms=12\.3\n",
         stream.getvalue(),
     )
+
+
+async def test_a_stream_that_fails_ends_neither_the_log_nor_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FLUSH_EVERY", 0.001)
+    tries: list[str] = []
+    twice = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            tries.append(text)
+            if len(tries) == 1:
+                raise OSError(28, "No space left on device")
+            loop.call_soon_threadsafe(twice.set)
+            return len(text)
+
+    log = AccessLog(Full())
+    task = asyncio.create_task(log.run())
+    async with asyncio.timeout(5):
+        log.add("r1", "GET", "/", 200, 0.0, "-")
+        await until(lambda: tries)
+        log.add("r2", "GET", "/", 200, 0.0, "-")
+        await twice.wait()
+    assert "access lines dropped=1" in "".join(tries[1:])
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def test_path_cannot_forge_a_line() -> None:
