@@ -5,6 +5,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,19 +77,40 @@ _ARRAY: Final = 9
 # Far above any real model; garbage that begins with the magic must not keep us busy.
 _MOST_KEYS: Final = 1 << 16
 _MOST_TENSORS: Final = 1 << 20
+# Arrays with a value for each layer are kept; those with one for each token are not.
+_LONGEST_ARRAY: Final = 1 << 10
 _LONGEST_KEY: Final = 1 << 16
 _LARGEST_HEADER: Final = 1 << 28
 _CHUNK: Final = 1 << 20
 
 
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """`kind` is its ggml type; `size` is in bytes, 0 where the type is newer than BLOCK_SIZES."""
+
+    name: str
+    kind: int
+    shape: tuple[int, ...]
+    size: int
+
+
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What a header says. Arrays of the metadata are left out; sizes are in bytes."""
+    """What a header says. Of the metadata's arrays only short ones of numbers are kept; sizes are in bytes."""
 
     version: int
-    metadata: dict[str, str | int | float | bool]
-    tensors: int
+    metadata: dict[str, Scalar]
+    arrays: dict[str, tuple[int | float | bool, ...]]
+    infos: tuple[Tensor, ...]
+    data_start: int
     needed: int  # the smallest size of a whole file with this header
+
+    @property
+    def tensors(self) -> int:
+        return len(self.infos)
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -180,24 +202,29 @@ def _parse(reader: _Reader) -> GgufHeader:
     tensors, keys = reader.u64(), reader.u64()
     if keys > _MOST_KEYS or tensors > _MOST_TENSORS:
         raise reader.fail(f"is no readable GGUF: its header claims {tensors:,} tensors and {keys:,} keys")
-    metadata: dict[str, str | int | float | bool] = {}
+    metadata: dict[str, Scalar] = {}
+    arrays: dict[str, tuple[int | float | bool, ...]] = {}
     for _ in range(keys):
         key = reader.string(_LONGEST_KEY)
         value = _value(reader, reader.u32())
-        if value is not None:
+        if isinstance(value, tuple):
+            arrays[key] = value
+        elif value is not None:
             metadata[key] = value
-    data_size = max((_tensor_end(reader) for _ in range(tensors)), default=0)
+    found = [_tensor(reader) for _ in range(tensors)]
+    data_size = max((offset + tensor.size for tensor, offset in found), default=0)
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:
         raise reader.fail("is no readable GGUF: its alignment is wrong")
     data_start = -(-reader.position // alignment) * alignment
     # Without tensors (a vocabulary, the first part of some splits) nothing has to follow the header.
     needed = data_start + data_size if data_size else reader.position
-    return GgufHeader(version=version, metadata=metadata, tensors=tensors, needed=needed)
+    infos = tuple(tensor for tensor, _ in found)
+    return GgufHeader(version, metadata, arrays, infos, data_start, needed)
 
 
-def _value(reader: _Reader, kind: int) -> str | int | float | bool | None:
-    """The next value; None for an array, which is skipped."""
+def _value(reader: _Reader, kind: int) -> Scalar | tuple[int | float | bool, ...] | None:
+    """The next value; None for an array that is skipped."""
     scalar = _SCALARS.get(kind)
     if scalar is not None:
         value: int | float | bool = scalar.unpack(reader.take(scalar.size))[0]
@@ -208,7 +235,10 @@ def _value(reader: _Reader, kind: int) -> str | int | float | bool | None:
         raise reader.fail(f"is no readable GGUF: its header has a value of the unknown type {kind}")
     item, count = reader.u32(), reader.u64()
     if item in _SCALARS:
-        reader.skip(_SCALARS[item].size * count)
+        data = _SCALARS[item]
+        if count <= _LONGEST_ARRAY:
+            return tuple(one for (one,) in data.iter_unpack(reader.take(data.size * count)))
+        reader.skip(data.size * count)
     elif item == _STRING:
         reader.skip_strings(count)
     else:
@@ -216,16 +246,14 @@ def _value(reader: _Reader, kind: int) -> str | int | float | bool | None:
     return None
 
 
-def _tensor_end(reader: _Reader) -> int:
-    """Where the next tensor's data ends, from the start of all tensor data."""
-    reader.skip(reader.u64())
+def _tensor(reader: _Reader) -> tuple[Tensor, int]:
+    """The next tensor, and where its data begins, from the start of all tensor data."""
+    name = reader.string(_LONGEST_KEY)
     dimensions = reader.u32()
     if dimensions > 8:
         raise reader.fail(f"is no readable GGUF: a tensor has {dimensions:,} dimensions")
-    elements = 1
-    for _ in range(dimensions):
-        elements *= reader.u64()
+    shape = tuple(reader.u64() for _ in range(dimensions))
     kind, offset = reader.u32(), reader.u64()
     # A type that is newer than this table counts as empty: the engine will judge it.
     block, size = BLOCK_SIZES.get(kind, (1, 0))
-    return offset + -(-elements // block) * size
+    return Tensor(name, kind, shape, -(-math.prod(shape) // block) * size), offset

@@ -20,7 +20,7 @@ LEVELS = tuple(
         errors logbuf mistakes state
         auth key_file events log metrics settings settings_layers settings_types starter_model catalog catalog_builder \
         discovery entry gguf_file gguf_header models_file templates
-        engines process run_folder
+        engines memory memory_free memory_layers memory_model memory_sizes process run_folder
         instance lease
         pool
         service

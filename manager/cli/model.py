@@ -1,4 +1,4 @@
-"""`llamaherd model`: the models that can be served, and the small one of the first start."""
+"""`llamaherd model`: the models that can be served, what one takes, and the small one of the first start."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from manager.cli import inspect
 from manager.cli.options import ConfigOption, DataFolderOption, JsonOption, settings_from, show, size
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from manager.entry import ModelEntry
     from manager.settings import Settings
 
-app = typer.Typer(help="List models, and fetch the small one of the first start.", no_args_is_help=True)
+app = typer.Typer(help="List models, look into one, and fetch the small one of the first start.", no_args_is_help=True)
+app.command("inspect")(inspect.inspect_model)
 
 
 @app.command("list")
