@@ -150,8 +150,6 @@ class CatalogBuilder:
     def _unavailable(self, entry: ModelEntry) -> str | None:
         if entry.engine == "hf":
             return HF_UNAVAILABLE
-        if entry.engine != "llama":
-            return None  # its engine alone knows what it needs
         for path in _files(entry):
             reason = gguf_problem(path, self._short(path))
             if reason is not None:

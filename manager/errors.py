@@ -16,8 +16,8 @@ HerdError                         500 server_error        internal_error
 │   ├── LoadTimeout               503 server_error        model_loading
 │   ├── LoadAborted               503 server_error        model_unloaded
 │   ├── ShuttingDown              503 server_error        shutting_down
-│   ├── InsufficientMemory        503 server_error        insufficient_memory
 │   └── LoadFailed                503 server_error        model_load_failed
+│       └── InsufficientMemory    503 server_error        insufficient_memory
 └── UpstreamError                 502 server_error        upstream_error
     ├── UpstreamConnectError      502 server_error        upstream_unreachable
     ├── UpstreamClosed            502 server_error        upstream_closed
@@ -130,15 +130,17 @@ class ShuttingDown(Unavailable):
     code = "shutting_down"
 
 
-class InsufficientMemory(Unavailable):
-    code = "insufficient_memory"
-
-
 class LoadFailed(Unavailable):
     """`exit_code` is that of the engine's process, where it ended by itself; negative for a signal."""
 
     code = "model_load_failed"
     exit_code: int | None = None
+
+
+class InsufficientMemory(LoadFailed):
+    """The model did not get the memory that it needs, of the host or of a GPU."""
+
+    code = "insufficient_memory"
 
 
 class UpstreamError(HerdError):

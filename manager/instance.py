@@ -41,8 +41,9 @@ class Timing:
 class ModelInstance:
     """The state machine of one model; see `manager.state` for the moves.
 
-    `entry` may be replaced at any time and counts from the next life on. `publish` is called with every new status
-    (and while it loads once a second), from the instance's own task, and must not raise.
+    `entry` may be replaced at any time and counts from the next life on. `personality` is that of the last `load`
+    and stays through idle unloads and failures, until somebody unloads the model. `publish` is called with every
+    new status (and while it loads once a second), from the instance's own task, and must not raise.
     """
 
     def __init__(
@@ -149,8 +150,9 @@ class ModelInstance:
     async def unload(self) -> None:
         """Drain and stop what runs now; returns when it is STOPPED. In any state, by many at once.
 
-        A fresh start that others wait for behind it is left alone.
+        A fresh start that others wait for behind it is left alone. The personality of the load is forgotten.
         """
+        self.personality = None
         life = self._life
         if life is not None:
             life.stop_asked.set()
@@ -184,7 +186,8 @@ class ModelInstance:
             return None
         if wait > BACKOFF_PATIENCE and self._error is not None:
             lasting = self._error.should_retry is False
-            raise LoadFailed(
+            kind = type(self._error) if isinstance(self._error, LoadFailed) else LoadFailed
+            raise kind(
                 self._error.message,
                 retry_after=None if lasting else wait,
                 should_retry=self._error.should_retry,
@@ -220,7 +223,10 @@ class ModelInstance:
                 self._note_failure(failure)
             life.over.set()
             self._move(ModelState.STOPPING)
-            await life.engine.stop()
+            try:
+                await life.engine.stop()
+            except Exception:  # a model that stays in STOPPING could never be used again
+                logger.exception("model=%s its engine could not be stopped cleanly", self.entry.name)
             self._log_tail = life.engine.log.tail(LOG_TAIL)
             self._life = None
             self._move(ModelState.FAILED if failed else ModelState.STOPPED)
@@ -318,8 +324,6 @@ class ModelInstance:
         self._since = time.time()
         if state is ModelState.STARTING:
             self._error = self._exit_code = None
-        if state is ModelState.STOPPED:
-            self.personality = None
         status = self.status()
         self._log(status)
         self._publish(status)

@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -21,7 +20,10 @@ from manager.entry import LlamaParams
 from manager.errors import ConfigError
 from manager.mistakes import did_you_mean, problem, shown
 
-ENGINE_GROUP: Final = "llamaherd.engines"
+# An entry of "hf" is listed, with the reason why this version can't load it.
+ENGINES: Final = ("llama", "hf")
+# Arguments that would take llama-server off its socket, its key or its routes: it could never be reached.
+OURS_TO_SAY: Final = frozenset({"-a", "--alias", "--api-key", "--api-key-file", "--api-prefix", "--host", "--port"})
 _SCHEMA_KEY: Final = "$schema"
 # Lone surrogates come from JSON escapes and from file names that are not UTF-8; they can't be sent to anyone.
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -51,7 +53,9 @@ class FileEntry(BaseModel):
         default=(), description="Other names under which clients may ask for the model."
     )
     engine: str = Field(
-        default="llama", min_length=1, description="What runs the model: llama, or an engine of a plug-in."
+        default="llama",
+        min_length=1,
+        description="What runs the model: llama, or hf, which is listed but can't be run yet.",
     )
     description: str | None = Field(default=None, description="A text for people; shown in lists.")
     ttl: float | None = Field(
@@ -155,7 +159,7 @@ def _entry(name: str, value: Any, mistakes: list[str]) -> FileEntry | None:
     except ValidationError as error:
         mistakes.extend(_worded(name, error, written))
         return None
-    mistakes.extend(f"{name}.{mistake}" for mistake in _rules(entry))
+    mistakes.extend(f"{name}.{mistake}" for mistake in _rules(entry, written))
     return entry
 
 
@@ -201,29 +205,38 @@ def _worded(name: str, error: ValidationError, written: Mapping[tuple[str, ...],
         yield f"{'.'.join((name, *spelled))}: {problem(detail)}"
 
 
-def _rules(entry: FileEntry) -> Iterable[str]:
+def _rules(entry: FileEntry, written: Mapping[tuple[str, ...], str]) -> Iterable[str]:
     """What types alone can't say."""
     for alias in entry.aliases:
         reason = name_problem(alias)
         if reason is not None:
             yield f"aliases: {shown(alias)}: an alias {reason}"
     for personality in entry.personalities:
-        reason = name_problem(personality) or ("must not contain ':'" if ":" in personality else None)
+        reason = _text_problem(personality) or ("must not contain ':'" if ":" in personality else None)
         if reason is not None:
             yield f"personalities: {shown(personality)}: a personality's name {reason}"
-    engines = known_engines()
-    if entry.engine not in engines:
-        yield f"engine: there is no engine {shown(entry.engine)}{did_you_mean(entry.engine, engines)}"
+    if entry.engine not in ENGINES:
+        yield f"engine: there is no engine {shown(entry.engine)}{did_you_mean(entry.engine, ENGINES)}"
+    for number, argument in enumerate(entry.params.extra_args):
+        if _option(argument) in OURS_TO_SAY:
+            key = written.get(("params", "extra_args"), "extra_args")
+            yield f"params.{key}.{number}: {shown(argument)} is for the service to say and can't be given here"
 
 
-@lru_cache
-def known_engines() -> frozenset[str]:
-    """Our engines and those of installed packages."""
-    return frozenset({"llama", "hf", *(point.name for point in entry_points(group=ENGINE_GROUP))})
+def _option(argument: str) -> str:
+    """The option as llama-server reads it, which takes `_` for `-`."""
+    option = argument.partition("=")[0]
+    return option.replace("_", "-") if option.startswith("--") else option
 
 
 def name_problem(name: str) -> str | None:
-    """Why this can't be the name of a model, alias or personality; None where it can."""
+    """Why this can't be the name or alias of a model; None where it can."""
+    if "," in name:
+        return "must not contain a comma"  # at which llama-server splits names
+    return _text_problem(name)
+
+
+def _text_problem(name: str) -> str | None:
     if not name or name != name.strip():
         return "must not be empty, and must not begin or end with a space"
     if _CONTROL.search(name):

@@ -73,7 +73,7 @@ class ModelPool:
 
     @property
     def active(self) -> str | None:
-        """The model that was loaded last and has not been unloaded since."""
+        """The model that somebody loaded last with `load` and nobody has unloaded since, loaded now or not."""
         return self._active[-1] if self._active else None
 
     @property
@@ -115,27 +115,33 @@ class ModelPool:
 
     async def lease(self, entry: ModelEntry) -> Lease:
         """A lease, after loading where that is needed. Raises as ModelInstance.lease."""
-        lease = await self._instance(entry).lease(self._settings.limits.wait_timeout)
-        if self.active is None:
-            self._activate(entry.name)
-        return lease
+        return await self._instance(entry).lease(self._settings.limits.wait_timeout)
 
     async def load(self, name: str, personality: str | None) -> ModelEntry:
         """Load a model, which becomes the active one; returns when it is ready.
 
+        A caller who leaves changes nothing: when the model is ready, it is active under that personality.
         Raises ModelNotFound for the model or its personality, else as ModelInstance.lease.
         """
         entry, named = self._catalog.find(name)
         personality = personality or named
         if personality is not None:
             entry.personality(personality)
-        await self._instance(entry).load(self._settings.limits.wait_timeout, personality)
-        self._activate(entry.name)
+        await asyncio.shield(self._own(self._load(entry, personality), f"load {entry.name}"))
         return entry
 
+    async def _load(self, entry: ModelEntry, personality: str | None) -> None:
+        instance = self._instance(entry)
+        await instance.load(self._settings.limits.wait_timeout, personality)
+        self._activate(entry.name)
+        self._drop_lost_personality(instance)  # the catalog may have changed since it was asked for
+
     async def unload(self, name: str | None) -> str | None:
-        """Drain and stop a model, by default the active one; returns its name, None where there was none."""
-        name = self._catalog.find(name)[0].name if name is not None else self.active
+        """Drain and stop a model; returns its name, None where there was none.
+
+        By default the active one, and where none is, the one of those that requests have loaded that was ready last.
+        """
+        name = self._catalog.find(name)[0].name if name is not None else self.active or self._newest_ready()
         if name is None:
             return None
         # Before the stop: while it drains it must not be what the next request without a name gets.
@@ -163,6 +169,7 @@ class ModelPool:
             entry = catalog.get(name)
             if entry is not None and entry.name == name:  # not where it is another model's alias now
                 instance.entry = entry
+                self._drop_lost_personality(instance)
             else:
                 self._deactivate(name)
                 self._own(instance.unload(), f"unload removed {name}")
@@ -176,8 +183,7 @@ class ModelPool:
         self._closing = True
         self.bus.close()
         await asyncio.gather(*(instance.close() for instance in self._instances.values()))
-        for task in self._tasks:
-            task.cancel()
+        # Each of them ends with its instance. Cancelled, a load would end its caller too, who is to be told why.
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _instance(self, entry: ModelEntry) -> ModelInstance:
@@ -188,6 +194,17 @@ class ModelPool:
             instance = ModelInstance(entry, self._make_engine, self._publish, self._timing)
             self._instances[entry.name] = instance
         return instance
+
+    def _newest_ready(self) -> str | None:
+        ready = [status for status in self.statuses() if status.state is ModelState.READY]
+        return max(ready, key=lambda status: status.since).model if ready else None
+
+    def _drop_lost_personality(self, instance: ModelInstance) -> None:
+        """Forget the personality of the load where its entry has it no more: it would fail every request."""
+        lost = instance.personality
+        if lost is not None and lost not in instance.entry.personalities:
+            logger.warning("model=%s its personality %s is no more and is dropped", instance.entry.name, ascii(lost))
+            instance.personality = None
 
     def _activate(self, name: str) -> None:
         self._deactivate(name)
@@ -219,7 +236,15 @@ class ModelPool:
             case ModelState.STOPPED:
                 return ServiceStatus("ready" if loaded else "idle", f"{model} is unloaded.", loaded)
 
-    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._disown)
+        return task
+
+    def _disown(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        # A load that failed is recorded by its instance; whoever still waits for the task gets the error too.
+        if error is not None and not isinstance(error, HerdError):
+            logger.error("task=%r broke", task.get_name(), exc_info=error)

@@ -50,7 +50,13 @@ class FakeEngine:
     """An engine of nothing; its gates hold a start or a stop until they are set."""
 
     def __init__(
-        self, number: int, *, error: Exception | None = None, hold_start: bool = False, hold_stop: bool = False
+        self,
+        number: int,
+        *,
+        error: Exception | None = None,
+        stop_error: Exception | None = None,
+        hold_start: bool = False,
+        hold_stop: bool = False,
     ) -> None:
         self.log = LogBuffer()
         self.log.feed(b"line of engine %d\n" % number)
@@ -61,6 +67,7 @@ class FakeEngine:
         self.start_cancelled = self.stopped = False
         self._number = number
         self._error = error
+        self._stop_error = stop_error
         self._exit: asyncio.Future[EngineExit] = asyncio.get_running_loop().create_future()
         if not hold_stop:
             self.may_stop.set()
@@ -85,6 +92,8 @@ class FakeEngine:
         self.stops += 1
         await self.may_stop.wait()
         self.stopped = True
+        if self._stop_error is not None:
+            raise self._stop_error
 
     def open(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamResponse]:
         raise NotImplementedError

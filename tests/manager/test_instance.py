@@ -13,7 +13,7 @@ import pytest
 from manager import instance as module
 from manager import lease as lease_module
 from manager.engines import UpstreamRequest
-from manager.errors import LoadAborted, LoadFailed, LoadTimeout, ShuttingDown, UpstreamError
+from manager.errors import InsufficientMemory, LoadAborted, LoadFailed, LoadTimeout, ShuttingDown, UpstreamError
 from manager.lease import Lease
 from manager.state import TRANSITIONS, ModelState
 from tests.manager.bench import FakeBench, is_running, lines_of, make_entry, soon, turn, watched
@@ -108,6 +108,18 @@ async def test_fault_of_an_engine_fails_the_life_and_stops_it(make_bench: MakeFa
         await soon(bench.instance.lease(10))
     await bench.reaches(FAILED)
     assert bench.engines[0].stopped
+
+
+async def test_fault_of_a_stop_does_not_keep_a_model_from_settling(
+    make_bench: MakeFakeBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make_bench()
+    bench.plans = [{"stop_error": ZeroDivisionError("oops")}]
+    (await soon(bench.instance.lease(10))).release()
+    await soon(bench.instance.unload())
+    assert bench.states == [STARTING, READY, DRAINING, STOPPING, STOPPED]
+    assert "could not be stopped cleanly" in caplog.text
+    (await soon(bench.instance.lease(10))).release()
 
 
 # 2. A load belongs to the instance.
@@ -521,6 +533,13 @@ async def test_lease_in_the_backoff_of_a_lasting_failure_says_so(make_bench: Mak
     assert caught.value.retry_after is None
 
 
+async def test_lease_in_the_backoff_of_a_want_of_memory_says_so(make_bench: MakeFakeBench, clock: Clock) -> None:
+    bench = make_bench()
+    await delays(bench, clock, 2, error=InsufficientMemory("too large"))
+    with pytest.raises(InsufficientMemory, match="too large"):
+        await soon(bench.instance.lease(10))
+
+
 async def test_backoff_starts_again_after_a_healthy_minute(make_bench: MakeFakeBench, clock: Clock) -> None:
     bench = make_bench()
     await delays(bench, clock, 4)
@@ -684,6 +703,37 @@ async def test_entry_wins_over_the_general_time_to_live(make_bench: MakeFakeBenc
     (await soon(bench.instance.lease(10))).release()
     await asyncio.sleep(0.1)
     assert bench.instance.state is READY
+
+
+async def test_personality_of_the_load_stays_through_an_idle_unload(make_bench: MakeFakeBench) -> None:
+    bench = make_bench(idle=0.01)
+    await soon(bench.instance.load(10, "pirate"))
+    await bench.reaches(STOPPED)
+    with await soon(bench.instance.lease(10)) as lease:
+        assert lease.personality == "pirate"
+
+
+async def test_personality_of_the_load_stays_through_a_crash(
+    make_bench: MakeFakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_FIRST", 0.001)
+    bench = make_bench()
+    await soon(bench.instance.load(10, "pirate"))
+    bench.engines[0].exit()
+    await bench.reaches(FAILED)
+    with await soon(bench.instance.lease(10)) as lease:
+        assert lease.personality == "pirate"
+
+
+@pytest.mark.parametrize("idle", [None, 0.01])
+async def test_unload_forgets_the_personality_loaded_or_not(make_bench: MakeFakeBench, idle: float | None) -> None:
+    bench = make_bench(idle=idle)
+    await soon(bench.instance.load(10, "pirate"))
+    if idle is not None:
+        await bench.reaches(STOPPED)
+    await soon(bench.instance.unload())
+    with await soon(bench.instance.lease(10)) as lease:
+        assert lease.personality is None
 
 
 async def test_request_during_an_idle_unload_gets_a_fresh_start(make_bench: MakeFakeBench) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from pydantic.alias_generators import to_camel
 
+from manager.catalog import load_catalog
 from manager.entry import LlamaParams, Lora
 from manager.errors import ConfigError
 from manager.models_file import FileEntry, read_models_file, schema
+from tests.conftest import EMPTY_GGUF, MakeSettings
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "data" / "models.example.json"
@@ -151,10 +153,54 @@ def test_values_that_make_no_sense_are_named(params: dict[str, Any], place: str,
             {"m": {"params": {"model": "m"}, "engine": "lama"}},
             "m.engine: there is no engine 'lama'; did you mean llama?",
         ),
+        ({"a, b": {"params": {"model": "m"}}}, "'a, b': a model name must not contain a comma"),
+        ({"m": {"params": {"model": "m"}, "aliases": ["a,b"]}}, "m.aliases: 'a,b': an alias must not contain a comma"),
     ],
 )
 def test_entries_that_can_not_be_meant(data: Any, line: str, tmp_path: Path) -> None:
     assert mistakes(tmp_path, data)[0].startswith(line)
+
+
+def test_a_personality_may_have_a_comma_in_its_name(tmp_path: Path) -> None:
+    data = {"m": {"params": {"model": "m"}, "personalities": {"teacher, of geography": "Teach."}}}
+    assert list(read(tmp_path, data)["m"].personalities) == ["teacher, of geography"]
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["--host", "--port", "--api-key", "--api-key-file", "--alias", "-a", "--api_key", "--host=0.0.0.0", "--api-prefix"],
+)
+@pytest.mark.parametrize("key", ["extraArgs", "extra_args"])
+def test_arguments_that_would_take_the_engine_off_its_socket_are_refused(
+    argument: str, key: str, tmp_path: Path
+) -> None:
+    assert mistakes(tmp_path, entry(**{key: ["-v", argument, "x"]})) == [
+        f"m.params.{key}.1: '{argument}' is for the service to say and can't be given here"
+    ]
+
+
+def test_only_engines_that_this_version_can_list_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "packages" / "plugin-1.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text("[llamaherd.engines]\nvllm = plugin:Engine\n")
+    monkeypatch.syspath_prepend(installed.parent)
+    for engine in ("llama", "hf"):
+        assert read(tmp_path, {"m": {"params": {"model": "m"}, "engine": engine}})["m"].engine == engine
+    (line,) = mistakes(tmp_path, {"m": {"params": {"model": "m"}, "engine": "vllm"}})
+    assert line.startswith("m.engine: there is no engine 'vllm'")
+
+
+def test_a_found_file_with_a_comma_in_its_name_is_skipped(
+    make_settings: MakeSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "found"
+    folder.mkdir()
+    for name in ("a,b.gguf", "c.gguf"):
+        (folder / name).write_bytes(EMPTY_GGUF)
+    catalog = load_catalog(make_settings(storage={"gguf_models_dir": folder}))
+    assert catalog.names == ("c",)
+    assert "must not contain a comma" in caplog.text
 
 
 def test_keys_that_are_there_twice_are_named(tmp_path: Path) -> None:

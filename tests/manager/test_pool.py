@@ -122,10 +122,51 @@ async def test_draining_model_is_not_active_any_more(bench: PoolBench) -> None:
     await soon(unloading)
 
 
-async def test_first_lease_activates_and_a_later_one_of_another_does_not(bench: PoolBench) -> None:
-    for name in ("b", "a"):
+async def test_lease_activates_nothing(bench: PoolBench) -> None:
+    (await soon(bench.pool.lease(bench.entry("b")))).release()
+    assert (bench.pool.active, bench.pool.default) == (None, "a")
+    await soon(bench.pool.load("c", None))
+    (await soon(bench.pool.lease(bench.entry("a")))).release()
+    assert (bench.pool.active, bench.pool.default) == ("c", "c")
+
+
+async def test_unload_without_a_name_takes_what_requests_have_loaded_newest_first(bench: PoolBench) -> None:
+    for name in ("b", "c", "a"):
         (await soon(bench.pool.lease(bench.entry(name)))).release()
+    await soon(bench.pool.load("b", None))
+    assert [await soon(bench.pool.unload(None)) for _ in range(4)] == ["b", "a", "c", None]
+    assert bench.pool.loaded == ()
+    assert bench.pool.default == "a"
+
+
+async def test_caller_who_leaves_loses_the_load_but_not_its_wish(make_settings: MakeSettings) -> None:
+    entries = [make_entry(Path(f"/{name}.gguf"), name, personalities={"pirate": "Arr."}) for name in ("a", "b")]
+    bench = PoolBench(make_settings(), Catalog(entries))
+    bench.plans["b"] = {"hold_start": True}
+    loading = asyncio.create_task(bench.pool.load("b", "pirate"))
+    await bench.reaches("b", ModelState.STARTING)
+    loading.cancel()
+    await asyncio.wait({loading})
+    assert loading.cancelled()
+    bench.engines["b"][0].may_start.set()
+    await bench.reaches("b", ModelState.READY)
+    await turn()
     assert bench.pool.active == "b"
+    with await soon(bench.pool.lease(bench.entry("b"))) as lease:
+        assert lease.personality == "pirate"
+    await soon(bench.pool.close())
+
+
+async def test_wish_of_a_caller_who_left_ends_with_a_load_that_fails(bench: PoolBench) -> None:
+    bench.plans["b"] = {"hold_start": True, "error": LoadFailed("no")}
+    loading = asyncio.create_task(bench.pool.load("b", None))
+    await bench.reaches("b", ModelState.STARTING)
+    loading.cancel()
+    await asyncio.wait({loading})
+    bench.engines["b"][0].may_start.set()
+    await bench.reaches("b", ModelState.FAILED)
+    await turn()
+    assert bench.pool.active is None
 
 
 async def test_load_that_fails_activates_nothing(bench: PoolBench) -> None:
@@ -270,6 +311,34 @@ async def test_name_that_became_an_alias_of_another_model_stops(bench: PoolBench
     assert bench.pool.loaded == ("new",)
 
 
+async def test_personality_that_a_new_catalog_lacks_is_dropped(
+    make_settings: MakeSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = make_entry(Path("/a.gguf"), "a", personalities={"pirate": "Arr.", "poet": "O."})
+    bench = PoolBench(make_settings(), Catalog([entry]))
+    await soon(bench.pool.load("a", "pirate"))
+    for personalities, expected in (({"pirate": "Ho."}, "pirate"), ({"poet": "O."}, None)):
+        bench.pool.replace_catalog(Catalog([replace(entry, personalities=personalities)]))
+        with await soon(bench.pool.lease(bench.entry("a"))) as lease:
+            assert lease.personality == expected
+    assert "model=a its personality 'pirate' is no more" in caplog.text
+    await soon(bench.pool.close())
+
+
+async def test_personality_that_goes_while_its_model_loads_is_dropped(make_settings: MakeSettings) -> None:
+    entry = make_entry(Path("/a.gguf"), "a", personalities={"pirate": "Arr."})
+    bench = PoolBench(make_settings(), Catalog([entry]))
+    bench.plans["a"] = {"hold_start": True}
+    loading = asyncio.create_task(bench.pool.load("a", "pirate"))
+    await bench.reaches("a", ModelState.STARTING)
+    bench.pool.replace_catalog(Catalog([replace(entry, personalities={})]))
+    bench.engines["a"][0].may_start.set()
+    await soon(loading)
+    with await soon(bench.pool.lease(bench.entry("a"))) as lease:
+        assert lease.personality is None
+    await soon(bench.pool.close())
+
+
 # the end
 
 
@@ -315,6 +384,15 @@ async def test_close_reaches_who_waits_for_a_load(bench: PoolBench) -> None:
         await soon(waiting)
 
 
+async def test_close_tells_who_waits_for_an_explicit_load(bench: PoolBench) -> None:
+    bench.plans["a"] = {"hold_start": True}
+    loading = asyncio.create_task(bench.pool.load("a", None))
+    await bench.reaches("a", ModelState.STARTING)
+    await soon(bench.pool.close())
+    with pytest.raises(ShuttingDown):
+        await soon(loading)
+
+
 async def test_unload_reaches_who_waits_for_a_load(bench: PoolBench) -> None:
     bench.plans["a"] = {"hold_start": True}
     loading = asyncio.create_task(bench.pool.load("a", None))
@@ -348,4 +426,5 @@ async def test_preload_begins_what_the_catalog_wants_loaded_and_survives_what_fa
     await bench.reaches("b", ModelState.FAILED)
     assert bench.pool.state("c") is ModelState.STOPPED
     assert [record.model for record in bench.pool.errors] == ["b"]
+    assert bench.pool.active is None
     await soon(bench.pool.close())

@@ -8,17 +8,18 @@ import logging
 import os
 import secrets
 import sys
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Final
 
 from manager.engines import EngineExit, UpstreamRequest
 from manager.engines.llama.arguments import LlamaArgs
-from manager.engines.llama.failures import explain_failure
+from manager.engines.llama.failures import explain_crash, explain_failure, ran_out_of_memory
 from manager.engines.llama.native import choose_launcher
 from manager.engines.llama.slots import SlotStore, fingerprint
 from manager.engines.llama.upstream import Exchange, UpstreamClient
 from manager.entry import ModelEntry
-from manager.errors import ConfigError, LoadFailed, UpstreamConnectError, UpstreamError
+from manager.errors import ConfigError, InsufficientMemory, LoadFailed, UpstreamConnectError, UpstreamError
 from manager.gguf_file import check_gguf
 from manager.logbuf import LogBuffer
 from manager.process import ChildProcess
@@ -33,6 +34,8 @@ PROBE_TIMEOUT: Final = 2.0
 PROBE_FIRST: Final = 0.005
 PROBE_GROWTH: Final = 1.05
 PROBE_MOST: Final = 0.1
+# How much of the end of a child's log is looked at for the reason of its end.
+LINES_READ: Final = 200
 
 # What a child may see of our environment: never our own settings (they can hold secrets) nor LLAMA_ARG_*,
 # which would change what the entry says.
@@ -121,12 +124,19 @@ class LlamaEngine:
     async def _stop(self) -> None:
         self._client.close()
         if self._spawning is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):  # nothing was started, and start() has said why
                 child = await self._spawning
                 if self._ready and child.returncode is None:
-                    await self._save_slots()
-                await child.stop(self._settings.limits.stop_grace)
-        await asyncio.to_thread(self._run_folder.forget, self._socket)
+                    await self._try("save its slots", self._save_slots())
+                await self._try("end its process", child.stop(self._settings.limits.stop_grace))
+        await self._try("remove its files", asyncio.to_thread(self._run_folder.forget, self._socket))
+
+    async def _try(self, what: str, work: Awaitable[None]) -> None:
+        """One step of the stop: where it breaks, the others are done all the same."""
+        try:
+            await work
+        except Exception:
+            logger.exception("model=%s stopping its engine could not %s", self._entry.name, what)
 
     async def _save_slots(self) -> None:
         if self._slots is None:
@@ -152,7 +162,8 @@ class LlamaEngine:
             args = await asyncio.to_thread(self._with_slots, args, binary)
             if binary is not None:
                 return args.argv(binary)
-            return [sys.executable, "-m", "manager.engines.llama.embedded", args.to_json()]
+            # -P: what lies in the current folder is never imported.
+            return [sys.executable, "-P", "-m", "manager.engines.llama.embedded", args.to_json()]
         except ConfigError as error:
             raise LoadFailed(self._message(error.message), should_retry=False) from error
 
@@ -178,9 +189,7 @@ class LlamaEngine:
             while not await self._answers():
                 await asyncio.wait({ended}, timeout=pause)
                 if ended.done():
-                    failure = LoadFailed(self._message(self._explain(ended.result())))
-                    failure.exit_code = ended.result()
-                    raise failure
+                    raise self._failure(ended.result())
                 pause = min(PROBE_MOST, pause * PROBE_GROWTH)
         finally:
             ended.cancel()
@@ -213,9 +222,17 @@ class LlamaEngine:
             if client is not self._client:
                 client.close()
 
+    def _failure(self, code: int) -> LoadFailed:
+        kind = InsufficientMemory if ran_out_of_memory(self.log.tail(LINES_READ)) else LoadFailed
+        failure = kind(self._message(self._explain(code)))
+        failure.exit_code = code
+        return failure
+
     def _explain(self, code: int) -> str:
         ended = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        telling = explain_failure(self.log.tail(200))
+        # Once it served, most errors in its log are those of single requests, which it survived.
+        explain = explain_crash if self._ready else explain_failure
+        telling = explain(self.log.tail(LINES_READ))
         return f"{telling} ({ended})" if telling else ended
 
     def _message(self, reason: str) -> str:

@@ -36,9 +36,9 @@ _MOST_LINES: Final = 2
 
 def explain_failure(log_tail: Sequence[str]) -> str:
     """The telling lines of the log's end, without their prefixes, on one line; "" where none tells anything."""
-    fatal = [_bare(line) for line in log_tail if _FATAL.search(line)]
+    fatal = explain_crash(log_tail)
     if fatal:
-        return _joined(fatal)
+        return fatal
     started = max((number for number, line in enumerate(log_tail) if _STARTED in line), default=-1)
     errors = [line for line in log_tail[started + 1 :] if _is_error(line)]
     if started >= 0:
@@ -47,9 +47,14 @@ def explain_failure(log_tail: Sequence[str]) -> str:
     return _joined(causes or [_bare(line) for line in errors])
 
 
+def explain_crash(log_tail: Iterable[str]) -> str:
+    """The same for a process that has served requests: only what ends a process at once can be the reason."""
+    return _joined(_bare(line) for line in log_tail if _FATAL.search(line))
+
+
 def ran_out_of_memory(log_tail: Iterable[str]) -> bool:
-    """Whether llama.cpp says that it could not get the memory it needs, of the host or of a GPU."""
-    return any(_MEMORY.search(line) for line in log_tail)
+    """Whether an error of llama.cpp says that it did not get the memory it needs, of the host or of a GPU."""
+    return any(_MEMORY.search(line) and (_is_error(line) or _FATAL.search(line)) for line in log_tail)
 
 
 def _is_error(line: str) -> bool:

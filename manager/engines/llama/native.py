@@ -1,28 +1,22 @@
-"""Finds the compiled `llama-server`, describes it, and decides which launcher starts a model."""
+"""Finds the compiled `llama-server`, and decides which launcher starts a model."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
-import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from manager.engines.llama.failures import explain_failure
 from manager.errors import ConfigError
 
 if TYPE_CHECKING:
     from manager.settings import Settings
 
-__all__ = ["Launcher", "binary_version", "choose_launcher", "explain_failure", "find_binary"]
-
 Launcher = Literal["native", "embedded"]
 
 BINARY_NAME: Final = "llama-server"
 EMBEDDED_PACKAGE: Final = "xllamacpp"
-VERSION_TIMEOUT: Final = 10.0
 
 
 def find_binary(settings: Settings) -> Path | None:
@@ -63,27 +57,6 @@ def choose_launcher(settings: Settings) -> tuple[Launcher, Path | None]:
         other = "" if launcher == "embedded" else f", or set llama.binary to a {BINARY_NAME}, or put one on PATH"
         raise ConfigError(f"GGUF models can't be run here: install the package {EMBEDDED_PACKAGE}{other}")
     return "embedded", None
-
-
-async def binary_version(binary: Path) -> str | None:
-    """What the binary says of itself, on one line, for the log; None where it does not say it in time."""
-    return await asyncio.to_thread(_version, binary)
-
-
-def _version(binary: Path) -> str | None:
-    try:
-        done = subprocess.run(  # noqa: S603  a binary that the administrator chose
-            [binary, "--version"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=VERSION_TIMEOUT,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    lines = done.stdout.decode("utf-8", "replace").splitlines()
-    return next((line.removeprefix("version:").strip() for line in lines if line.startswith("version:")), None)
 
 
 def _runnable(path: Path) -> bool:

@@ -77,6 +77,8 @@ class SlotStore:
                         tokens += int(answer["n_restored"])
         except (UpstreamError, TimeoutError, ValueError, KeyError, OSError) as error:
             logger.warning("model=%s slots not restored: %s", self._name, type(error).__name__)
+        except Exception:  # an answer that makes no sense
+            logger.exception("model=%s slots not restored", self._name)
         if saved:
             logger.info("model=%s slots restored=%d tokens=%d", self._name, len(saved), tokens)
 
@@ -94,6 +96,9 @@ class SlotStore:
             await asyncio.to_thread(self._keep_within_budget)
         except (UpstreamError, TimeoutError, ValueError, KeyError, OSError) as error:
             logger.warning("model=%s slots not saved: %s", self._name, type(error).__name__)
+            return
+        except Exception:  # an answer that makes no sense
+            logger.exception("model=%s slots not saved", self._name)
             return
         logger.info("model=%s slots saved=%d tokens=%d", self._name, sum(map(bool, tokens)), sum(tokens))
 

@@ -99,7 +99,7 @@ def native_binary() -> Path:
 def command(request: pytest.FixtureRequest) -> Callable[[LlamaArgs], list[str]]:
     """How each launcher turns options into a command line; a test that uses it runs once for each."""
     if request.param == "embedded":
-        return lambda args: [sys.executable, "-m", "manager.engines.llama.embedded", args.to_json()]
+        return lambda args: [sys.executable, "-P", "-m", "manager.engines.llama.embedded", args.to_json()]
     binary: Path = request.getfixturevalue("native_binary")
     return lambda args: args.argv(binary)
 

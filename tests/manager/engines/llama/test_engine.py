@@ -10,9 +10,11 @@ import pytest
 
 from manager.engines import UpstreamRequest
 from manager.engines.llama import engine as module
-from manager.engines.llama.engine import child_environment
-from manager.errors import LoadFailed, LoadTimeout, UpstreamConnectError
-from tests.conftest import EMPTY_GGUF
+from manager.engines.llama.engine import LlamaEngine, child_environment
+from manager.engines.llama.slots import SlotStore
+from manager.engines.llama.upstream import UpstreamClient
+from manager.errors import InsufficientMemory, LoadFailed, LoadTimeout, UpstreamConnectError
+from tests.conftest import EMPTY_GGUF, MakeSettings
 from tests.manager.bench import is_running, lines_of, make_entry, soon, turn, until, watched
 from tests.manager.conftest import LlamaFakes
 
@@ -114,6 +116,22 @@ def test_environment_of_a_child_has_what_it_needs(monkeypatch: pytest.MonkeyPatc
     assert child_environment("k", "")["CUDA_VISIBLE_DEVICES"] == ""
 
 
+async def test_embedded_child_imports_nothing_from_the_current_folder(
+    llama: LlamaFakes, make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    decoy = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n"
+    (here / "xllamacpp.py").write_text(decoy)
+    (here / "json.py").write_text(decoy)
+    monkeypatch.chdir(here)
+    engine = LlamaEngine(llama.entry, make_settings(llama={"launcher": "embedded"}), llama.run_folder)
+    with pytest.raises(LoadFailed):  # its model has no tensors
+        await soon(engine.start())
+    await soon(engine.stop())
+    assert not (here / "ran").exists()
+
+
 # why a load fails
 
 
@@ -122,6 +140,7 @@ async def test_exit_at_the_start_tells_line_and_status(llama: LlamaFakes) -> Non
     assert "unknown model architecture: 'x'" in error.message
     assert "exit status 3" in error.message
     assert error.exit_code == 3
+    assert error.code == "model_load_failed"
     assert error.should_retry is None
 
 
@@ -130,6 +149,7 @@ async def test_exit_during_the_load_tells_line_and_status(llama: LlamaFakes) -> 
     error = await failure(llama, exit_during_load={"after": 0.02, "code": 1, "lines": lines})
     assert "insufficient memory" in error.message
     assert error.exit_code == 1
+    assert isinstance(error, InsufficientMemory)
 
 
 async def test_process_in_place_of_ours_is_not_taken_for_it(llama: LlamaFakes) -> None:
@@ -215,6 +235,19 @@ async def test_exit_of_a_running_engine_tells_its_signal(llama: LlamaFakes) -> N
     assert "signal 9" in exit_.reason
 
 
+async def test_end_of_an_engine_that_served_is_not_blamed_on_what_it_survived(llama: LlamaFakes) -> None:
+    stamp = b"0.00.079.874 E "
+    engine = llama.engine()
+    await soon(engine.start())
+    assert engine.pid is not None
+    engine.log.feed(stamp + b"srv  update_slots: failed to find free space in the KV cache, n_batch = 1\n")
+    engine.log.feed(stamp + b"mtmd_helper_eval: failed to decode image\n")
+    os.kill(engine.pid, 9)
+    assert (await soon(engine.wait_exit())).reason == "killed by signal 9"
+    engine.log.feed(b"/src/ggml.c:98: GGML_ASSERT(n > 0) failed\n")
+    assert (await soon(engine.wait_exit())).reason.endswith("GGML_ASSERT(n > 0) failed (killed by signal 9)")
+
+
 async def test_stop_leaves_nothing_and_may_come_from_many(llama: LlamaFakes, tmp_path: Path) -> None:
     engine = llama.engine(ignore_sigterm=True, grace=0.1, fork_grandchild=tmp_path / "grandchild")
     await soon(engine.start())
@@ -227,6 +260,39 @@ async def test_stop_leaves_nothing_and_may_come_from_many(llama: LlamaFakes, tmp
     with pytest.raises(UpstreamConnectError):
         async with engine.open(PROPS):
             pass
+
+
+async def test_stop_ends_the_process_whatever_becomes_of_its_files(
+    llama: LlamaFakes, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = llama.engine()
+    await soon(engine.start())
+    assert engine.pid is not None
+    engine._socket.unlink()
+    (engine._socket / "in-the-way").mkdir(parents=True)
+    await soon(engine.stop())
+    assert not is_running(engine.pid)
+    assert caplog.records
+    (engine._socket / "in-the-way").rmdir()
+    engine._socket.rmdir()
+
+
+class OddSlots(SlotStore):
+    async def save(self, client: UpstreamClient) -> None:
+        raise TypeError("odd")
+
+
+async def test_stop_ends_the_process_where_its_slots_can_not_be_saved(
+    llama: LlamaFakes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = llama.engine()
+    await soon(engine.start())
+    engine._slots = OddSlots(tmp_path, "m", "0" * 32, 1)
+    await soon(engine.stop())
+    assert engine.pid is not None
+    assert not is_running(engine.pid)
+    assert list(llama.run_folder.path.iterdir()) == []
+    assert "could not save its slots" in caplog.text
 
 
 async def test_stop_of_an_engine_that_never_started_does_nothing(llama: LlamaFakes) -> None:

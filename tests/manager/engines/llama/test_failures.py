@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from manager.engines.llama.failures import explain_failure, ran_out_of_memory
+from manager.engines.llama.failures import explain_crash, explain_failure, ran_out_of_memory
 
 AT = "0.00.079.874 "
 STARTED = AT + "I srv  llama_server: listening on unix:///run/a.sock"
@@ -75,6 +75,13 @@ def test_a_crash_while_serving_is_not_blamed_on_a_request_that_failed_before() -
     assert explain_failure([STARTED, request, crash]) == crash
 
 
+def test_a_crash_while_serving_is_explained_by_fatal_lines_alone() -> None:
+    survived = AT + "E srv  update_slots: failed to find free space in the KV cache"
+    crash = "/src/ggml/src/ggml-cuda/ggml-cuda.cu:98: CUDA error"
+    assert explain_crash([survived]) == ""
+    assert explain_crash([survived, crash, survived]) == crash
+
+
 def test_errors_of_an_earlier_start_do_not_explain_a_later_end() -> None:
     assert explain_failure([*HOST_MEMORY, STARTED]) == ""
 
@@ -83,3 +90,11 @@ def test_want_of_memory_is_recognised() -> None:
     assert ran_out_of_memory(HOST_MEMORY)
     assert ran_out_of_memory(GPU_MEMORY)
     assert not ran_out_of_memory([AT + "E llama_model_load: error loading model: unknown model architecture: 'x'"])
+
+
+def test_memory_that_llama_cpp_could_do_without_is_no_want_of_it() -> None:
+    pinned = AT + "W ggml_cuda_host_malloc: failed to allocate 100.00 MiB of pinned memory: out of memory"
+    assert not ran_out_of_memory([pinned, AT + "E llama_model_load: error loading model: unknown model architecture"])
+    assert ran_out_of_memory(
+        ["terminate called after throwing an instance of 'std::bad_alloc'", "  what():  bad_alloc"]
+    )

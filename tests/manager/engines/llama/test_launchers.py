@@ -228,7 +228,7 @@ def test_bad_jinja_file_is_told(spawn: Serve, model_file: Path, tmp_path: Path) 
 def embedded_child(argument: str, key: str | None = "k") -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "LLAMA_API_KEY"}
     return subprocess.run(
-        [sys.executable, "-m", "manager.engines.llama.embedded", argument],
+        [sys.executable, "-P", "-m", "manager.engines.llama.embedded", argument],
         env=environment if key is None else {**environment, "LLAMA_API_KEY": key},
         capture_output=True,
         text=True,
@@ -256,7 +256,9 @@ def embedded(model_file: Path, short_folder: Path) -> Iterator[Child]:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
     args = LlamaArgs.from_entry(entry(model_file), socket=path)
-    child = Child([sys.executable, "-m", "manager.engines.llama.embedded", args.to_json()], path, short_folder / "log")
+    child = Child(
+        [sys.executable, "-P", "-m", "manager.engines.llama.embedded", args.to_json()], path, short_folder / "log"
+    )
     try:
         child.wait_ready()
         yield child

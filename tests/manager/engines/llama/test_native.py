@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from manager.engines.llama.native import binary_version, choose_launcher, find_binary
+from manager.engines.llama.native import choose_launcher, find_binary
 from manager.errors import ConfigError
 from tests.conftest import MakeSettings
 
@@ -80,14 +80,3 @@ def test_without_binary_and_wheel_both_ways_out_are_told(
     monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if "PathFinder" not in repr(finder)])
     with pytest.raises(ConfigError, match=r"install the package xllamacpp.*llama\.binary.*PATH"):
         choose_launcher(settings)
-
-
-async def test_version_is_one_line(native_binary: Path) -> None:
-    version = await binary_version(native_binary)
-    assert version
-    assert "\n" not in version
-
-
-async def test_a_binary_that_can_not_tell_its_version_has_none(tmp_path: Path) -> None:
-    assert await binary_version(executable(tmp_path / "broken", "echo no idea; exit 1")) is None
-    assert await binary_version(tmp_path / "missing") is None

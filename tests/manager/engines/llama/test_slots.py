@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from manager.engines import UpstreamRequest
 from manager.engines.llama.engine import LlamaEngine
 from manager.engines.llama.slots import SlotStore, forget_others, model_folder
+from manager.engines.llama.upstream import UpstreamClient
 from manager.entry import ModelEntry
 from tests.conftest import MakeSettings
 from tests.fakes import write_binary
@@ -142,6 +144,27 @@ async def test_oldest_files_go_first_where_the_budget_is_full(make_engine: MakeE
     await live(make_engine(other, storage={"slots_budget": 1}))
     (file,) = saved_files(tmp_path)
     assert file.parent.parent.name.startswith("other-")
+
+
+@pytest.mark.parametrize("answer", [b"7", b'{"a": 1}', b"[[]]", b'[{"is_processing": false}]', b"nonsense"])
+async def test_answers_that_make_no_sense_fail_neither_a_save_nor_a_restore(
+    answer: bytes, short_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
+        writer.close()
+
+    store = SlotStore(tmp_path, "m", "0" * 32, 1)
+    await asyncio.to_thread(store.prepare)
+    await asyncio.to_thread((store.folder / "slot-0.bin").touch)
+    async with await asyncio.start_unix_server(reply, short_folder / "odd.sock"):
+        for work in (store.save, store.restore):
+            client = UpstreamClient(str(short_folder / "odd.sock"), "key")
+            await soon(work(client))
+            client.close()
+    assert "slots not saved" in caplog.text
+    assert "slots not restored" in caplog.text
 
 
 def test_files_of_models_that_are_no_more_are_removed_and_nothing_else(tmp_path: Path) -> None:
