@@ -14,8 +14,14 @@ ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "f
 CTX_NAMES: Final = ("ctx", "context_window", "n_ctx")
 # Fields of ours, which no engine knows.
 OWN_FIELDS: Final = frozenset({*CTX_NAMES, "personality"})
+# Parts of a message that only a model with a projector takes.
+MEDIA: Final = frozenset({"image_url", "input_audio", "input_video", "video_url"})
 
 Check = Callable[[Any], bool]
+
+
+class BrokenBody(InvalidRequest):
+    """A body that could not be read to its end: what follows on its connection can't be told apart from it."""
 
 
 def _is_number(value: Any) -> bool:
@@ -60,6 +66,7 @@ FIELDS: Final[dict[str, tuple[Check, str]]] = {
     "stream_options": _OBJECT,
     "max_tokens": _integer(-1),
     "max_completion_tokens": _integer(-1),
+    "n_predict": _integer(-1),
     "temperature": _number(0),
     "top_p": _number(0, 1),
     "top_k": _integer(-1),
@@ -86,7 +93,11 @@ FIELDS: Final[dict[str, tuple[Check, str]]] = {
 
 async def read_object(request: web.Request) -> tuple[bytes, dict[str, Any]]:
     """The body as it came and as the JSON object that it must be. Raises InvalidRequest with the place."""
-    raw = await request.read()
+    try:
+        raw = await request.read()
+    except web.RequestPayloadError:
+        request.content.feed_eof()  # aiohttp would read on for what is left, and log that it can't
+        raise BrokenBody("The body can't be read: it is not what its headers say (Content-Encoding).") from None
     if not raw:
         raise InvalidRequest("The request has no body; it must be a JSON object.")
     try:
@@ -108,17 +119,20 @@ def check_fields(body: dict[str, Any]) -> None:
             raise InvalidRequest(f"'{name}' {known[1]}.", param=name)
 
 
-def check_messages(body: dict[str, Any]) -> list[dict[str, Any]]:
-    """The messages of a chat, in form. Raises InvalidRequest that names the message."""
+def check_messages(body: dict[str, Any], *, media: bool = True) -> list[dict[str, Any]]:
+    """The messages of a chat, in form. Raises InvalidRequest that names the message.
+
+    `media`: whether the model takes more than text.
+    """
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("'messages' must be an array with at least one message.", param="messages")
     for index, message in enumerate(messages):
-        _check_message(message, f"messages[{index}]")
+        _check_message(message, f"messages[{index}]", media=media)
     return messages
 
 
-def _check_message(message: Any, where: str) -> None:
+def _check_message(message: Any, where: str, *, media: bool) -> None:
     if not isinstance(message, dict):
         raise InvalidRequest(f"'{where}' must be an object.", param=where)
     role = message.get("role")
@@ -131,16 +145,29 @@ def _check_message(message: Any, where: str) -> None:
         raise InvalidRequest(f"'{where}.content' is missing.", param=f"{where}.content")
     if isinstance(content, list):
         for number, part in enumerate(content):
-            _check_part(part, f"{where}.content[{number}]")
+            _check_part(part, f"{where}.content[{number}]", media=media)
     elif not isinstance(content, str):
         raise InvalidRequest(f"'{where}.content' must be a string or an array of parts.", param=f"{where}.content")
 
 
-def _check_part(part: Any, where: str) -> None:
+def _check_part(part: Any, where: str, *, media: bool) -> None:
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         raise InvalidRequest(f"'{where}' must be an object with a 'type'.", param=where)
     if part["type"] == "text" and not isinstance(part.get("text"), str):
         raise InvalidRequest(f"'{where}.text' must be a string.", param=f"{where}.text")
+    if part["type"] in MEDIA and not media:
+        raise InvalidRequest(f"'{where}': this model takes text only, no '{part['type']}'.", param=where)
+
+
+def check_tools(tools: list[Any]) -> None:
+    """Hold the tools of a chat to their form. Raises InvalidRequest that names the tool."""
+    for index, tool in enumerate(tools):
+        where = f"tools[{index}]"
+        if not isinstance(tool, dict) or tool.get("type") != "function":
+            raise InvalidRequest(f"'{where}' must be an object with the type 'function'.", param=where)
+        function = tool.get("function")
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise InvalidRequest(f"'{where}.function' must be an object with a 'name'.", param=f"{where}.function")
 
 
 def wanted_context(body: dict[str, Any]) -> int | None:

@@ -12,6 +12,8 @@ from manager.errors import InvalidRequest
 from manager.service import SERVICE
 from routes import sse
 from routes.body import read_object
+from routes.errors import without_folders
+from routes.middleware import is_admin
 from routes.models import json_response
 from routes.openai import chat, named_model
 
@@ -38,8 +40,12 @@ def _text(choice: dict[str, Any]) -> str:
 
 
 async def errors(request: web.Request) -> web.Response:
-    """GET /chat/errors: the recorded errors of the models, newest last."""
-    return json_response({"errors": [record.as_dict() for record in request.app[SERVICE].pool.errors]})
+    """GET /chat/errors: the recorded errors of the models, newest last. An engine's log is for admins."""
+    service = request.app[SERVICE]
+    records = [record.as_dict() for record in service.pool.errors]
+    if not is_admin(request, service):
+        records = [{**record, "message": without_folders(record["message"]), "log": []} for record in records]
+    return json_response({"errors": records})
 
 
 async def ask(request: web.Request) -> web.StreamResponse:

@@ -7,6 +7,7 @@ from typing import Any, Final
 import orjson
 
 from manager.engines import Engine, UpstreamRequest
+from manager.entry import ModelEntry
 from manager.errors import ContextLengthExceeded, UpstreamError
 from routes.errors import from_engine
 
@@ -14,10 +15,12 @@ Message = dict[str, Any]
 SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 # What of a request decides how its messages become a prompt.
 TEMPLATE_FIELDS: Final = ("messages", "tools", "tool_choice", "chat_template_kwargs", "response_format")
-# How a request may limit its answer; -1 is no limit.
-LIMITS: Final = ("max_completion_tokens", "max_tokens")
+# How a request may limit its answer, and the order in which they count; -1 is no limit.
+LIMITS: Final = ("n_predict", "max_completion_tokens", "max_tokens")
 # Where a request sets a budget but no length of its answer, this part of the budget is kept for it.
 ANSWER_SHARE: Final = 4
+# A longer answer than this part of the budget costs no turn: its limit is lowered instead.
+MOST_RESERVED: Final = 2
 
 
 def with_personality(messages: list[Message], prompt: str) -> list[Message]:
@@ -37,15 +40,16 @@ def with_personality(messages: list[Message], prompt: str) -> list[Message]:
     return [{**first, "content": merged}, *messages[1:]]
 
 
-async def fit_to_budget(engine: Engine, model: str, body: dict[str, Any], budget: int) -> None:
+async def fit_to_budget(engine: Engine, entry: ModelEntry, body: dict[str, Any], budget: int) -> None:
     """Drop the oldest turns of `body` until prompt and answer fit into `budget` tokens, and cap the answer.
 
     System messages and the last user message with all after it stay. Raises ContextLengthExceeded where they alone
     don't fit. The engine itself renders and counts.
     """
+    model = entry.name
     budget = min(budget, await _window(engine, model))
-    limit = next((body[name] for name in LIMITS if body.get(name) is not None), -1)
-    reserve = min(limit, budget) if limit >= 0 else budget // ANSWER_SHARE
+    limit = _limit(entry, body)
+    reserve = budget // ANSWER_SHARE if limit is None else min(limit, budget // MOST_RESERVED)
     kept, turns, rest = _split(body["messages"])
 
     async def count(dropped: int) -> int:
@@ -68,8 +72,18 @@ async def fit_to_budget(engine: Engine, model: str, body: dict[str, Any], budget
         )
     if fewest:
         body["messages"] = kept + [message for turn in turns[fewest:] for message in turn] + rest
-    body.pop("max_completion_tokens", None)
-    body["max_tokens"] = min(limit, budget - prompt) if limit >= 0 else budget - prompt
+    for name in LIMITS:
+        body.pop(name, None)
+    body["max_tokens"] = budget - prompt if limit is None else min(limit, budget - prompt)
+
+
+def _limit(entry: ModelEntry, body: dict[str, Any]) -> int | None:
+    """How long the answer may be, by the request or else by the model's default; None where neither says."""
+    asked = next((body[name] for name in LIMITS if body.get(name) is not None), -1)
+    if asked >= 0:
+        return int(asked)
+    default = entry.params.n_predict
+    return default if default is not None and default > 0 else None
 
 
 def _split(messages: list[Message]) -> tuple[list[Message], list[list[Message]], list[Message]]:
@@ -103,7 +117,7 @@ async def _ask(engine: Engine, model: str, request: UpstreamRequest) -> dict[str
     async with engine.open(request) as answer:
         body = await answer.read()
         if answer.status >= 400:
-            raise from_engine(answer.status, body, model)
+            raise from_engine(answer.status, body, model, request.path)
     try:
         parsed: dict[str, Any] = orjson.loads(body)
     except ValueError as error:

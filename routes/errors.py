@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import re
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
@@ -19,6 +20,12 @@ from manager.errors import (
     Unavailable,
     UpstreamError,
 )
+
+# Where a request may hold token ids: an id that the model does not have fails in there.
+_TOKENS_IN: Final = {"/detokenize": "tokens", "/tokenize": "content", "/v1/completions": "prompt"}
+_OUT_OF_RANGE: Final = "_M_range_check"
+# The folders of an absolute path; not the path of a URL.
+_FOLDERS: Final = re.compile(r"(?<![\w/:.)\]}~-])/(?:[\w.~+@-][^/\s'\"]*/)+(?=[\w.-])")
 
 
 def error_object(error: HerdError) -> dict[str, Any]:
@@ -64,11 +71,16 @@ def from_http_exception(error: web.HTTPException, request: web.Request) -> HerdE
     return HttpProblem(error.reason, error.status)
 
 
-def from_engine(status: int, body: bytes, model: str) -> HerdError:
-    """Our error for an engine's answer of 400 or more."""
+def without_folders(text: str) -> str:
+    """The text with files named only by their names: where they lie is nobody's business."""
+    return _FOLDERS.sub("", text) if "/" in text else text
+
+
+def from_engine(status: int, body: bytes, model: str, path: str = "") -> HerdError:
+    """Our error for an engine's answer of 400 or more to a request for `path`."""
     try:
         reported = orjson.loads(body)["error"]
-        message, kind = str(reported["message"]), str(reported.get("type"))
+        message, kind = without_folders(str(reported["message"])), str(reported.get("type"))
     except (ValueError, KeyError, TypeError, AttributeError):
         message, kind = f"The engine of '{model}' answered with status {status}.", ""
     if kind == "exceed_context_size_error":
@@ -77,6 +89,9 @@ def from_engine(status: int, body: bytes, model: str) -> HerdError:
         return EndpointUnsupported(f"The model '{model}' can't do this: {message}")
     if "--jinja" in message:  # a built-in template, rendered by llama.cpp's own code; reported with status 500
         return InvalidRequest(f"The template of '{model}' knows no tools; a Jinja template can.", param="tools")
+    if _OUT_OF_RANGE in message and path in _TOKENS_IN:
+        param = _TOKENS_IN[path]
+        return InvalidRequest(f"'{param}' has a token id that the model '{model}' does not know.", param=param)
     if status in {401, 403}:
         return UpstreamError(f"The engine of '{model}' did not accept the service.")
     if status < 500:

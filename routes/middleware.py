@@ -16,7 +16,9 @@ from aiohttp import web
 from manager.auth import ApiKey
 from manager.errors import HerdError, InvalidKey, PermissionDenied
 from manager.service import SERVICE, Service
+from routes.body import BrokenBody
 from routes.errors import error_response, from_http_exception
+from routes.foreign import refuse_foreign_pages
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +85,10 @@ def _answer_to(error: Exception, request: web.Request, access: Access) -> web.Re
     if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
         raise error  # the client is gone: nobody reads an answer
     if not isinstance(error, web.HTTPException):
-        return error_response(as_herd_error(request, error), plain=access.plain_errors)
+        answer = error_response(as_herd_error(request, error), plain=access.plain_errors)
+        if isinstance(error, BrokenBody):
+            answer.force_close()
+        return answer
     answer = error_response(from_http_exception(error, request), plain=access.plain_errors)
     if "Allow" in error.headers:
         answer.headers["Allow"] = error.headers["Allow"]
@@ -100,8 +105,12 @@ def as_herd_error(request: web.Request, error: Exception) -> HerdError:
 
 
 def authorise(request: web.Request, service: Service, scope: str | None) -> None:
-    """Find the caller's key and hold it to `scope`. Raises InvalidKey or PermissionDenied."""
+    """Find the caller's key and hold it to `scope`; without keys, keep pages from elsewhere out.
+
+    Raises InvalidKey or PermissionDenied.
+    """
     if not service.keys_required:
+        refuse_foreign_pages(request, service.settings.cors.allowed_origins)
         return
     header = request.headers.get("Authorization")
     if scope is None:
@@ -114,6 +123,12 @@ def authorise(request: web.Request, service: Service, scope: str | None) -> None
     request[KEY] = key
     if scope not in key.scopes:
         raise PermissionDenied(f"This API key lacks the scope '{scope}'.")
+
+
+def is_admin(request: web.Request, service: Service) -> bool:
+    """Whether the caller may see what concerns others: its key has the scope `admin`, or none is asked for."""
+    key = request.get(KEY)
+    return not service.keys_required or (key is not None and "admin" in key.scopes)
 
 
 def knows_caller(request: web.Request, service: Service) -> bool:

@@ -69,6 +69,8 @@ def _model_object(service: Service, entry: ModelEntry) -> dict[str, Any]:
         "aliases": list(entry.aliases),
         "personalities": list(entry.personalities),
     }
+    if entry.description:
+        shown["description"] = entry.description
     if entry.unavailable:
         shown["unavailable"] = entry.unavailable
     return shown

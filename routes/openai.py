@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
@@ -12,12 +13,13 @@ from manager.entry import ModelEntry
 from manager.errors import EndpointUnsupported, InvalidRequest, ModelNotFound
 from manager.lease import Lease
 from manager.service import SERVICE, Service
-from routes.body import OWN_FIELDS, check_fields, check_messages, read_object, wanted_context
+from routes.body import OWN_FIELDS, check_fields, check_messages, check_tools, read_object, wanted_context
 from routes.conversation import fit_to_budget, with_personality
 from routes.middleware import Handler
 from routes.relay import Finish, Reframe, relay
 
-CHAT_PATH = "/v1/chat/completions"
+CHAT_PATH: Final = "/v1/chat/completions"
+TOKEN_IDS: Final = 2**31  # as many as engines can write
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -39,7 +41,9 @@ async def chat(
 ) -> web.StreamResponse:
     """Check a chat request and answer it. `personality` is the one that the model's id names, if it does."""
     check_fields(body)
-    check_messages(body)
+    check_messages(body, media=_takes_media(entry))
+    if body.get("tools"):
+        check_tools(body["tools"])
     if not entry.params.instruct:
         raise EndpointUnsupported(f"The model '{entry.name}' is not one for chats (instruct is false).", param="model")
     wanted = body.get("personality") or personality
@@ -51,6 +55,11 @@ async def chat(
 
     stream = body.get("stream") is True
     return await relay(request, service, entry, build, stream=stream, finish=finish, reframe=reframe)
+
+
+def _takes_media(entry: ModelEntry) -> bool:
+    # Other engines judge by themselves, and extra_args may name a projector.
+    return entry.mmproj is not None or entry.engine != "llama" or bool(entry.params.extra_args)
 
 
 async def _chat_upstream(
@@ -65,7 +74,7 @@ async def _chat_upstream(
     if personality is not None:
         changed["messages"] = with_personality(changed["messages"], lease.entry.personality(personality))
     if budget is not None:
-        await fit_to_budget(lease.engine, lease.entry.name, changed, budget)
+        await fit_to_budget(lease.engine, lease.entry, changed, budget)
     return UpstreamRequest("POST", path, orjson.dumps(changed))
 
 
@@ -81,8 +90,8 @@ async def _chat_of_named_model(request: web.Request, path: str) -> web.StreamRes
     return await chat(request, service, entry, personality, raw, body, path=path)
 
 
-def _straight(path: str) -> Handler:
-    """A handler whose body goes to `path` of the engine as it came."""
+def _straight(path: str, field: str, fits: Callable[[Any], bool], must: str) -> Handler:
+    """A handler whose body goes to `path` of the engine as it came. Its one `field` must be there and fit."""
 
     async def straight(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
@@ -91,6 +100,8 @@ def _straight(path: str) -> Handler:
         entry, personality = named_model(service, body)
         if personality or not OWN_FIELDS.isdisjoint(body):
             _refuse_own_fields(body)
+        if not fits(body.get(field)):
+            raise InvalidRequest(f"'{field}' must be {must}.", param=field)
         upstream = UpstreamRequest("POST", path, raw)
         return await relay(request, service, entry, upstream, stream=body.get("stream") is True)
 
@@ -102,16 +113,42 @@ def _refuse_own_fields(body: dict[str, Any]) -> None:
     raise InvalidRequest(f"'{name}': a personality or a budget of tokens is for chats only.", param=name)
 
 
-# POST /v1/completions; /tokenize {"model", "content"}; /detokenize {"model", "tokens"}: the engine's own.
-completions = _straight("/v1/completions")
-tokenize = _straight("/tokenize")
-detokenize = _straight("/detokenize")
+def _are_tokens(items: list[Any]) -> bool:
+    """Whether these are token ids. Made for long prompts: no step of it runs in Python."""
+    return set(map(type, items)) <= {int} and (not items or (min(items) >= 0 and max(items) < TOKEN_IDS))
+
+
+def _is_text(value: Any) -> bool:
+    """A string, or strings and token ids in a row."""
+    if isinstance(value, list):
+        return _are_tokens([item for item in value if not isinstance(item, str)])
+    return isinstance(value, str)
+
+
+def _is_prompt(value: Any) -> bool:
+    """A text, or several of them; an object is llama.cpp's prompt with images."""
+    if not isinstance(value, list):
+        return isinstance(value, str | dict)
+    return bool(value) and (_is_text(value) or all(isinstance(item, dict) or _is_text(item) for item in value))
+
+
+def _is_tokens(value: Any) -> bool:
+    return isinstance(value, list) and _are_tokens(value)
+
+
+# The engine's own, which has either no word or an error 500 for what does not fit.
+completions = _straight(
+    "/v1/completions", "prompt", _is_prompt, "a string, an array of token ids, or an array of these"
+)
+tokenize = _straight("/tokenize", "content", _is_text, "a string, or an array of strings and token ids")
+detokenize = _straight("/detokenize", "tokens", _is_tokens, "an array of token ids, integers of at least 0")
 
 
 def named_model(service: Service, body: dict[str, Any], *, lenient: bool = False) -> tuple[ModelEntry, str | None]:
     """The entry that a request is for, and the personality in its id.
 
-    No name means the default model; with `lenient` an unknown name means it too. Raises ModelNotFound.
+    No name means the default model; with `lenient` an unknown name means it too, but not an unknown personality
+    of a known model. Raises ModelNotFound.
     """
     name = body.get("model")
     if name is not None:
@@ -120,7 +157,7 @@ def named_model(service: Service, body: dict[str, Any], *, lenient: bool = False
         try:
             return service.pool.find(name)
         except ModelNotFound:
-            if not lenient:
+            if not lenient or name.rpartition(":")[0] in service.pool.catalog:
                 raise
     default = service.pool.default
     if default is None:

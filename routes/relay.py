@@ -88,7 +88,7 @@ async def relay(
                     if again and isinstance(error, UpstreamConnectError) and await lease.engine_lost():
                         again = False  # its process had just ended, and nobody got the request: the next one may
                         continue
-                    service.pool.record_error(entry.name, error, lease.engine.log.tail())
+                    _record(service, lease, error)
                     raise
     except Exception as error:
         if not out.begun or isinstance(error, ConnectionError):
@@ -96,6 +96,14 @@ async def relay(
         return await out.fail(as_herd_error(request, error))
     finally:
         service.gate.leave()
+
+
+def _record(service: Service, lease: Lease, error: HerdError) -> None:
+    """Remember the failure. What an engine says of a request may quote it: that is for its sender alone."""
+    name, log = lease.entry.name, lease.engine.log.tail()
+    if isinstance(error, GenerationFailed):
+        error, log = GenerationFailed(f"The engine of '{name}' failed at a request ({error.code})."), ()
+    service.pool.record_error(name, error, log)
 
 
 async def _wait_for_lease(service: Service, entry: ModelEntry, out: Outgoing | None) -> Lease:
@@ -130,7 +138,7 @@ async def _exchange(
     model = lease.entry.name
     async with lease.engine.open(upstream) as answer:
         if answer.status >= 400:
-            raise from_engine(answer.status, await answer.read(), model)
+            raise from_engine(answer.status, await answer.read(), model, upstream.path)
         if answer.content_type.startswith(EVENT_STREAM):
             return await _pump(reframe(answer.chunks()) if reframe else answer.chunks(), out)
         body = answer.whole

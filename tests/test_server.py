@@ -391,7 +391,7 @@ def test_terminate_while_a_model_loads_ends_with_the_second_signal(fake: Fake, s
     with socket.create_connection(("127.0.0.1", manager.port)) as client:
         body = b'{"messages": [{"role": "user", "content": "hi"}]}'
         client.sendall(
-            b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body)
+            b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body)
         )
         (pid,) = wait_for(fake.starts, "the child")
         manager.signal(signal.SIGTERM)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from typing import Any
 
 import pytest
 
 from tests.routes.conftest import StartHerd
 from tests.routes.herd import Answer, Herd, said
-from tests.routes.stage import CHAT, Fake
+from tests.routes.stage import CHAT, EMPTY_GGUF, Fake, Stage
 
 BODY_ROUTES = [
     "/chat/completions",
@@ -105,6 +107,8 @@ WRONG: list[tuple[str, Any]] = [
     ("max_tokens", True),
     ("max_tokens", -2),
     ("max_completion_tokens", "10"),
+    ("n_predict", "10"),
+    ("n_predict", -2),
     ("temperature", "hot"),
     ("temperature", -0.1),
     ("temperature", True),
@@ -196,8 +200,77 @@ async def test_messages_that_are_not_there_at_all_are_a_400(herd: Herd) -> None:
     assert (answer.status, answer.error["param"]) == (400, "messages")
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "input_video", "video_url"])
+@pytest.mark.parametrize("path", [CHAT, "/chat/completions", "/apply-template"])
+async def test_a_model_without_projector_refuses_what_is_no_text_and_names_the_part(
+    herd: Herd, fake: Fake, path: str, kind: str
+) -> None:
+    parts = [{"type": "text", "text": "what is this?"}, {"type": kind}]
+    answer = await herd.post(path, {"messages": [USER, {"role": "user", "content": parts}]})
+    assert (answer.status, answer.error["code"]) == (400, "invalid_request")
+    assert answer.error["param"] == "messages[1].content[1]"
+    assert kind in answer.error["message"]
+    assert fake.starts() == []
+
+
+async def test_a_model_with_projector_gets_images(stage: Stage, start_herd: StartHerd) -> None:
+    (stage.data / "models" / "eye.gguf").write_bytes(EMPTY_GGUF)
+    stage.model("seeing", params={"mmproj": "eye.gguf"})
+    herd = await start_herd()
+    messages = [{"role": "user", "content": [IMAGE, {"type": "text", "text": "hi"}]}]
+    answer = await herd.post(CHAT, {"messages": messages})
+    assert (answer.status, answer.echo) == (200, messages)
+
+
+FUNCTION = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("tools", "where"),
+    [
+        (["f"], "tools[0]"),
+        ([FUNCTION, None], "tools[1]"),
+        ([{"function": {"name": "f"}}], "tools[0]"),
+        ([{"type": "retrieval"}], "tools[0]"),
+        ([{"type": "function"}], "tools[0].function"),
+        ([{"type": "function", "function": "f"}], "tools[0].function"),
+        ([FUNCTION, {"type": "function", "function": {"name": 5}}], "tools[1].function"),
+    ],
+)
+async def test_a_malformed_tool_is_a_400_that_names_it(herd: Herd, fake: Fake, tools: Any, where: str) -> None:
+    answer = await herd.chat("hi", tools=tools)
+    assert (answer.status, answer.error["param"]) == (400, where)
+    assert fake.starts() == []
+
+
+async def test_tools_in_form_pass(herd: Herd, fake: Fake) -> None:
+    for tools in ([], [FUNCTION]):
+        assert (await herd.chat("hi", tools=tools)).status == 200
+    assert [request["body"]["tools"] for request in fake.requests()] == [[], [FUNCTION]]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("path", BODY_ROUTES)
+async def test_a_body_that_is_not_in_its_encoding_is_a_400(
+    herd: Herd, fake: Fake, path: str, encoding: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await herd.post(path, raw=b"\xff\x00 no such thing", headers={"Content-Encoding": encoding})
+    assert answer.status == 400
+    assert "Content-Encoding" in message_of(answer, path)
+    assert (await herd.get("/ping")).status == 200
+    assert not [record for record in caplog.records if record.exc_info]
+    assert fake.starts() == []
+
+
+async def test_a_compressed_body_is_read(herd: Herd) -> None:
+    raw = gzip.compress(json.dumps(said("hi")).encode())
+    assert (await herd.post(CHAT, raw=raw, headers={"Content-Encoding": "gzip"})).text == "hi"
+
+
 async def test_messages_of_every_role_and_kind_pass(herd: Herd) -> None:
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
     messages = [
         {"role": "developer", "content": "hi"},
         {"role": "tool", "tool_call_id": "1", "content": "hi"},
@@ -205,7 +278,7 @@ async def test_messages_of_every_role_and_kind_pass(herd: Herd) -> None:
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "assistant"},
         {"role": "user", "content": []},
-        {"role": "user", "content": [image, {"type": "text", "text": "hi"}]},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "hi"}]},
     ]
     for message in messages:
         answer = await herd.post(CHAT, {"messages": [message, USER]})

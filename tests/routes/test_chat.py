@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.routes.conftest import StartHerd
-from tests.routes.herd import Herd, data_of, said
+from tests.routes.herd import Herd, data_of, said, until
 from tests.routes.stage import CHAT, Fake, Stage
 
 PATH = "/chat/completions"
@@ -35,6 +36,21 @@ async def test_a_model_that_is_known_is_used(stage: Stage, fake: Fake, start_her
 async def test_model_must_still_be_a_string(herd: Herd) -> None:
     answer = await herd.post(PATH, said("hi", model=5))
     assert (answer.status, answer.error["param"]) == (400, "model")
+
+
+@pytest.mark.parametrize("model", ["alpha:pirat", "a:pirat"])
+async def test_a_personality_that_a_known_model_does_not_have_is_a_404(
+    stage: Stage, start_herd: StartHerd, model: str
+) -> None:
+    fake = stage.model("alpha", personalities={"pirate": "Talk like a pirate."}, aliases=["a"])
+    answer = await (await start_herd()).post(PATH, said("hi", model=model))
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert "no personality 'pirat'" in answer.error["message"]
+    assert fake.starts() == []
+
+
+async def test_a_colon_in_an_unknown_model_is_no_personality(herd: Herd) -> None:
+    assert (await herd.post(PATH, said("hi", model="gpt-4o:latest"))).json["model"] == "alpha"
 
 
 async def test_whole_answer_also_has_the_texts_of_its_choices(herd: Herd) -> None:
@@ -145,7 +161,7 @@ async def test_recorded_errors_are_newest_last_with_the_log_of_the_model(
     assert (first["model"], first["code"]) == ("broken", "model_load_failed")
     assert "the tensor is bent" in first["message"]
     assert any("the tensor is bent" in line for line in first["log"])
-    assert (second["model"], second["code"], second["message"]) == ("alpha", "generation_failed", "the fake failed")
+    assert (second["model"], second["code"], second["log"]) == ("alpha", "generation_failed", [])
     assert before <= first["time"] <= second["time"] <= time.time()
 
 
@@ -153,3 +169,28 @@ async def test_recorded_errors_never_hold_what_was_said(herd: Herd, fake: Fake) 
     fake.knobs(error_status=500)
     await herd.chat("a-secret-word")
     assert b"a-secret-word" not in (await herd.get("/chat/errors")).body
+
+
+async def test_what_an_engine_says_of_a_request_goes_to_its_sender_alone(herd: Herd, fake: Fake) -> None:
+    fake.knobs(error_status=500)
+    assert (await herd.chat("hi")).error["message"] == "the fake failed"  # engines quote what they can't take
+    (record,) = (await herd.get("/chat/errors")).json["errors"]
+    assert record["message"] == "The engine of 'alpha' failed at a request (generation_failed)."
+    assert record["log"] == []
+
+
+async def test_recorded_errors_show_logs_and_folders_to_admins_only(
+    stage: Stage, make_key: Callable[..., str], start_herd: StartHerd
+) -> None:
+    plain, admin = make_key("plain", "inference"), make_key("admin")
+    fake = stage.model("alpha")
+    fake.knobs(exit_on_start={"code": 1, "lines": ["load_model: /srv/some/where/bent.gguf is bent"]})
+    herd = await start_herd()
+    await herd.post(CHAT, said("hi"), key=plain)
+    await until(lambda: herd.state("alpha") == "failed")
+    (seen,) = (await herd.get("/chat/errors", key=plain)).json["errors"]
+    (known,) = (await herd.get("/chat/errors", key=admin)).json["errors"]
+    assert seen["log"] == []
+    assert "bent.gguf is bent" in seen["message"]
+    assert "/srv" not in seen["message"]
+    assert any("/srv/some/where/bent.gguf" in line for line in known["log"])

@@ -172,6 +172,47 @@ async def test_without_max_tokens_a_quarter_is_kept_and_all_that_is_left_is_give
     assert fake.requests()[-1]["body"]["messages"] == [SYSTEM, *TURN_2, LAST]
 
 
+async def test_a_long_answer_costs_no_turn_that_fits(herd: Herd, fake: Fake) -> None:
+    for limit in (16, 32, 1000):
+        assert (await ask(herd, LONG, ctx=32, max_tokens=limit)).echo == LONG
+    assert [request["body"]["max_tokens"] for request in fake.requests()] == [16, 17, 17]
+
+
+async def test_half_of_the_budget_is_kept_for_a_long_answer(herd: Herd, fake: Fake) -> None:
+    await ask(herd, LONG, ctx=30, max_tokens=1000)  # 15 + 30 // 2
+    assert fake.requests()[-1]["body"]["messages"] == LONG
+    await ask(herd, LONG, ctx=29, max_tokens=1000)  # 15 + 14
+    assert fake.requests()[-1]["body"]["messages"] == LONG
+    await ask(herd, LONG, ctx=28, max_tokens=1000)  # 15 + 14 > 28: a turn goes
+    assert fake.requests()[-1]["body"]["messages"] == [SYSTEM, *TURN_2, LAST]
+    assert fake.requests()[-1]["body"]["max_tokens"] == 17
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"n_predict": 1000},
+        {"n_predict": 1000, "max_tokens": 1},
+        {"max_completion_tokens": 1000, "max_tokens": 1},
+        {"n_predict": -1, "max_tokens": 1},
+    ],
+)
+async def test_no_name_of_the_limit_lifts_the_budget(herd: Herd, fake: Fake, limits: dict[str, int]) -> None:
+    await ask(herd, LONG, ctx=32, **limits)
+    (request,) = fake.requests()
+    assert request["body"]["max_tokens"] == 17
+    assert not {"n_predict", "max_completion_tokens"} & request["body"].keys()
+
+
+async def test_the_models_own_limit_counts_where_the_request_has_none(stage: Stage, start_herd: StartHerd) -> None:
+    fake = stage.model("short", params={"n_predict": 3})
+    herd = await start_herd()
+    fields: list[dict[str, int]] = [{}, {"max_tokens": -1}, {"max_tokens": 2}, {"max_tokens": 9}]
+    for more in fields:
+        assert (await ask(herd, LONG, ctx=100, **more)).echo == LONG
+    assert [request["body"]["max_tokens"] for request in fake.requests()] == [3, 3, 2, 9]
+
+
 @pytest.mark.parametrize("name", ["ctx", "context_window", "n_ctx"])
 async def test_the_field_has_three_names(herd: Herd, fake: Fake, name: str) -> None:
     assert (await ask(herd, LONG, max_tokens=5, **{name: 12})).echo == [SYSTEM, LAST]

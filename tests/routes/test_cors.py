@@ -33,7 +33,12 @@ async def open_to_page(fake: Fake, make_key: Callable[..., str], start_herd: Sta
     return herd
 
 
-async def test_by_default_no_answer_names_an_origin(herd: Herd) -> None:
+async def test_by_default_no_answer_names_an_origin(
+    fake: Fake, make_key: Callable[..., str], start_herd: StartHerd
+) -> None:
+    key = make_key("page", "inference")
+    herd = await start_herd()
+    herd.key = key
     answer = await herd.get("/v1/models", headers={"Origin": ORIGIN})
     assert answer.status == 200
     assert not [name for name in answer.headers if name.lower().startswith("access-control")]
@@ -48,10 +53,21 @@ async def test_preflight_of_an_allowed_origin_needs_no_key(open_to_page: Herd) -
     assert (answer.status, answer.body) == (204, b"")
     assert allowed(answer.headers) == ORIGIN
     assert answer.headers["Access-Control-Allow-Methods"] == "POST"
-    assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
-    assert "Content-Type" in answer.headers["Access-Control-Allow-Headers"]
+    assert answer.headers["Access-Control-Allow-Headers"] == PREFLIGHT["Access-Control-Request-Headers"]
     assert "Origin" in answer.headers["Vary"]
     assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+async def test_preflight_allows_the_headers_of_whatever_client_the_page_uses(open_to_page: Herd) -> None:
+    asked = "authorization,content-type,x-stainless-lang,x-stainless-retry-count"
+    answer = await open_to_page.ask("OPTIONS", CHAT, headers=PREFLIGHT | {"Access-Control-Request-Headers": asked})
+    assert answer.headers["Access-Control-Allow-Headers"] == asked
+
+
+async def test_preflight_that_names_no_headers_hears_of_the_usual_ones(open_to_page: Herd) -> None:
+    sent = {name: value for name, value in PREFLIGHT.items() if name != "Access-Control-Request-Headers"}
+    answer = await open_to_page.ask("OPTIONS", CHAT, headers=sent)
+    assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
 
 
 async def test_preflight_of_another_origin_is_refused(open_to_page: Herd) -> None:

@@ -64,6 +64,15 @@ async def test_v1_models_lists_every_model_in_its_openai_form(beta: Fake, start_
     assert (second["id"], second["aliases"], second["personalities"]) == ("beta", ["b"], ["poet"])
 
 
+async def test_v1_models_has_the_description_of_a_model_that_has_one(
+    stage: Stage, fake: Fake, start_herd: StartHerd
+) -> None:
+    stage.model("told", description="Small and quick.")
+    herd = await start_herd()
+    assert (await herd.get("/v1/models/told")).json["description"] == "Small and quick."
+    assert "description" not in (await herd.get("/v1/models/alpha")).json
+
+
 async def test_v1_models_tells_the_state_of_each(beta: Fake, start_herd: StartHerd) -> None:
     herd = await start_herd()
     await load(herd, "beta")
@@ -274,12 +283,22 @@ async def test_the_model_loaded_last_is_active_and_unloading_it_makes_the_one_be
     assert (await herd.get("/health")).json["default_model"] == "alpha"
 
 
-async def test_a_model_loaded_by_a_request_is_active_only_where_none_was(beta: Fake, start_herd: StartHerd) -> None:
+async def test_a_model_loaded_by_a_request_is_not_the_active_one(beta: Fake, start_herd: StartHerd) -> None:
     herd = await start_herd()
     await herd.chat("hi", model="beta")
-    assert (await herd.chat("hi")).json["model"] == "beta"
+    assert (await herd.chat("hi")).json["model"] == "alpha"
+    await load(herd, "beta")
     await herd.chat("hi", model="alpha")
     assert (await herd.chat("hi")).json["model"] == "beta"
+
+
+async def test_unload_without_a_name_where_none_is_active_is_of_what_a_request_loaded(
+    beta: Fake, start_herd: StartHerd
+) -> None:
+    herd = await start_herd()
+    await herd.chat("hi", model="beta")
+    assert (await unload(herd))["model"] == "beta"
+    assert (await herd.get("/models")).json == []
 
 
 async def test_a_request_without_a_model_where_none_is_configured_is_a_404(start_herd: StartHerd) -> None:

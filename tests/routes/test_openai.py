@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from routes.errors import from_engine
 from tests.routes.conftest import StartHerd
 from tests.routes.herd import Herd, data_of, said
 from tests.routes.stage import CHAT, Fake, Stage
@@ -168,3 +169,82 @@ async def test_alias_and_personality_in_the_id_lead_to_the_model(stage: Stage, s
     for name in ("beta", "b", "beta:poet", "b:poet"):
         assert (await herd.chat("hi", model=name)).json["model"] == "beta"
     assert len(fake.starts()) == 1
+
+
+TOO_BIG = 2**31
+BAD_FIELDS: dict[str, tuple[str, list[Any]]] = {
+    "/v1/completions": (
+        "prompt",
+        [None, 5, True, [], [None], [1.5], [-1], [TOO_BIG], [True], [["a", None]], [[[1]]], ["a", [-1]]],
+    ),
+    "/tokenize": ("content", [None, 5, {}, [None], [-1], ["a", 1.5], [["a"]]]),
+    "/detokenize": ("tokens", [None, 5, "1", {}, ["1"], [1.5], [-1], [True], [1, None], [TOO_BIG]]),
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "value"),
+    [(path, field, value) for path, (field, values) in BAD_FIELDS.items() for value in values],
+)
+async def test_what_the_engine_would_stumble_over_is_a_400_that_names_the_field(
+    herd: Herd, fake: Fake, path: str, field: str, value: Any
+) -> None:
+    answer = await herd.post(path, {field: value})
+    assert (answer.status, answer.error["param"]) == (400, field)
+    assert answer.error["message"].startswith(f"'{field}' must be ")
+    assert fake.starts() == []
+
+
+@pytest.mark.parametrize("path", BAD_FIELDS)
+async def test_the_field_that_a_route_is_about_must_be_there(herd: Herd, fake: Fake, path: str) -> None:
+    answer = await herd.post(path, {"model": "alpha"})
+    assert (answer.status, answer.error["param"]) == (400, BAD_FIELDS[path][0])
+    assert fake.starts() == []
+
+
+PROMPTS: list[Any] = ["a", "", ["a", "b"], [1, 2], [[1, 2], [3]], [1, "a"], ["a", [1]], {"prompt_string": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "value"),
+    [
+        *(("/v1/completions", "prompt", value) for value in PROMPTS),
+        *(("/tokenize", "content", value) for value in ("", [], [1, "a"], ["a"])),
+        *(("/detokenize", "tokens", value) for value in ([], [0], [1, TOO_BIG - 1])),
+    ],
+)
+async def test_all_forms_that_the_engine_knows_reach_it(
+    herd: Herd, fake: Fake, path: str, field: str, value: Any
+) -> None:
+    await herd.post(path, {field: value})
+    assert fake.requests(path)[0]["body"] == {field: value}
+
+
+@pytest.mark.parametrize(
+    ("path", "field"), [("/tokenize", "content"), ("/detokenize", "tokens"), ("/v1/completions", "prompt")]
+)
+def test_token_ids_that_the_model_does_not_know_are_the_clients_mistake(path: str, field: str) -> None:
+    message = "vector::_M_range_check: __n (which is 999999) >= this->size() (which is 49152)"
+    body = json.dumps({"error": {"code": 500, "message": message, "type": "server_error"}}).encode()
+    error = from_engine(500, body, "alpha", path)
+    assert (error.status, error.param) == (400, field)
+    assert "_M_range_check" not in error.message
+    assert from_engine(500, body, "alpha", CHAT).status == 500
+
+
+@pytest.mark.parametrize(
+    ("said_by_engine", "told"),
+    [
+        ("failed to open /srv/models/deep er/x.gguf", "failed to open deep er/x.gguf"),
+        ("'/home/me/x.gguf' and \"/a/b.c\"", "'x.gguf' and \"b.c\""),
+        ("/build/src/ggml.c:12: GGML_ASSERT(a/b)", "ggml.c:12: GGML_ASSERT(a/b)"),
+        ("see https://example.org/a/b/c", "see https://example.org/a/b/c"),
+        ("either/or, 1/2/3, n/a, a / b / c", "either/or, 1/2/3, n/a, a / b / c"),
+    ],
+)
+def test_what_engines_say_names_no_folder(said_by_engine: str, told: str) -> None:
+    body = json.dumps({"error": {"message": said_by_engine}}).encode()
+    for status in (400, 404, 500, 503):
+        message = from_engine(status, body, "alpha").message
+        assert message.endswith(told)
+        assert "/home/" not in message

@@ -190,7 +190,9 @@ def reading_nothing(herd: Herd, body: dict[str, Any]) -> socket.socket:
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     reader.connect((herd.server.host, herd.server.port))
     data = json.dumps(body).encode()
-    reader.sendall(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(data), data))
+    reader.sendall(
+        b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(data), data)
+    )
     return reader
 
 

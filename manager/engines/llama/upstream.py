@@ -155,11 +155,11 @@ class Exchange:
 
     async def __aenter__(self) -> Exchange:
         data = self._client.encode(self._request)
+        loop = asyncio.get_running_loop()
         connection = self._client.take_idle()
         if connection is not None:
             # llama-server closes kept-alive connections as it likes; a request that meets such a close, before
             # any byte of an answer, was not begun and is sent once more.
-            loop = asyncio.get_running_loop()
             sent = loop.time()
             if await self._send(connection, data):
                 return self
@@ -173,7 +173,11 @@ class Exchange:
                 raise self._closed(connection) from error  # it ended with the request in hand
         else:
             connection = await self._client.connect()
+        sent = loop.time()
         if not await self._send(connection, data):
+            if not connection.touched and loop.time() - sent < ENDED_BEFORE:
+                # A process that is dying takes connections for a moment still.
+                raise UpstreamConnectError("The engine closed the connection without a word.")
             raise self._closed(connection)
         return self
 

@@ -1,0 +1,101 @@
+"""A service without keys is for this machine's programs and pages, not for pages from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from routes import ROUTES
+from tests.routes.conftest import StartHerd
+from tests.routes.herd import Answer, Herd, said
+from tests.routes.stage import CHAT, Fake
+
+PAGE = "https://app.example.org"
+LOCAL_HOSTS = [
+    "localhost",
+    "localhost:8000",
+    "LOCALHOST:1",
+    "127.0.0.1",
+    "127.0.0.1:8000",
+    "127.9.8.7:80",
+    "[::1]",
+    "[::1]:8000",
+]
+FOREIGN_HOSTS = [
+    "evil.example.org",
+    "evil.example.org:8000",
+    "localhost.evil.example.org",
+    "127.0.0.1.evil.example.org",
+    "192.168.1.5:8000",
+    "0.0.0.0:8000",
+    "[::1].evil.example.org",
+    "[2001:db8::1]",
+    "localhost:80:80",
+    "localhost:",
+    "user@localhost",
+    "::1",
+]
+
+
+async def ask(herd: Herd, headers: Mapping[str, str]) -> Answer:
+    return await herd.get("/v1/models", headers=headers)
+
+
+@pytest.mark.parametrize("host", LOCAL_HOSTS)
+async def test_names_of_this_machine_are_answered(herd: Herd, host: str) -> None:
+    assert (await ask(herd, {"Host": host})).status == 200
+    assert (await ask(herd, {"Origin": f"http://{host}"})).status == 200
+
+
+@pytest.mark.parametrize("host", FOREIGN_HOSTS)
+async def test_other_names_are_refused(herd: Herd, host: str) -> None:
+    answer = await ask(herd, {"Host": host})
+    assert (answer.status, answer.error["type"]) == (403, "permission_error")
+    assert "localhost" in answer.error["message"]
+    assert (await ask(herd, {"Origin": f"http://{host}"})).status == 403
+
+
+@pytest.mark.parametrize("origin", [PAGE, "null", "", "localhost", "file://", "chrome-extension://abc"])
+async def test_pages_from_elsewhere_are_refused(herd: Herd, fake: Fake, origin: str) -> None:
+    answer = await herd.post(CHAT, said("hi"), headers={"Origin": origin})
+    assert answer.status == 403
+    assert "cors.allowed_origins" in answer.error["message"]
+    assert fake.starts() == []
+
+
+@pytest.mark.parametrize(
+    ("site", "status"), [("cross-site", 403), ("same-site", 200), ("same-origin", 200), ("none", 200)]
+)
+async def test_what_browsers_fetch_for_another_site_is_refused(herd: Herd, site: str, status: int) -> None:
+    assert (await herd.get("/unloadModel", headers={"Sec-Fetch-Site": site})).status == status
+
+
+async def test_every_route_refuses_them(herd: Herd, fake: Fake) -> None:
+    for method, path, _, _ in ROUTES:
+        for headers in ({"Origin": PAGE}, {"Host": "evil.example.org"}):
+            assert (await herd.ask(method, path.replace("{id:.+}", "alpha"), headers=headers)).status == 403, path
+    assert (await herd.ask("OPTIONS", CHAT, headers={"Origin": PAGE})).status == 403
+    assert fake.starts() == []
+
+
+async def test_pages_of_the_settings_are_answered(fake: Fake, start_herd: StartHerd) -> None:
+    herd = await start_herd(cors={"allowed_origins": [PAGE]})
+    assert (await ask(herd, {"Origin": PAGE, "Sec-Fetch-Site": "cross-site"})).status == 200
+    assert (await ask(herd, {"Origin": "https://evil.example.org"})).status == 403
+    assert (await ask(herd, {"Origin": PAGE, "Host": "evil.example.org"})).status == 403
+
+
+async def test_a_star_admits_every_page_but_no_other_name(fake: Fake, start_herd: StartHerd) -> None:
+    herd = await start_herd(cors={"allowed_origins": ["*"]})
+    assert (await ask(herd, {"Origin": PAGE})).status == 200
+    assert (await ask(herd, {"Sec-Fetch-Site": "cross-site"})).status == 200
+    assert (await ask(herd, {"Host": "evil.example.org"})).status == 403
+
+
+async def test_with_keys_the_key_decides(fake: Fake, make_key: Callable[..., str], start_herd: StartHerd) -> None:
+    key = make_key("k")
+    herd = await start_herd()
+    for headers in ({"Origin": PAGE}, {"Host": "herd.example.org"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert (await ask(herd, headers)).status == 401
+        assert (await herd.get("/v1/models", key=key, headers=headers)).status == 200
