@@ -18,7 +18,7 @@ from manager.engines.llama.native import find_binary
 from manager.settings import load_settings
 from manager.starter_model import provide_starter
 from tests.e2e.service import PATIENCE, Service, running
-from tests.manager.engines.llama.tiny_model import write_model
+from tests.gguf_files import write_tiny_gguf
 
 # Set by scripts/test, which has fetched the model.
 STARTER: Final = "STARTER_MODEL"
@@ -53,10 +53,10 @@ def model_files(tmp_path_factory: pytest.TempPathFactory, starter: Path) -> Path
     """A folder of models as an administrator would have it, good ones and bad ones."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "smol.gguf").symlink_to(starter)
-    tiny = write_model(folder / "tiny.gguf")
+    tiny = write_tiny_gguf(folder / "tiny.gguf")
     whole = tiny.read_bytes()
     (folder / "broken.gguf").write_bytes(whole[: len(whole) // 2])
-    write_model(folder / "alien.gguf", architecture="alien")
+    write_tiny_gguf(folder / "alien.gguf", architecture="alien")
     (folder / "text.gguf").write_text("This is no model.")
     (folder / "hub" / "some-hf-model").mkdir(parents=True)
     (folder / "hub" / "some-hf-model" / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')

@@ -23,7 +23,7 @@ from manager.memory import estimate
 from manager.run_folder import RunFolder
 from manager.settings import Settings
 from tests.conftest import MakeSettings
-from tests.manager.engines.llama.tiny_model import write_model
+from tests.gguf_files import CONTEXT, add_shape, add_tokenizer, matrices, vocabulary, write_tiny_gguf, written
 
 MIB: Final = 1 << 20
 # An estimate is never less than this share of what is measured.
@@ -80,55 +80,32 @@ def models(tmp_path_factory: pytest.TempPathFactory, starter: Path) -> Mapping[s
     shutil.copyfile(starter, folder / "smol.gguf")
     return {
         "smol": folder / "smol.gguf",
-        "tiny": write_model(folder / "tiny.gguf"),
+        "tiny": write_tiny_gguf(folder / "tiny.gguf"),
         "four bits": write_four_bits(folder / "four.gguf"),
     }
 
 
 def write_four_bits(path: Path) -> Path:
     """30 MB of zeros in Q4_0, a type of which llama.cpp makes copies."""
-    source = gguf.GGUFReader(write_model(path.with_suffix(".vocabulary")))
-    width, feed_forward, layers, tokens = 1024, 3072, 4, 260
+    tokens, types = vocabulary()
+    width, feed_forward, layers = 1024, 3072, 4
     writer = gguf.GGUFWriter(path, "llama")
-    for name, field in source.fields.items():
-        if name.startswith("tokenizer."):
-            writer.add_key_value(
-                name, field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None
-            )
-    writer.add_context_length(4096)
-    writer.add_embedding_length(width)
-    writer.add_block_count(layers)
-    writer.add_feed_forward_length(feed_forward)
-    writer.add_head_count(8)
-    writer.add_head_count_kv(4)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(width // 8)
+    add_tokenizer(writer, tokens, types)
+    add_shape(writer, context=CONTEXT, layers=layers, width=width, feed_forward=feed_forward, heads=8)
 
     def add(name: str, rows: int, columns: int) -> None:
         data = np.zeros((rows, columns // 32 * 18), np.uint8)
         writer.add_tensor(f"{name}.weight", data, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
 
-    add("token_embd", tokens, width)
-    add("output", tokens, width)
+    add("token_embd", len(tokens), width)
+    add("output", len(tokens), width)
     writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
     for layer in range(layers):
         for norm in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(width, np.float32))
-        for name, rows, columns in (
-            ("attn_q", width, width),
-            ("attn_k", width // 2, width),
-            ("attn_v", width // 2, width),
-            ("attn_output", width, width),
-            ("ffn_gate", feed_forward, width),
-            ("ffn_up", feed_forward, width),
-            ("ffn_down", width, feed_forward),
-        ):
+        for name, (rows, columns) in matrices(width, feed_forward).items():
             add(f"blk.{layer}.{name}", rows, columns)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return written(writer, path)
 
 
 @pytest.fixture

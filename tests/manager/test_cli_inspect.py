@@ -10,7 +10,7 @@ import pytest
 
 from manager.cli import main
 from tests.conftest import EMPTY_GGUF, MakeSettings
-from tests.manager.engines.llama.tiny_model import write_model
+from tests.gguf_files import write_tiny_gguf
 
 
 class Inspect(Protocol):
@@ -37,7 +37,7 @@ def inspect(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, capfd:
 def list_models(**entries: dict[str, Any]) -> None:
     models = Path("data/models")
     models.mkdir(parents=True)
-    write_model(models / "tiny.gguf")
+    write_tiny_gguf(models / "tiny.gguf", file_type=None)
     (models / "empty.gguf").write_bytes(EMPTY_GGUF)
     (models / "cut.gguf").write_bytes((models / "tiny.gguf").read_bytes()[:5000])
     Path("data/models.json").write_text(json.dumps({name: {"params": params} for name, params in entries.items()}))

@@ -13,7 +13,7 @@ from manager.entry import LlamaParams, Lora, ModelEntry
 from manager.errors import LoadFailed
 from manager.memory import HOST, UNLIMITED, Estimate, estimate
 from manager.memory_model import ModelFacts, part_paths, read_model, read_projector
-from tests.manager.engines.llama.tiny_model import EMBEDDING, write_adapter, write_model
+from tests.gguf_files import EMBEDDING, write_adapter, write_tiny_gguf
 
 # Shapes of tensors by the end of their names.
 Shapes = dict[str, tuple[int, ...]]
@@ -394,6 +394,6 @@ def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
 
 
 def test_the_small_model_of_other_tests_is_read(tmp_path: Path) -> None:
-    facts = read_model(write_model(tmp_path / "tiny.gguf"))
+    facts = read_model(write_tiny_gguf(tmp_path / "tiny.gguf"))
     assert (facts.architecture, len(facts.layers), facts.heads, facts.kv_heads) == ("llama", 2, 4, 2)
     assert facts.chat_template

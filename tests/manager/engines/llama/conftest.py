@@ -21,8 +21,7 @@ from manager.engines.llama.arguments import LlamaArgs
 from manager.engines.llama.native import find_binary
 from manager.entry import ModelEntry
 from manager.settings import load_settings
-
-from .tiny_model import write_adapter, write_model
+from tests.gguf_files import write_adapter, write_tiny_gguf
 
 KEY: Final = "key-of-this-test"
 READY_WITHIN: Final = 30.0
@@ -138,7 +137,7 @@ def serve(spawn: Callable[..., AbstractContextManager[Child]]) -> Callable[..., 
 
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "model.gguf")
+    return write_tiny_gguf(tmp_path_factory.mktemp("model") / "model.gguf")
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,9 @@ import pytest
 from manager.engines.llama.arguments import LlamaArgs
 from manager.engines.llama.failures import explain_failure
 from manager.entry import LlamaParams, Lora, ModelEntry, Template
+from tests.gguf_files import CONTEXT, write_tiny_gguf
 
 from .conftest import KEY, Child
-from .tiny_model import CONTEXT, write_model
 
 Serve = Callable[..., AbstractContextManager[Child]]
 
@@ -148,7 +148,7 @@ def test_tools_work_with_chatml_and_are_refused_with_other_built_in_templates(se
 
 
 def test_entry_goes_before_the_defaults_in_the_model_file(serve: Serve, tmp_path: Path) -> None:
-    path = write_model(tmp_path / "m.gguf", sampling={"temp": 0.5, "top_k": 11})
+    path = write_tiny_gguf(tmp_path / "m.gguf", sampling={"temp": 0.5, "top_k": 11})
     # 0.8 is also llama.cpp's default: it must count as given.
     with serve(entry(path, temperature=0.8)) as child:
         params = child.ask("GET", "/props").body["default_generation_settings"]["params"]
@@ -179,7 +179,7 @@ def test_sigterm_ends_an_idle_child_without_a_traceback(serve: Serve, model_file
         (lambda path, data: path.write_bytes(b"no model at all, but long enough"), "invalid magic characters"),
         (lambda path, data: path.write_bytes(data[:3000]), "failed to read key-value pairs"),
         (lambda path, data: path.write_bytes(data[:150_000]), "model is corrupted or incomplete"),
-        (lambda path, data: write_model(path, architecture="lama"), "unknown model architecture: 'lama'"),
+        (lambda path, data: write_tiny_gguf(path, architecture="lama"), "unknown model architecture: 'lama'"),
     ],
     ids=["missing", "no GGUF", "cut in the header", "cut in the data", "unknown architecture"],
 )
