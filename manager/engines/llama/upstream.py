@@ -6,18 +6,14 @@ import asyncio
 import contextlib
 import errno
 import itertools
-from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from typing import Final, cast
-
-import httptools
+from typing import Final
 
 from manager.engines import UpstreamRequest
+from manager.engines.llama.connection import Connection
 from manager.errors import UpstreamClosed, UpstreamConnectError, UpstreamError
 
 MAX_IDLE: Final = 64
-# A reader that is slower than the child stops it here, and lets it go on when it has caught up.
-HIGH_WATER: Final = 256 * 1024
 # A full listen backlog refuses a Unix socket's connect at once. Of many who try again
 # together only that many get in each time, so it is the time that is limited, not how often they try.
 BACKLOG_PATIENCE: Final = 5.0
@@ -28,121 +24,6 @@ BACKLOG_PAUSE_MOST: Final = 0.02
 ENDED_BEFORE: Final = 0.05
 
 
-class _Connection(asyncio.Protocol):
-    """One connection and the response that is arriving on it. Also the callbacks of the httptools parser."""
-
-    def __init__(self, client: UpstreamClient) -> None:
-        self._client = client
-        self._parser = httptools.HttpResponseParser(self)
-        self._transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._paused = False
-        self.lost = False
-        self.reset()
-
-    def reset(self) -> None:
-        """Make ready for the next response."""
-        self.status = 0
-        self.raw_headers: list[tuple[bytes, bytes]] = []
-        self.parts: deque[bytes] = deque()
-        self.buffered = 0
-        self.head_done = False
-        self.complete = False
-        self.reusable = False
-        self.touched = False  # a byte of this response has arrived
-        self.broken: str | None = None
-
-    # asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
-
-    def data_received(self, data: bytes) -> None:
-        self.touched = True
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self.broken = f"the engine sent no valid HTTP ({type(error).__name__})"
-            self.abort()
-        if self.buffered > HIGH_WATER and not self._paused and self._transport is not None:
-            self._transport.pause_reading()
-            self._paused = True
-        self._wake()
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
-        if self.head_done and not self.complete and self._ends_with_connection() and exc is None:
-            self.complete = True
-        self._client.forget(self)
-        self._wake()
-
-    # httptools callbacks
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.raw_headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
-        if self.status >= 200:
-            self.head_done = True
-        else:  # 100 Continue and its like: the real head follows
-            self.raw_headers = []
-
-    def on_body(self, body: bytes) -> None:
-        self.parts.append(body)
-        self.buffered += len(body)
-
-    def on_message_complete(self) -> None:
-        if self.head_done:
-            self.complete = True
-            self.reusable = self._parser.should_keep_alive()
-
-    # for the exchange
-
-    def send(self, data: bytes) -> None:
-        assert self._transport is not None  # noqa: S101  connection_made ran before anyone got this connection
-        self._transport.write(data)
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def take(self) -> bytes:
-        """All of the body that has arrived and was not taken yet."""
-        data = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
-        self.parts.clear()
-        self.buffered = 0
-        if self._paused and self._transport is not None and not self.lost:
-            self._transport.resume_reading()
-            self._paused = False
-        return data
-
-    def header(self, wanted: bytes) -> str:
-        """The value of a header, by its name in lower case; empty where it is missing."""
-        for name, value in self.raw_headers:
-            if len(name) == len(wanted) and name.lower() == wanted:
-                return value.decode("latin-1")
-        return ""
-
-    async def wait(self) -> None:
-        """Until something has changed."""
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _ends_with_connection(self) -> bool:
-        return not self.header(b"content-length") and not self.header(b"transfer-encoding")
-
-
 class Exchange:
     """One request and its response: `async with client.open(request) as response`."""
 
@@ -151,7 +32,7 @@ class Exchange:
     def __init__(self, client: UpstreamClient, request: UpstreamRequest) -> None:
         self._client = client
         self._request = request
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
 
     async def __aenter__(self) -> Exchange:
         data = self._client.encode(self._request)
@@ -184,7 +65,7 @@ class Exchange:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
-    async def _send(self, connection: _Connection, data: bytes) -> bool:
+    async def _send(self, connection: Connection, data: bytes) -> bool:
         """Whether the head of a response came."""
         self._connection = connection
         try:
@@ -248,12 +129,12 @@ class Exchange:
             pieces.append(chunk)
         return b"".join(pieces)
 
-    def _live(self) -> _Connection:
+    def _live(self) -> Connection:
         if self._connection is None:
             raise RuntimeError("this exchange is not open")
         return self._connection
 
-    def _closed(self, connection: _Connection) -> UpstreamClosed:
+    def _closed(self, connection: Connection) -> UpstreamClosed:
         return UpstreamClosed(connection.broken or "The engine closed the connection before its answer was whole.")
 
 
@@ -264,8 +145,8 @@ class UpstreamClient:
         self._socket = socket
         self._authorization = f"Host: localhost\r\nAuthorization: Bearer {key}\r\n"
         self._heads: dict[tuple[str, str], bytes] = {}
-        self._idle: list[_Connection] = []
-        self._open: set[_Connection] = set()
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
         self._closed = False
 
     def open(self, request: UpstreamRequest) -> Exchange:
@@ -291,7 +172,7 @@ class UpstreamClient:
         extra = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items()).encode("latin-1")
         return b"%bContent-Length: %d\r\n%b\r\n%b" % (head, len(request.body), extra, request.body)
 
-    def take_idle(self) -> _Connection | None:
+    def take_idle(self) -> Connection | None:
         while self._idle:
             connection = self._idle.pop()
             if not connection.lost and not connection.touched:  # bytes nobody asked for belong to no answer
@@ -299,7 +180,7 @@ class UpstreamClient:
             connection.abort()
         return None
 
-    def give_back(self, connection: _Connection) -> None:
+    def give_back(self, connection: Connection) -> None:
         connection.take()  # what nobody read; a connection that it had paused reads on
         if self._closed or len(self._idle) >= MAX_IDLE:
             connection.abort()
@@ -307,12 +188,12 @@ class UpstreamClient:
             connection.reset()
             self._idle.append(connection)
 
-    def forget(self, connection: _Connection) -> None:
+    def forget(self, connection: Connection) -> None:
         self._open.discard(connection)
         with contextlib.suppress(ValueError):
             self._idle.remove(connection)
 
-    async def connect(self) -> _Connection:
+    async def connect(self) -> Connection:
         """A new connection. Raises UpstreamConnectError where nobody listens."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + BACKLOG_PATIENCE
@@ -320,7 +201,7 @@ class UpstreamClient:
             if self._closed:
                 raise UpstreamConnectError("The engine has been stopped.")
             try:
-                _, connection = await loop.create_unix_connection(lambda: _Connection(self), self._socket)
+                _, connection = await loop.create_unix_connection(lambda: Connection(self.forget), self._socket)
             except OSError as error:
                 if error.errno != errno.EAGAIN or loop.time() > deadline:
                     raise UpstreamConnectError("The engine can't be reached.") from error

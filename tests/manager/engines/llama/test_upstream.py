@@ -12,7 +12,8 @@ import pytest
 
 from manager.engines import UpstreamRequest, UpstreamResponse
 from manager.engines.llama import upstream as module
-from manager.engines.llama.upstream import HIGH_WATER, UpstreamClient
+from manager.engines.llama.connection import HIGH_WATER
+from manager.engines.llama.upstream import UpstreamClient
 from manager.errors import UpstreamClosed, UpstreamConnectError, UpstreamError
 from tests.manager.bench import lines_of, soon, turn, until
 from tests.manager.conftest import LlamaFakes
