@@ -57,11 +57,12 @@ class CatalogBuilder:
         path = _inside(folder, params.model, "model")
         mmproj = None if params.mmproj is None else _inside(folder, params.mmproj, "mmproj")
         loras = tuple(lora.model_copy(update={"path": str(_inside(folder, lora.path, "lora"))}) for lora in params.lora)
+        draft = None if params.draft_model is None else str(_inside(folder, params.draft_model, "draft_model"))
         template = None if raw.template is None else find_template(raw.template, self._storage.templates_folder)
         entry = ModelEntry(
             name=name,
             path=path,
-            params=self._filled(params.model_copy(update={"lora": loras})),
+            params=self._filled(params.model_copy(update={"lora": loras, "draft_model": draft})),
             engine=raw.engine,
             template=template,
             personalities=MappingProxyType(dict(raw.personalities)),
@@ -71,6 +72,8 @@ class CatalogBuilder:
             ttl=raw.ttl,
             pinned=raw.pinned,
             preload=raw.preload,
+            concurrency=raw.concurrency,
+            queue=raw.queue,
             source="models.json",
         )
         return self._judged(entry)
@@ -207,7 +210,8 @@ def _found(find: Callable[[Path], list[FoundModel]], folder: Path, setting: str)
 
 def _files(entry: ModelEntry) -> list[Path]:
     projector = [] if entry.mmproj is None else [entry.mmproj]
-    return [entry.path, *projector, *(Path(lora.path) for lora in entry.params.lora)]
+    draft = [] if entry.params.draft_model is None else [Path(entry.params.draft_model)]
+    return [entry.path, *projector, *draft, *(Path(lora.path) for lora in entry.params.lora)]
 
 
 def _stem(path: Path) -> str:

@@ -132,6 +132,17 @@ class LlamaParams(BaseModel):
     jinja: bool | None = Field(
         default=None, description="false: llama.cpp's own rendering of templates instead of Jinja."
     )
+    draft_model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="GGUF file of a small model with the same vocabulary that drafts tokens for this one to check "
+        "(speculative decoding).",
+    )
+    draft_max: int | None = Field(default=None, ge=0, description="Most tokens that are drafted at a time.")
+    draft_min: int | None = Field(default=None, ge=0, description="Least tokens of a draft that is checked.")
+    draft_gpu_layers: int | None = Field(
+        default=None, ge=-1, description="Layers of the drafting model that are kept on the GPU; -1: all."
+    )
     extra_args: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
         default=(), description="More arguments for llama-server; only the native launcher can honour them."
     )
@@ -154,6 +165,7 @@ class ModelEntry:
     """One model that can be served. Paths are absolute; `created` is in seconds since the epoch.
 
     `ttl`: seconds without a request after which it is unloaded, None where only somebody's wish unloads it.
+    `concurrency`: most requests at once, None where the engine queues by itself; `queue`: most that wait.
     `unavailable` says why it can't be loaded here; None where nothing is known against it.
     """
 
@@ -169,6 +181,8 @@ class ModelEntry:
     ttl: float | None = None
     pinned: bool = False
     preload: bool = False
+    concurrency: int | None = None
+    queue: int | None = None
     source: str = "models.json"
     created: int = 0
     unavailable: str | None = None

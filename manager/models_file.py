@@ -64,8 +64,20 @@ class FileEntry(BaseModel):
         allow_inf_nan=False,
         description="Seconds without a request after which the model is unloaded; else limits.idle_ttl.",
     )
-    pinned: bool = Field(default=False, description="true: never unloaded for being idle.")
-    preload: bool = Field(default=False, description="true: loaded when the service starts.")
+    pinned: bool = Field(
+        default=False,
+        description="true: once loaded it stays: never unloaded for being idle or to make room, and started again "
+        "where it broke.",
+    )
+    preload: bool = Field(default=False, description="true: loaded when the service starts, where it fits.")
+    concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most requests that its engine gets at once; else all, and the engine queues what exceeds its slots.",
+    )
+    queue: int | None = Field(
+        default=None, ge=0, description="Most requests that wait for it; else limits.queue. One more gets a 429."
+    )
 
 
 class _Object(dict[str, Any]):

@@ -113,6 +113,14 @@ class StorageSettings(Section):
         default_factory=_in_data("models"),
         description="Folder that paths in models.json are relative to; default: models in data_folder.",
     )
+    memory_file: AbsolutePath = Field(
+        default_factory=_in_data("memory.json"),
+        description="What models really took, by which estimates are corrected; default: memory.json in data_folder.",
+    )
+    watch: bool = Field(
+        default=True,
+        description="Whether models_file, templates and model folders are read again when they change.",
+    )
     run_folder: AbsolutePath = Field(
         default_factory=_in_data("run"), description="Sockets of running models; default: run in data_folder."
     )
@@ -154,6 +162,71 @@ class LlamaSettings(Section):
     )
 
 
+class MemorySettings(Section):
+    """What models may take together. Sizes in bytes."""
+
+    admission: bool = Field(
+        default=True,
+        description="Whether a model is only loaded where its estimate fits; false: every load is tried.",
+    )
+    host_budget: Int | None = Field(
+        default=None, ge=0, description="Most of the host's memory for all models; else what is free less host_reserve."
+    )
+    gpu_budget: Int | None = Field(
+        default=None, ge=0, description="Most of each GPU's memory for all models; else what is free less gpu_reserve."
+    )
+    host_reserve: Int = Field(
+        default=512 * 1024**2, ge=0, description="Host memory that is left to others where host_budget is not set."
+    )
+    gpu_reserve: Int = Field(
+        default=256 * 1024**2, ge=0, description="Memory of each GPU that is left to others without gpu_budget."
+    )
+
+
+class Group(Section):
+    """Models that are not to run in any combination."""
+
+    models: tuple[Text, ...] = Field(min_length=1, description="Names of the models.")
+    most: Int | None = Field(
+        default=None, ge=1, description="Most of them that are loaded at once; 1: they exclude each other."
+    )
+    exclusive: bool = Field(
+        default=False, description="true: while one of them is loaded, no model from outside the group is."
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Group:
+        if self.most is None and not self.exclusive:
+            raise ValueError("a group needs 'most' or 'exclusive: true'; without them it does nothing")
+        return self
+
+
+class SchedulingSettings(Section):
+    """Which models run when not all of them fit."""
+
+    policy: Annotated[Literal["gdsf", "lru"], BeforeValidator(lower)] = Field(
+        default="gdsf",
+        description="Which idle model goes first: gdsf weighs load time, size and use; lru the one longest unused.",
+    )
+    most_loaded: Int | None = Field(default=None, ge=1, description="Most models that are loaded at once.")
+    batch_window: Seconds = Field(
+        default=10.0,
+        description="Seconds that a model which is in use may go on taking requests while others wait for its place.",
+    )
+    linger: Seconds = Field(
+        default=0.25,
+        description="Seconds that a model stays after its last request before it gives its place to others, "
+        "within batch_window.",
+    )
+    groups: dict[Text, Group] = Field(
+        default_factory=dict, description="Models that exclude each other, by the name of their group."
+    )
+    home: Text | None = Field(
+        default=None, description="Name of a model that is loaded again when nothing else is in use."
+    )
+    home_after: Seconds = Field(default=60.0, description="Seconds without a request after which that happens.")
+
+
 class LimitsSettings(Section):
     load_timeout: Seconds = Field(default=300.0, description="Seconds that loading a model may take.")
     wait_timeout: Seconds = Field(default=300.0, description="Seconds that a request waits for its model.")
@@ -164,6 +237,13 @@ class LimitsSettings(Section):
         default=None, description="Seconds without a request after which a model is unloaded; else it stays."
     )
     stop_grace: Seconds = Field(default=5.0, description="Seconds between asking a process to stop and killing it.")
+    queue: Int = Field(
+        default=256, ge=0, description="Most requests that wait for one model; one more is answered with 429."
+    )
+    hang_timeout: Seconds | None = Field(
+        default=120.0,
+        description="Seconds after which an engine that neither answers nor works is ended; null: never.",
+    )
 
 
 class Settings(BaseSettings):
@@ -178,6 +258,8 @@ class Settings(BaseSettings):
     generation: GenerationSettings = Field(default_factory=GenerationSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     llama: LlamaSettings = Field(default_factory=LlamaSettings)
+    memory: MemorySettings = Field(default_factory=MemorySettings)
+    scheduling: SchedulingSettings = Field(default_factory=SchedulingSettings)
     limits: LimitsSettings = Field(default_factory=LimitsSettings)
 
     @classmethod

@@ -40,6 +40,9 @@ EXACT_NAMES: Final[dict[str, tuple[str, ...]]] = {
 # Here an empty value has a meaning of its own: no GPU at all.
 _MAY_BE_EMPTY: Final = frozenset({("llama", "cuda_visible_devices")})
 
+# What can't be said in one word: JSON, a list also with commas between its items.
+_STRUCTURED: Final = {("cors", "allowed_origins"): "list", ("scheduling", "groups"): "object"}
+
 KeyPath = tuple[str, ...]
 
 
@@ -110,14 +113,15 @@ def variable_names(settings_cls: type[BaseSettings]) -> dict[str, KeyPath]:
 
 
 def _decoded(key: KeyPath, value: str, place: str) -> Any:
-    if key != ("cors", "allowed_origins"):
+    kind = _STRUCTURED.get(key)
+    if kind is None:
         return value
-    if not value.lstrip().startswith("["):
+    if kind == "list" and not value.lstrip().startswith("["):
         return [item.strip() for item in value.split(",") if item.strip()]
     try:
         return json.loads(value)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{place}: not a JSON list: {error.msg} at character {error.pos + 1}") from None
+        raise ConfigError(f"{place}: not a JSON {kind}: {error.msg} at character {error.pos + 1}") from None
 
 
 def environment_layer(settings_cls: type[BaseSettings], environment: Mapping[str, str]) -> VariablesLayer:

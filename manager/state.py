@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 
@@ -32,12 +34,26 @@ LEAVING: Final = frozenset({ModelState.DRAINING, ModelState.STOPPING})
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """What an instance was at one moment; times are seconds since the epoch."""
+    """What an instance was at one moment; times are seconds since the epoch, memory is bytes by device.
+
+    `waiting`: requests that wait for it. `yielding`: it takes no new requests, because others wait for its place.
+    `progress`: how much of it is loaded, 0 to 1. `memory`: what it was admitted with; `measured`: what it took.
+    `failures`: in a row. `loads`, `evictions`: since the service started.
+    """
 
     model: str
     state: ModelState
     since: float
     in_flight: int = 0
+    waiting: int = 0
+    yielding: bool = False
+    progress: float | None = None
+    idle_since: float | None = None
+    memory: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    measured: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    failures: int = 0
+    loads: int = 0
+    evictions: int = 0
     personality: str | None = None
     error: str | None = None
     error_code: str | None = None

@@ -53,11 +53,20 @@ class EngineExit:
     code: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """Signs of work: when the last byte of any answer came (time.monotonic), and the CPU seconds used so far."""
+
+    heard_at: float
+    cpu: float
+
+
 class Engine(Protocol):
     """How one model runs. Used for one life: start, then wait_exit or stop; a new life is a new engine."""
 
     log: LogBuffer
     pid: int | None
+    progress: float | None  # how much of it is loaded, 0 to 1; None where that can't be told
 
     async def start(self) -> None:
         """Return when inference works. Raises LoadFailed with the reason. Cancelling leaves cleaning up to stop()."""
@@ -65,8 +74,23 @@ class Engine(Protocol):
     async def wait_exit(self) -> EngineExit:
         """Block until the running engine ends by itself."""
 
-    async def stop(self) -> None:
-        """Free everything: process group, socket, memory. From any state, by many at once; never raises."""
+    async def stop(self, *, force: bool = False) -> None:
+        """Free everything: process group, socket, memory. From any state, by many at once; never raises.
+
+        `force`: it hangs; nothing is saved, and it is not asked but ended.
+        """
+
+    async def answers(self) -> bool:
+        """Whether it says in good time that it is well. Asks nothing that inference in progress could hold up."""
+
+    async def activity(self) -> Activity:
+        """Signs of work, to tell one that computes from one that hangs."""
+
+    async def measure(self) -> Mapping[str, int]:
+        """Bytes that it takes now by device ("host", "gpu0", …); empty where that can't be told."""
+
+    async def metrics(self) -> bytes | None:
+        """Its own metrics in Prometheus' text form; None where it has none or does not answer in good time."""
 
     def open(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamResponse]:
         """Send a request; entering waits for the head of the answer, leaving closes what is unfinished.
