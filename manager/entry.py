@@ -150,10 +150,14 @@ class LlamaParams(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A chat template: a name that llama.cpp knows, or a Jinja file; exactly one of the two."""
+    """A chat template: a name that llama.cpp knows, or a Jinja file; exactly one of the two.
+
+    `changed`: when the file was, in nanoseconds since the epoch, so that a file with a new text is another template.
+    """
 
     builtin: str | None = None
     file: Path | None = None
+    changed: int = 0
 
     def __post_init__(self) -> None:
         if (self.builtin is None) == (self.file is None):

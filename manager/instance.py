@@ -3,73 +3,77 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final, Protocol
 
-from manager.engines import Engine, EngineExit
+from manager.backoff import Backoff
+from manager.engines import Engine
 from manager.entry import ModelEntry
-from manager.errors import HerdError, LoadAborted, LoadFailed, LoadTimeout, ShuttingDown, UpstreamClosed
-from manager.lease import Lease, Life
+from manager.errors import HerdError, LoadAborted, LoadFailed, LoadTimeout, QueueFull, ShuttingDown
+from manager.lease import Lease
+from manager.life import Life, Timing
+from manager.logbuf import LogBuffer
 from manager.state import LEAVING, SETTLED, TRANSITIONS, ModelState, ModelStatus
+from manager.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
-BACKOFF_FIRST: Final = 1.0
-BACKOFF_MOST: Final = 60.0
 # A life that was READY this long clears the record of failures before it.
 HEALTHY_AFTER: Final = 60.0
-# A request waits out a back-off up to this long; a longer one is answered at once with Retry-After.
-BACKOFF_PATIENCE: Final = 1.0
-# How often a load that goes on is published again.
-PROGRESS_EVERY: Final = 1.0
 LOG_TAIL: Final = 20
+NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Limits of a life, in seconds."""
+class Keeper(Protocol):
+    """Who an instance belongs to. It is called on the event loop and must neither block nor raise."""
 
-    load: float
-    drain: float
-    idle: float | None = None
+    def publish(self, status: ModelStatus) -> None:
+        """At every new status, and once a second while it loads."""
+
+    def ready(self, instance: ModelInstance) -> None:
+        """Once for each load that came up."""
+
+    def admit(self, instance: ModelInstance) -> None:
+        """Somebody waits for it, and it does not run: `begin` it when there is room, or `refuse` it."""
+
+    def idle(self, instance: ModelInstance) -> None:
+        """Its last request has ended, or who waited for it has left."""
+
+    def ended(self, life: Life) -> None:
+        """A life is over; `life.measured` is what it took at most."""
 
 
 class ModelInstance:
     """The state machine of one model; see `manager.state` for the moves.
 
     `entry` may be replaced at any time and counts from the next life on. `personality` is that of the last `load`
-    and stays through idle unloads and failures, until somebody unloads the model. `publish` is called with every
-    new status (and while it loads once a second), from the instance's own task, and must not raise.
+    and stays through idle unloads and failures, until somebody unloads the model.
     """
 
     def __init__(
-        self,
-        entry: ModelEntry,
-        make_engine: Callable[[ModelEntry], Engine],
-        publish: Callable[[ModelStatus], None],
-        timing: Timing,
+        self, entry: ModelEntry, make_engine: Callable[[ModelEntry], Engine], keeper: Keeper, timing: Timing
     ) -> None:
         self.entry = entry
         self.personality: str | None = None
+        self.log: LogBuffer | None = None  # of the life that runs, or ran last
+        self.loads = self.evictions = 0
+        self.load_seconds: float | None = None
+        self.life: Life | None = None
+        self.waiting = Waiting()
         self._make_engine = make_engine
-        self._publish = publish
+        self._keeper = keeper
         self._timing = timing
         self._state = ModelState.STOPPED
         self._since = time.time()
-        self._life: Life | None = None
         self._task: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()  # replaced at each move, so that a waiter sees every one
         self._closing = False
-        self._failures = 0
-        self._retry_at = 0.0  # monotonic
-        self._error: HerdError | None = None
-        self._exit_code: int | None = None
-        self._log_tail: tuple[str, ...] = ()
-        self._load_seconds: float | None = None
+        self._backoff = Backoff()
+        self._retry: asyncio.TimerHandle | None = None
+        self._measured: Mapping[str, int] = NOTHING
 
     # what others see
 
@@ -79,59 +83,75 @@ class ModelInstance:
 
     @property
     def in_flight(self) -> int:
-        return self._life.in_flight if self._life else 0
+        return self.life.in_flight if self.life else 0
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is on its way to being stopped, though its task may not have got to it."""
+        return self._state in LEAVING or (self.life is not None and self.life.stop_asked.is_set())
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether nothing runs and no back-off is in the way."""
+        return self._state is ModelState.STOPPED or (self._state is ModelState.FAILED and not self._backoff.left)
 
     def status(self) -> ModelStatus:
-        failed = self._state is ModelState.FAILED
-        life = self._life
+        failed = self._backoff if self._state is ModelState.FAILED else None
+        error = failed.error if failed else None
+        life = self.life
+        idle = self._state is ModelState.READY and life is not None and not life.in_flight
+        now, monotonic = time.time(), time.monotonic()
         return ModelStatus(
             model=self.entry.name,
             state=self._state,
             since=self._since,
             in_flight=self.in_flight,
+            waiting=len(self.waiting),
+            yielding=life is not None and life.yielding,
+            progress=life.engine.progress if life and self._state is ModelState.STARTING else None,
+            idle_since=now + life.idle_since - monotonic if life and idle else None,
+            memory=life.memory if life else NOTHING,
+            measured=life.measured if life else self._measured,
+            failures=self._backoff.failures,
+            loads=self.loads,
+            evictions=self.evictions,
             personality=self.personality,
-            error=self._error.message if failed and self._error else None,
-            error_code=self._error.code if failed and self._error else None,
-            exit_code=self._exit_code if failed else None,
-            retry_at=time.time() + self._retry_at - time.monotonic() if failed else None,
-            load_seconds=self._load_seconds,
+            error=error.message if error else None,
+            error_code=error.code if error else None,
+            exit_code=failed.exit_code if failed else None,
+            retry_at=now + failed.left if failed and not failed.given_up else None,
+            load_seconds=self.load_seconds,
             pid=life.engine.pid if life else None,
-            log_tail=life.engine.log.tail(LOG_TAIL) if life else self._log_tail,
+            log_tail=self.log.tail(LOG_TAIL) if self.log else (),
         )
 
-    # what others ask for
+    # what users ask for
 
     def try_lease(self) -> Lease | None:
-        """A lease where the model is READY now, without waiting."""
-        if self._state is ModelState.READY and self._life is not None and not self._closing:
-            return Lease(self._life, self.entry, self.personality)
-        return None
+        """A lease where the model is READY and has a place now, without waiting."""
+        life = self.life
+        if life is None or not life.admits or self.waiting:
+            return None
+        most = self.entry.concurrency
+        if most is not None and life.in_flight >= most:
+            return None
+        return Lease(life, self.entry, self.personality)
 
-    async def lease(self, timeout: float) -> Lease:
-        """A lease, after loading where that is needed.
+    async def lease(self, timeout: float, priority: int = 0, *, evicts: bool = True, limited: bool = True) -> Lease:
+        """A lease, after waiting, and after loading where that is needed. `priority`: see `manager.waiting`.
 
-        Raises LoadTimeout after `timeout` seconds, LoadFailed, LoadAborted (unloaded while it was loading) or
-        ShuttingDown. A caller that leaves does not end the load.
+        `evicts`: others may have to go for it; `limited`: the limit of who may wait counts. Raises LoadTimeout after
+        `timeout` seconds, QueueFull, LoadFailed, LoadAborted (unloaded while it was loading) or ShuttingDown. A caller
+        that leaves does not end the load.
         """
-        joined: Life | None = None
+        lease = self.try_lease()
+        if lease is not None:
+            return lease
         try:
             async with asyncio.timeout(timeout):
-                while True:
-                    if self._closing:
-                        raise ShuttingDown("The service is shutting down.", retry_after=5)
-                    if joined is not None and joined.error is not None:
-                        raise joined.error
-                    lease = self.try_lease()
-                    if lease is not None:
-                        return lease
-                    moved = self._moved
-                    backoff = self._backoff()
-                    if backoff is None:
-                        joined = self._join_or_begin(joined)
-                    # What was waited for may not be so any more: all is looked at again.
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(backoff):
-                            await moved.wait()
+                while (lease := await self._wait(priority, evicts, limited)).over:
+                    lease.release()  # it ended before we woke
+                return lease
         except TimeoutError:
             raise LoadTimeout(
                 f"The model '{self.entry.name}' was not ready within {timeout:g} s; it may still be loading.",
@@ -139,12 +159,15 @@ class ModelInstance:
             ) from None
 
     async def load(self, timeout: float, personality: str | None) -> None:
-        """Load on somebody's explicit wish: a back-off of earlier failures does not count. Raises as `lease`."""
+        """Load on somebody's explicit wish: earlier failures and the limit of who may wait don't count.
+
+        Raises as `lease`.
+        """
         while self._state is ModelState.STOPPING:  # who waited for a load hears of its failure before it has settled
             await self._moved.wait()
         if self._state is ModelState.FAILED:
             await self.unload()
-        with await self.lease(timeout):
+        with await self.lease(timeout, limited=False):
             self.personality = personality
 
     async def unload(self) -> None:
@@ -153,168 +176,198 @@ class ModelInstance:
         A fresh start that others wait for behind it is left alone. The personality of the load is forgotten.
         """
         self.personality = None
-        life = self._life
+        life = self.life
         if life is not None:
             life.stop_asked.set()
-            while self._life is life:
+            while self.life is life:
                 await self._moved.wait()
-        if self._state is ModelState.FAILED:
-            self._forget_failure()
+        self._forget_failure()
 
     async def close(self) -> None:
         """Stop for good, without draining: waiters and later callers get ShuttingDown."""
         self._closing = True
-        if self._life is not None:
-            self._life.stop_asked.set()
-            self._life.drained.set()
+        if self._retry is not None:
+            self._retry.cancel()
+        if self.life is not None:
+            self.life.end_at_once()
+        self.waiting.fail(_shutting_down())
         if self._task is not None:
             await asyncio.wait({self._task})
         self._wake()
 
-    def _join_or_begin(self, joined: Life | None) -> Life | None:
-        """Make sure that something is under way; returns the life whose failure the waiter shares."""
-        if self._state in LEAVING:
-            return joined if joined is self._life else None
-        if self._state in SETTLED:
-            self._begin()
-        return self._life
+    # what its keeper decides
 
-    def _backoff(self) -> float | None:
-        """Seconds that a waiter has to sit out, None where nothing is in its way. LoadFailed where they are many."""
-        wait = self._retry_at - time.monotonic()
-        if self._state is not ModelState.FAILED or wait <= 0:
-            return None
-        if wait > BACKOFF_PATIENCE and self._error is not None:
-            lasting = self._error.should_retry is False
-            kind = type(self._error) if isinstance(self._error, LoadFailed) else LoadFailed
-            raise kind(
-                self._error.message,
-                retry_after=None if lasting else wait,
-                should_retry=self._error.should_retry,
+    def begin(self, memory: Mapping[str, int] = NOTHING) -> None:
+        """Start it, admitted with that memory; all who wait share the outcome. Only where it is settled."""
+        if self._closing or self._state not in SETTLED:
+            return
+        self.life = Life(self._make_engine(self.entry), self.entry, memory, self._released)
+        self.log = self.life.engine.log
+        self.loads += 1
+        self.waiting.join(self.life)
+        self._move(ModelState.STARTING)
+        self._task = asyncio.create_task(self._live(self.life), name=f"instance {self.entry.name}")
+
+    def refuse(self, error: HerdError) -> None:
+        """It can't be begun: who waits for it gets the error."""
+        self.waiting.fail(error)
+
+    def hold(self) -> None:
+        """Admit nobody, because others wait for its place; `resume` or `evict` follows."""
+        life = self.life
+        if life is not None and not life.yielding:
+            life.yielding, life.admits = True, False
+            self._keeper.publish(self.status())
+
+    def resume(self) -> None:
+        """Admit again after `hold`."""
+        life = self.life
+        if life is not None and life.yielding:
+            life.yielding = False
+            life.admits = self._admits(life)
+            self._serve_waiting()
+            self._keeper.publish(self.status())
+
+    def evict(self) -> None:
+        """Stop it for others. Nothing is in flight: there is no await since that was seen, and none gets in."""
+        life = self.life
+        if life is not None and not life.in_flight and not life.stop_asked.is_set():
+            life.admits = False
+            self.evictions += 1
+            life.stop_asked.set()
+
+    def renew(self, entry: ModelEntry, *, restart: bool) -> None:
+        """Take a changed entry. With `restart` what runs ends as soon as it is idle; failures of before don't count."""
+        self.entry = entry
+        if not restart:
+            return
+        self._forget_failure()
+        if self.life is not None:
+            self.life.stale = True
+            self._end_if_stale(self.life)
+
+    # waiting
+
+    async def _wait(self, priority: int, evicts: bool, limited: bool) -> Lease:
+        self._check(limited)
+        joined = self.life if self._state is ModelState.STARTING else None
+        waiter = self.waiting.add(priority, joined, evicts=evicts)
+        try:
+            self._ask()
+            return await waiter.future
+        except asyncio.CancelledError:
+            self.waiting.leave(waiter)
+            raise
+        finally:
+            if not self.waiting:
+                self._keeper.idle(self)
+
+    def _check(self, limited: bool) -> None:
+        """Raise where nobody may wait."""
+        if self._closing:
+            raise _shutting_down()
+        error = self._backoff.answer() if self._state is ModelState.FAILED else None
+        if error is not None:
+            raise error
+        most = self._timing.queue if self.entry.queue is None else self.entry.queue
+        # Who waits for a load does not queue for a place.
+        if limited and len(self.waiting) >= max(most, 0 if self._state is ModelState.READY else 1):
+            raise QueueFull(
+                f"{len(self.waiting)} requests wait for the model '{self.entry.name}' already, and no more may.",
+                retry_after=1 if self._state is ModelState.READY else 5,
             )
-        return wait
+
+    def _ask(self) -> None:
+        """Where somebody waits and nothing is under way: ask to be begun, when the back-off is over."""
+        if self._closing or self._state not in SETTLED or not self.waiting:
+            return
+        failed = self._backoff if self._state is ModelState.FAILED else None
+        error = failed.answer() if failed else None
+        if error is not None:
+            self.waiting.fail(error)
+        elif failed and (left := failed.left) > 0:
+            self._retry = asyncio.get_running_loop().call_later(left, self._ask)
+        else:
+            self._keeper.admit(self)
+
+    def _serve_waiting(self) -> None:
+        life = self.life
+        most = self.entry.concurrency
+        while self.waiting and life is not None and life.admits and (most is None or life.in_flight < most):
+            self.waiting.serve(Lease(life, self.entry, self.personality))
+
+    def _released(self) -> None:
+        """A lease was given back."""
+        if self.waiting:
+            self._serve_waiting()
+        life = self.life
+        if life is not None and not life.in_flight:
+            if life.stale:
+                self._end_if_stale(life)
+            self._keeper.idle(self)
+
+    def _end_if_stale(self, life: Life) -> None:
+        if life.ready_at is not None and not life.in_flight:
+            life.admits = False
+            life.stop_asked.set()
+
+    def _admits(self, life: Life) -> bool:
+        idle_or_young = life.in_flight or not life.stale
+        return bool(self._state is ModelState.READY and not self._closing and not life.yielding and idle_or_young)
 
     # the life; everything below runs in, or to start, the instance's own task
-
-    def _begin(self) -> None:
-        self._life = Life(self._make_engine(self.entry))
-        self._move(ModelState.STARTING)
-        self._task = asyncio.create_task(self._live(self._life), name=f"instance {self.entry.name}")
 
     async def _live(self, life: Life) -> None:
         failure: HerdError | None = None
         try:
-            life.error = failure = await self._start(life)
+            life.error = failure = await life.start(self._timing.load, lambda: self._keeper.publish(self.status()))
             if failure is None:
-                life.ready_at = life.idle_since = time.monotonic()
-                self._load_seconds = life.ready_at - life.started_at
-                self._move(ModelState.READY)
-                failure = await self._serve(life)
+                self._ready(life)
+                failure = await life.serve(self._timing, self._idle_left, lambda: self._move(ModelState.DRAINING))
         except Exception as error:  # a fault of ours must not leave an engine behind or a waiter waiting
             logger.exception("model=%s broke in its own task", self.entry.name)
             life.error = failure = LoadFailed(
                 f"The model '{self.entry.name}' met a fault of the service ({type(error).__name__}); its log has more."
             )
         finally:
-            failed = failure is not None and not isinstance(failure, LoadAborted)
+            if isinstance(failure, LoadAborted):
+                failure = None
             if life.ready_at is not None and time.monotonic() - life.ready_at >= HEALTHY_AFTER:
-                self._failures = 0
-            if failed:
-                self._note_failure(failure)
+                self._backoff.forget()
+            if failure is not None:
+                self._backoff.note(failure, life.exit_code)
+            life.failure = failure
             life.over.set()
             self._move(ModelState.STOPPING)
-            try:
-                await life.engine.stop()
-            except Exception:  # a model that stays in STOPPING could never be used again
-                logger.exception("model=%s its engine could not be stopped cleanly", self.entry.name)
-            self._log_tail = life.engine.log.tail(LOG_TAIL)
-            self._life = None
-            self._move(ModelState.FAILED if failed else ModelState.STOPPED)
+            if life.error is not None:
+                self.waiting.fail(life.error, life)
+            await life.stop()
+            self._measured = life.measured
+            self.life = None
+            self._move(ModelState.STOPPED if failure is None else ModelState.FAILED)
+            self._keeper.ended(life)
+            self._ask()
 
-    async def _start(self, life: Life) -> HerdError | None:
-        """Start the engine; returns why it did not come up."""
-        start = asyncio.create_task(life.engine.start())
-        stop = asyncio.create_task(life.stop_asked.wait())
-        try:
-            deadline = life.started_at + self._timing.load
-            while (left := deadline - time.monotonic()) > 0:
-                pause = min(left, PROGRESS_EVERY)
-                await asyncio.wait({start, stop}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
-                if start.done():
-                    start.result()
-                    return None
-                if stop.done():
-                    return LoadAborted(f"The model '{self.entry.name}' was unloaded while it was loading.")
-                self._publish(self.status())
-            return LoadTimeout(
-                f"The model '{self.entry.name}' was not ready after {self._timing.load:g} s and was stopped."
-            )
-        except HerdError as error:
-            return error
-        finally:
-            for task in (start, stop):
-                task.cancel()
-            await asyncio.wait({start, stop})
+    def _ready(self, life: Life) -> None:
+        life.ready_at = life.idle_since = time.monotonic()
+        self.load_seconds = life.ready_at - life.started_at
+        self._move(ModelState.READY)
+        self._keeper.ready(self)
+        self._serve_waiting()
+        if life.stale:
+            self._end_if_stale(life)
 
-    async def _serve(self, life: Life) -> HerdError | None:
-        """Until somebody wants it stopped and it has drained, or until it ends by itself: then the reason."""
-        ended = asyncio.create_task(life.engine.wait_exit())
-        stop = asyncio.create_task(life.stop_asked.wait())
-        drained: asyncio.Task[bool] | None = None
-        try:
-            await self._until_unwanted(life, ended, stop)
-            if ended.done():
-                exit_ = ended.result()
-                self._exit_code = exit_.code
-                return UpstreamClosed(f"The model '{self.entry.name}' stopped unexpectedly: {exit_.reason}")
-            self._move(ModelState.DRAINING)
-            if life.in_flight and not self._closing:
-                life.drained.clear()
-                drained = asyncio.create_task(life.drained.wait())
-                await asyncio.wait({ended, drained}, timeout=self._timing.drain, return_when=asyncio.FIRST_COMPLETED)
-            return None
-        finally:
-            tasks = [task for task in (ended, stop, drained) if task is not None]
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-
-    async def _until_unwanted(
-        self, life: Life, ended: asyncio.Task[EngineExit], stop: asyncio.Task[Literal[True]]
-    ) -> None:
-        """Until the engine has ended, somebody wants it stopped, or it was idle for its time to live.
-
-        Between "it is idle" and DRAINING there is no await: a request before it is served, one after it waits.
-        """
-        while not (ended.done() or stop.done()):
-            await asyncio.wait({ended, stop}, timeout=self._idle_left(life), return_when=asyncio.FIRST_COMPLETED)
-            left = self._idle_left(life)
-            if left is not None and left <= 0:
-                return
-
-    def _idle_left(self, life: Life) -> float | None:
+    def _idle_left(self) -> float | None:
         """Seconds until the model has been idle long enough, at the earliest; None where it may stay for ever."""
-        ttl = self.entry.ttl or self._timing.idle
-        if ttl is None or self.entry.pinned:
+        life, ttl = self.life, self.entry.ttl or self._timing.idle
+        if ttl is None or life is None or self.entry.pinned:
             return None
-        if life.in_flight:
-            return ttl
-        return life.idle_since + ttl - time.monotonic()
-
-    def _note_failure(self, failure: HerdError | None) -> None:
-        self._failures += 1
-        if isinstance(failure, LoadFailed):
-            self._exit_code = failure.exit_code
-        delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (self._failures - 1))
-        self._retry_at = time.monotonic() + delay
-        self._error = failure
-        if failure is not None and failure.should_retry is not False:
-            failure.retry_after = delay
+        return ttl if life.in_flight else life.idle_since + ttl - time.monotonic()
 
     def _forget_failure(self) -> None:
-        self._failures = 0
-        self._error = self._exit_code = None
-        self._move(ModelState.STOPPED)
+        self._backoff.forget()
+        if self._state is ModelState.FAILED:
+            self._move(ModelState.STOPPED)
 
     def _move(self, state: ModelState) -> None:
         """The one place where the state changes."""
@@ -322,11 +375,13 @@ class ModelInstance:
             raise RuntimeError(f"model '{self.entry.name}' can't go from {self._state} to {state}")
         self._state = state
         self._since = time.time()
+        if self.life is not None:
+            self.life.admits = self._admits(self.life)
         if state is ModelState.STARTING:
-            self._error = self._exit_code = None
+            self._backoff.begin()
         status = self.status()
         self._log(status)
-        self._publish(status)
+        self._keeper.publish(status)
         self._wake()
 
     def _wake(self) -> None:
@@ -340,3 +395,7 @@ class ModelInstance:
         elif status.state is ModelState.FAILED:
             more = f" exit_code={status.exit_code} error={status.error!r}"
         logger.info("model=%s state=%s%s", status.model, status.state, more)
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("The service is shutting down.", retry_after=5)

@@ -11,36 +11,10 @@ from typing import Final, Self
 from manager.engines import Engine
 from manager.entry import ModelEntry
 from manager.errors import HerdError
+from manager.life import Life
 
 # Between the end of a process's connections and the news of its exit lie milliseconds.
 LOSS_SEEN_WITHIN: Final = 0.5
-
-
-class Life:
-    """One start of the engine and what came of it."""
-
-    __slots__ = (
-        "drained",
-        "engine",
-        "error",
-        "idle_since",
-        "in_flight",
-        "over",
-        "ready_at",
-        "started_at",
-        "stop_asked",
-    )
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.started_at = time.monotonic()
-        self.ready_at: float | None = None
-        self.in_flight = 0
-        self.idle_since = self.started_at
-        self.error: HerdError | None = None  # set before the life settles; None where it ended as it was asked to
-        self.stop_asked = asyncio.Event()
-        self.drained = asyncio.Event()
-        self.over = asyncio.Event()  # no new lease on this life any more
 
 
 class Lease:
@@ -50,6 +24,7 @@ class Lease:
 
     def __init__(self, life: Life, entry: ModelEntry, personality: str | None) -> None:
         life.in_flight += 1
+        life.uses += 1
         self._life: Life | None = life
         self.entry = entry
         self.personality = personality
@@ -60,6 +35,11 @@ class Lease:
             raise RuntimeError("this lease has been released")
         return self._life.engine
 
+    @property
+    def over(self) -> bool:
+        """Whether the engine is known to have ended, or not to be wanted any more."""
+        return self._life is None or self._life.over.is_set()
+
     async def engine_lost(self) -> bool:
         """Whether the engine has ended by itself; waits a moment, since its connections end before that is seen."""
         life = self._life
@@ -69,6 +49,11 @@ class Lease:
                     await life.over.wait()
         return life is not None and life.over.is_set()
 
+    async def loss(self) -> HerdError | None:
+        """Why the engine has ended by itself, None where it has not; waits a moment as `engine_lost` does."""
+        life = self._life
+        return life.failure if life is not None and await self.engine_lost() else None
+
     def release(self) -> None:
         """Give the place back. Calling it again does nothing."""
         life, self._life = self._life, None
@@ -77,6 +62,7 @@ class Lease:
             if not life.in_flight:
                 life.idle_since = time.monotonic()
                 life.drained.set()
+            life.released()
 
     def __enter__(self) -> Self:
         return self

@@ -73,7 +73,7 @@ class FileEntry(BaseModel):
     concurrency: int | None = Field(
         default=None,
         ge=1,
-        description="Most requests that its engine gets at once; else all, and the engine queues what exceeds its slots.",
+        description="Most requests that its engine gets at once; else all: an engine queues what exceeds its slots.",
     )
     queue: int | None = Field(
         default=None, ge=0, description="Most requests that wait for it; else limits.queue. One more gets a 429."

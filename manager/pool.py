@@ -1,4 +1,4 @@
-"""ModelPool: every instance, which is active, and the way to a lease. What may be evicted is not decided here."""
+"""ModelPool: every instance, which is active, and the way to a lease. What may run is for the scheduler to decide."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from manager.catalog import Catalog
 from manager.engines import Engine
 from manager.entry import ModelEntry
-from manager.errors import HerdError, ShuttingDown
+from manager.errors import HerdError, ModelNotFound, ShuttingDown
 from manager.events import EventBus
-from manager.instance import ModelInstance, Timing
+from manager.feed import Feed, status_dict
+from manager.instance import ModelInstance
 from manager.lease import Lease
+from manager.life import Life, Timing
+from manager.logbuf import LogBuffer
+from manager.metrics import Metrics
+from manager.scheduler import Ledger, Scheduler
 from manager.settings import Settings
-from manager.state import LEAVING, LOADED, ModelState, ModelStatus
+from manager.state import LOADED, SETTLED, ModelState, ModelStatus
+from manager.summary import ServiceStatus, describe, summary
 
 logger = logging.getLogger(__name__)
 
@@ -39,30 +45,54 @@ class ErrorRecord:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceStatus:
-    """The whole service in one word (idle, loading, ready, unloading, error), a sentence, and the loaded models."""
+# Of an entry all but these is what its process was started with; these count at once.
+_SEEN_AT_ONCE: Final = (
+    *("aliases", "concurrency", "description", "personalities", "pinned", "preload", "queue", "source", "ttl"),
+    "unavailable",
+)
+CALM: Final = SETTLED | {ModelState.READY}
 
-    status: str
-    info: str
-    models: tuple[str, ...]
+
+def _runs_alike(one: ModelEntry, other: ModelEntry) -> bool:
+    """Whether both mean the same process."""
+    names = (field.name for field in fields(ModelEntry) if field.name not in _SEEN_AT_ONCE)
+    return all(getattr(one, name) == getattr(other, name) for name in names)
 
 
 class ModelPool:
-    """Owns one instance per model that was ever asked for. `bus` carries a ServiceStatus for every change."""
+    """Owns one instance per model that was ever asked for, and is their keeper.
 
-    def __init__(self, catalog: Catalog, settings: Settings, make_engine: Callable[[ModelEntry], Engine]) -> None:
+    `bus` carries a ServiceStatus for every change, `feed` everything that happens.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        settings: Settings,
+        make_engine: Callable[[ModelEntry], Engine],
+        ledger: Ledger,
+        metrics: Metrics,
+    ) -> None:
         self.bus: EventBus[ServiceStatus] = EventBus()
+        self.feed = Feed()
+        self.ledger = ledger
         self.errors: deque[ErrorRecord] = deque(maxlen=ERRORS_KEPT)
         self._catalog = catalog
         self._settings = settings
         self._make_engine = make_engine
+        self._metrics = metrics
         self._timing = Timing(
-            load=settings.limits.load_timeout, drain=settings.server.drain_timeout, idle=settings.limits.idle_ttl
+            load=settings.limits.load_timeout,
+            drain=settings.server.drain_timeout,
+            idle=settings.limits.idle_ttl,
+            hang=settings.limits.hang_timeout,
+            queue=settings.limits.queue,
         )
         self._instances: dict[str, ModelInstance] = {}
+        self._scheduler = Scheduler(self._instances, settings, self.ledger, self._note_eviction)
         self._active: list[str] = []  # the last one that is still wanted is the active model
         self._tasks: set[asyncio.Task[None]] = set()
+        self._started = time.time()
         self._closing = False
 
     # what there is
@@ -93,14 +123,42 @@ class ModelPool:
         """Of every instance that was ever begun."""
         return [instance.status() for instance in self._instances.values()]
 
+    def status(self, name: str) -> ModelStatus:
+        """Of one model, by its name; STOPPED where it was never begun."""
+        instance = self._instances.get(name)
+        return instance.status() if instance else ModelStatus(name, ModelState.STOPPED, self._started)
+
+    def engines(self) -> dict[str, Engine]:
+        """Of the models that are loaded."""
+        lives = {name: instance.life for name, instance in self._instances.items() if instance.state in LOADED}
+        return {name: life.engine for name, life in lives.items() if life is not None}
+
+    def log(self, name: str) -> LogBuffer | None:
+        """What the engine of this model wrote in the life that runs, or ran last."""
+        instance = self._instances.get(name)
+        return instance.log if instance else None
+
+    def quiet_since(self) -> float | None:
+        """When the last request ended or the last model moved, in seconds since the epoch; None while one is in use."""
+        statuses = self.statuses()
+        if any(status.in_flight or status.waiting or status.state not in CALM for status in statuses):
+            return None
+        return max([self._started, *(max(status.since, status.idle_since or 0.0) for status in statuses)])
+
+    async def room(self) -> Mapping[str, int]:
+        """What all models may hold together: bytes by device, and places where their number is limited."""
+        return await self._scheduler.room()
+
+    async def would_evict(self, name: str) -> tuple[str, ...] | None:
+        """Who would go, were this model loaded now; None where it can't be. Raises ModelNotFound."""
+        entry, _ = self._catalog.find(name)
+        return (
+            () if self.state(entry.name) in {ModelState.STARTING, *LOADED} else await self._scheduler.would_evict(entry)
+        )
+
     def service_status(self) -> ServiceStatus:
-        """The present state: what is under way counts before what has settled, and of that the newest."""
-        statuses = sorted(self.statuses(), key=lambda status: status.since, reverse=True)
-        for states in ({ModelState.STARTING}, LEAVING, {ModelState.FAILED, ModelState.READY}):
-            for status in statuses:
-                if status.state in states:
-                    return self._describe(status)
-        return ServiceStatus("idle", "No model is loaded.", self.loaded)
+        """The present state of the whole service."""
+        return summary(self.statuses())
 
     # what is asked for
 
@@ -113,9 +171,9 @@ class ModelPool:
         instance = self._instances.get(entry.name)
         return instance.try_lease() if instance and not self._closing else None
 
-    async def lease(self, entry: ModelEntry) -> Lease:
+    async def lease(self, entry: ModelEntry, priority: int = 0) -> Lease:
         """A lease, after loading where that is needed. Raises as ModelInstance.lease."""
-        return await self._instance(entry).lease(self._settings.limits.wait_timeout)
+        return await self._instance(entry).lease(self._settings.limits.wait_timeout, priority)
 
     async def load(self, name: str, personality: str | None) -> ModelEntry:
         """Load a model, which becomes the active one; returns when it is ready.
@@ -154,44 +212,67 @@ class ModelPool:
         """Begin to load what the catalog wants loaded at start. What fails is recorded, as any failed load is."""
         for entry in self._catalog:
             if entry.preload:
-                self._own(self._preload(entry), f"preload {entry.name}")
+                self._own(self.warm(entry, evicts=False), f"preload {entry.name}")
 
-    async def _preload(self, entry: ModelEntry) -> None:
+    async def warm(self, entry: ModelEntry, *, evicts: bool) -> None:
+        """Load it without anybody's request; with `evicts` others may go for it. What fails is logged."""
         try:
-            (await self.lease(entry)).release()
+            lease = await self._instance(entry).lease(self._settings.limits.wait_timeout, evicts=evicts)
+            lease.release()
         except HerdError as error:
-            logger.error("model=%s preload failed: %s", entry.name, error.message)
+            logger.error("model=%s not loaded beforehand: %s", entry.name, error.message)
 
     def replace_catalog(self, catalog: Catalog) -> None:
-        """Take a new catalog: changed entries count from their next load, removed ones drain and stop."""
+        """Take a new catalog. What runs with a changed entry ends when it is idle, removed models drain and stop."""
         self._catalog = catalog
         for name, instance in self._instances.items():
             entry = catalog.get(name)
             if entry is not None and entry.name == name:  # not where it is another model's alias now
-                instance.entry = entry
+                before = instance.life.entry if instance.life else instance.entry
+                instance.renew(entry, restart=not _runs_alike(before, entry))
                 self._drop_lost_personality(instance)
             else:
                 self._deactivate(name)
-                self._own(instance.unload(), f"unload removed {name}")
+                instance.refuse(ModelNotFound(f"The model '{name}' was removed.", param="model"))
+                self._own(self._remove(instance), f"unload removed {name}")
+        self.feed.publish("catalog", {"models": list(catalog.names), "default": self.default})
+
+    async def _remove(self, instance: ModelInstance) -> None:
+        name = instance.entry.name
+        await instance.unload()
+        entry = self._catalog.get(name)
+        gone = (entry is None or entry.name != name) and instance.life is None
+        if gone and not self._closing and self._instances.pop(name, None) is not None:
+            self.feed.publish("removed", {"model": name})
 
     def record_error(self, model: str, error: HerdError, log: tuple[str, ...] = ()) -> None:
         """Remember a failure for `GET /chat/errors`."""
         self.errors.append(ErrorRecord(time.time(), model, error.code, error.message, log))
+        self.feed.publish("error", self.errors[-1].as_dict())
+
+    def end_feeds(self) -> None:
+        """Who listens hears the end."""
+        self.bus.close()
+        self.feed.close()
 
     async def close(self) -> None:
         """Stop every instance at once and end the feed. Draining is the caller's, before."""
         self._closing = True
-        self.bus.close()
+        self.end_feeds()
+        await self._scheduler.close()
         await asyncio.gather(*(instance.close() for instance in self._instances.values()))
         # Each of them ends with its instance. Cancelled, a load would end its caller too, who is to be told why.
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.ledger.flush()
 
     def _instance(self, entry: ModelEntry) -> ModelInstance:
         if self._closing:
             raise ShuttingDown("The service is shutting down.", retry_after=5)
+        if entry.name not in self._catalog:  # removed since the request was read
+            raise ModelNotFound(f"The model '{entry.name}' was removed.", param="model")
         instance = self._instances.get(entry.name)
         if instance is None:
-            instance = ModelInstance(entry, self._make_engine, self._publish, self._timing)
+            instance = ModelInstance(entry, self._make_engine, self, self._timing)
             self._instances[entry.name] = instance
         return instance
 
@@ -207,34 +288,62 @@ class ModelPool:
             instance.personality = None
 
     def _activate(self, name: str) -> None:
-        self._deactivate(name)
+        if name in self._active:
+            self._active.remove(name)
         self._active.append(name)
+        self.feed.publish("active", {"active": self.active, "default": self.default})
 
     def _deactivate(self, name: str) -> None:
         if name in self._active:
             self._active.remove(name)
+            self.feed.publish("active", {"active": self.active, "default": self.default})
 
-    def _publish(self, status: ModelStatus) -> None:
+    # what instances tell (manager.instance.Keeper)
+
+    def publish(self, status: ModelStatus) -> None:
         if status.state is ModelState.FAILED:
             self.errors.append(
                 ErrorRecord(time.time(), status.model, status.error_code or "", status.error or "", status.log_tail)
             )
-        self.bus.publish(self._describe(status))
+            self._metrics.failed(status.model, status.error_code or "")
+            self.feed.publish("error", self.errors[-1].as_dict())
+            self._revive(status)
+        self.bus.publish(describe(status, self.loaded))
+        self.feed.publish("model", status_dict(status))
+        self._scheduler.changed()
 
-    def _describe(self, status: ModelStatus) -> ServiceStatus:
-        model, loaded = status.model, self.loaded
-        match status.state:
-            case ModelState.STARTING:
-                seconds = int(time.time() - status.since)
-                return ServiceStatus("loading", f"Loading {model}: {seconds} s so far.", loaded)
-            case ModelState.READY:
-                return ServiceStatus("ready", f"{model} is ready.", loaded)
-            case ModelState.DRAINING | ModelState.STOPPING:
-                return ServiceStatus("unloading", f"Unloading {model}.", loaded)
-            case ModelState.FAILED:
-                return ServiceStatus("error", status.error or f"{model} failed.", loaded)
-            case ModelState.STOPPED:
-                return ServiceStatus("ready" if loaded else "idle", f"{model} is unloaded.", loaded)
+    def ready(self, instance: ModelInstance) -> None:
+        status = instance.status()
+        self._metrics.loaded(status.model, status.load_seconds or 0.0)
+        if status.failures:
+            self._metrics.restarted(status.model)
+
+    def admit(self, instance: ModelInstance) -> None:
+        self._scheduler.want()
+
+    def idle(self, instance: ModelInstance) -> None:
+        self._scheduler.changed()
+
+    def ended(self, life: Life) -> None:
+        self._scheduler.stopped()
+        if life.measured:
+            self.ledger.learn(life.entry, life.measured, served=bool(life.uses))
+            self._own(self.ledger.flush(), "write what was learnt")
+
+    def _revive(self, status: ModelStatus) -> None:
+        """A pinned model that broke is started again when its back-off is over."""
+        entry = self._catalog.get(status.model)
+        if entry is not None and entry.pinned and status.retry_at is not None and not self._closing:
+            self._own(self._warm_later(entry, status.retry_at - time.time()), f"revive {entry.name}")
+
+    async def _warm_later(self, entry: ModelEntry, delay: float) -> None:
+        await asyncio.sleep(max(0.0, delay))
+        if not self._closing and self._catalog.get(entry.name) is entry:
+            await self.warm(entry, evicts=True)
+
+    def _note_eviction(self, victim: str, wanted: str) -> None:
+        self._metrics.evicted(victim)
+        self.feed.publish("evicted", {"model": victim, "for": wanted})
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)

@@ -40,10 +40,10 @@ EXACT_NAMES: Final[dict[str, tuple[str, ...]]] = {
 # Here an empty value has a meaning of its own: no GPU at all.
 _MAY_BE_EMPTY: Final = frozenset({("llama", "cuda_visible_devices")})
 
-# What can't be said in one word: JSON, a list also with commas between its items.
-_STRUCTURED: Final = {("cors", "allowed_origins"): "list", ("scheduling", "groups"): "object"}
-
 KeyPath = tuple[str, ...]
+
+# What can't be said in one word: JSON, a list also with commas between its items.
+_STRUCTURED: Final[dict[KeyPath, str]] = {("cors", "allowed_origins"): "list", ("scheduling", "groups"): "object"}
 
 
 def sections_of(settings_cls: type[BaseSettings]) -> dict[str, frozenset[str]]:

@@ -29,8 +29,9 @@ def find_template(name: str, folder: Path) -> Template:
     """A file `name` or `name`.jinja in the folder goes before a built-in name. Raises ConfigError for any other."""
     for candidate in (name, name + SUFFIX):
         file = folder / candidate
-        if _is_file_within(file, folder):
-            return Template(file=file)
+        changed = _changed(file, folder)
+        if changed is not None:
+            return Template(file=file, changed=changed)
     if name in BUILTIN:
         return Template(builtin=name)
     files = sorted(path.name for path in folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
@@ -40,8 +41,10 @@ def find_template(name: str, folder: Path) -> Template:
     )
 
 
-def _is_file_within(file: Path, folder: Path) -> bool:
+def _changed(file: Path, folder: Path) -> int | None:
+    """When the file was changed; None where it is none in the folder."""
     try:
-        return ".." not in file.parts and file.is_relative_to(folder) and file.is_file()
-    except OSError:  # a name too long for a file
-        return False
+        inside = ".." not in file.parts and file.is_relative_to(folder) and file.is_file()
+        return file.stat().st_mtime_ns if inside else None
+    except OSError:  # a name too long for a file, or one that has just gone
+        return None

@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from manager.service import SERVICE
-from routes import chat, cors, models, openai, probe, status
+from routes import admin, chat, cors, events, logs, models, openai, probe, status
 from routes.middleware import Access, Handler, guarded
 
 OPEN: Final = Access(scope=None)
@@ -36,6 +36,16 @@ ROUTES: Final[tuple[tuple[str, str, Handler, Access], ...]] = (
     ("POST", "/tokenize", openai.tokenize, INFERENCE),
     ("POST", "/detokenize", openai.detokenize, INFERENCE),
     ("POST", "/apply-template", openai.apply_template, INFERENCE),
+    ("GET", "/admin/models", admin.list_models, ADMIN),
+    ("GET", "/admin/models/{id:.+?}/logs", logs.logs, ADMIN),
+    ("POST", "/admin/models/{id:.+?}/load", admin.load_model, ADMIN),
+    ("POST", "/admin/models/{id:.+?}/unload", admin.unload_model, ADMIN),
+    ("GET", "/admin/models/{id:.+}", admin.show_model, ADMIN),
+    ("GET", "/admin/requests", admin.list_requests, ADMIN),
+    ("DELETE", "/admin/requests/{id}", admin.cancel_request, ADMIN),
+    ("POST", "/admin/requests/{id}/cancel", admin.cancel_request, ADMIN),
+    ("GET", "/admin/events", events.events, ADMIN),
+    ("POST", "/admin/reload", admin.reload, ADMIN),
 )
 
 

@@ -6,8 +6,8 @@ from typing import Final
 
 from aiohttp import web
 
-from manager.pool import ServiceStatus
 from manager.service import SERVICE
+from manager.summary import ServiceStatus
 from routes import sse
 from routes.middleware import REQUEST_ID
 

@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-from collections.abc import Awaitable, Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 
-from manager.engines import Engine, EngineExit, UpstreamRequest, UpstreamResponse
+from manager.catalog import Catalog
+from manager.engines import Activity, Engine, EngineExit, UpstreamRequest, UpstreamResponse
 from manager.entry import LlamaParams, ModelEntry
-from manager.instance import ModelInstance, Timing
+from manager.instance import ModelInstance
+from manager.lease import Lease
+from manager.life import Life, Timing
 from manager.logbuf import LogBuffer
+from manager.memory_ledger import Expected
+from manager.metrics import Metrics
+from manager.pool import ModelPool
+from manager.settings import Settings
 from manager.state import ModelState, ModelStatus
 
 T = TypeVar("T")
@@ -57,7 +65,11 @@ class FakeEngine:
         stop_error: Exception | None = None,
         hold_start: bool = False,
         hold_stop: bool = False,
+        memory: Mapping[str, int] | None = None,
     ) -> None:
+        self.progress: float | None = None
+        self.forced = False
+        self.memory = dict(memory or {})
         self.log = LogBuffer()
         self.log.feed(b"line of engine %d\n" % number)
         self.pid: int | None = None
@@ -88,12 +100,25 @@ class FakeEngine:
     async def wait_exit(self) -> EngineExit:
         return await asyncio.shield(self._exit)
 
-    async def stop(self) -> None:
+    async def stop(self, *, force: bool = False) -> None:
         self.stops += 1
+        self.forced = self.forced or force
         await self.may_stop.wait()
         self.stopped = True
         if self._stop_error is not None:
             raise self._stop_error
+
+    async def answers(self) -> bool:
+        return True
+
+    async def activity(self) -> Activity:
+        return Activity(time.monotonic(), 0.0)
+
+    async def measure(self) -> Mapping[str, int]:
+        return self.memory
+
+    async def metrics(self) -> bytes | None:
+        return None
 
     def open(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamResponse]:
         raise NotImplementedError
@@ -103,16 +128,31 @@ class FakeEngine:
 
 
 class Bench:
-    """An instance, and everything that it published."""
+    """An instance, and everything that it published. It is begun as soon as somebody waits for it."""
 
     def __init__(self, entry: ModelEntry, make_engine: Callable[[ModelEntry], Engine], timing: Timing) -> None:
         self.statuses: list[ModelStatus] = []
         self._published = asyncio.Event()
-        self.instance = ModelInstance(entry, make_engine, self._publish, timing)
+        self.lives: list[Life] = []
+        self.instance = ModelInstance(entry, make_engine, self, timing)
 
-    def _publish(self, status: ModelStatus) -> None:
+    # manager.instance.Keeper
+
+    def publish(self, status: ModelStatus) -> None:
         self.statuses.append(status)
         self._published.set()
+
+    def ready(self, instance: ModelInstance) -> None:
+        pass
+
+    def admit(self, instance: ModelInstance) -> None:
+        instance.begin()
+
+    def idle(self, instance: ModelInstance) -> None:
+        pass
+
+    def ended(self, life: Life) -> None:
+        self.lives.append(life)
 
     @property
     def states(self) -> list[ModelState]:
@@ -155,6 +195,77 @@ class FakeBench(Bench):
         for engine in self.engines:
             engine.may_stop.set()
         await soon(self.instance.close())
+
+
+ENTRIES = tuple(make_entry(Path(f"/{name}.gguf"), name, aliases=(f"{name}-alias",)) for name in ("a", "b", "c"))
+
+
+class FakeLedger:
+    """Says what a test says: `sizes` by model, and `there` is for all of them; both in bytes of the host."""
+
+    def __init__(self, sizes: Mapping[str, int] | None = None, there: int | None = None) -> None:
+        self.sizes = dict(sizes or {})
+        self.there = there
+        self.learnt: list[tuple[str, Mapping[str, int], bool]] = []
+        self.error: Exception | None = None
+
+    async def expected(self, entry: ModelEntry) -> Expected:
+        if self.error is not None:
+            raise self.error
+        needed = {"host": self.sizes[entry.name]} if entry.name in self.sizes else {}
+        return Expected(None, {}, needed)
+
+    async def room(self, running: Mapping[int, Mapping[str, int]]) -> Mapping[str, int]:
+        return {} if self.there is None else {"host": self.there}
+
+    async def total(self) -> Mapping[str, int]:
+        return await self.room({})
+
+    def learn(self, entry: ModelEntry, peak: Mapping[str, int], *, served: bool) -> None:
+        self.learnt.append((entry.name, dict(peak), served))
+
+    async def flush(self) -> None:
+        pass
+
+
+class PoolBench:
+    """A pool over fake engines; `plans` holds the knobs of a model's next engine, `started` the order of starts."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog | None = None,
+        ledger: FakeLedger | None = None,
+        make_engine: Callable[[ModelEntry], Engine] | None = None,
+    ) -> None:
+        self.engines: dict[str, list[FakeEngine]] = {}
+        self.plans: dict[str, dict[str, Any]] = {}
+        self.started: list[str] = []
+        self.ledger = ledger or FakeLedger()
+        make = make_engine or self._make
+        self.pool = ModelPool(catalog or Catalog(ENTRIES), settings, make, self.ledger, Metrics())
+
+    def _make(self, entry: ModelEntry) -> FakeEngine:
+        made = self.engines.setdefault(entry.name, [])
+        made.append(FakeEngine(len(made) + 1, **self.plans.pop(entry.name, {})))
+        self.started.append(entry.name)
+        return made[-1]
+
+    def entry(self, name: str) -> ModelEntry:
+        return self.pool.find(name)[0]
+
+    def ask(self, name: str, priority: int = 0) -> asyncio.Task[Lease]:
+        return asyncio.create_task(self.pool.lease(self.entry(name), priority))
+
+    async def use(self, name: str) -> None:
+        """One short request."""
+        (await soon(self.pool.lease(self.entry(name)))).release()
+
+    async def reaches(self, name: str, state: ModelState) -> None:
+        with self.pool.bus.subscribe() as feed:
+            async with asyncio.timeout(DEADLINE):
+                while self.pool.state(name) is not state:
+                    await feed.next()
 
 
 def lines_of(path: Path) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from manager.engines.llama.engine import LlamaEngine
 from manager.entry import ModelEntry
-from manager.instance import Timing
+from manager.life import Timing
 from manager.run_folder import RunFolder
 from tests.conftest import MakeSettings
 from tests.fakes import write_binary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import logging
 import time
 from pathlib import Path
@@ -206,14 +207,28 @@ def test_a_file_goes_before_a_built_in_template(house: House) -> None:
         (folder / name).write_text("{{ messages }}", encoding="utf-8")
     names = ["zephyr", "own", "own.jinja", "whole.txt", "chatml"]
     house.write({name: entry(template=name) for name in names} | {"none": entry()})
-    assert [found.template for found in house.load()] == [
-        Template(file=folder / "zephyr.jinja"),
-        Template(file=folder / "own.jinja"),
-        Template(file=folder / "own.jinja"),
-        Template(file=folder / "whole.txt"),
-        Template(builtin="chatml"),
+    found = [found.template for found in house.load()]
+    assert [None if template is None else template.file for template in found] == [
+        folder / "zephyr.jinja",
+        folder / "own.jinja",
+        folder / "own.jinja",
+        folder / "whole.txt",
+        None,
         None,
     ]
+    assert found[4:] == [Template(builtin="chatml"), None]
+
+
+def test_a_template_with_a_new_text_is_another_one(house: House) -> None:
+    folder = house.data / "templates"
+    folder.mkdir()
+    (folder / "own.jinja").write_text("{{ messages }}", encoding="utf-8")
+    house.write({"m": entry(template="own")})
+    before, again = tuple(house.load()), tuple(house.load())
+    os.utime(folder / "own.jinja", ns=(1, 1))
+    after = tuple(house.load())
+    assert before == again
+    assert before != after
 
 
 @pytest.mark.parametrize("name", ["zephir", "../zephyr", "/etc/passwd", "a\u0000b", "x" * 300])

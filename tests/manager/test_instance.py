@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from manager import instance as module
+from manager import backoff as backoff_module
+from manager import instance as instance_module
 from manager import lease as lease_module
+from manager import life as life_module
 from manager.engines import UpstreamRequest
 from manager.errors import InsufficientMemory, LoadAborted, LoadFailed, LoadTimeout, ShuttingDown, UpstreamError
 from manager.lease import Lease
@@ -38,7 +40,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for timed in (module, lease_module):
+    for timed in (backoff_module, instance_module, lease_module, life_module):
         monkeypatch.setattr(timed, "time", clock)
     return clock
 
@@ -91,7 +93,7 @@ async def test_move_that_does_not_exist_raises(make_bench: MakeFakeBench, state:
 async def test_long_load_is_published_again_and_again(
     make_bench: MakeFakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PROGRESS_EVERY", 0.005)
+    monkeypatch.setattr(life_module, "PROGRESS_EVERY", 0.005)
     bench = make_bench()
     bench.plans = [{"hold_start": True}]
     waiting = begin(bench)
@@ -207,7 +209,7 @@ async def test_ready_model_is_leased_without_giving_way(make_bench: MakeFakeBenc
 async def test_waiter_that_wakes_too_late_gets_the_next_life(
     make_bench: MakeFakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BACKOFF_FIRST", 0.001)
+    monkeypatch.setattr(backoff_module, "FIRST", 0.001)
     bench = make_bench()
     bench.plans = [{"hold_start": True}]
     waiting = begin(bench)
@@ -507,9 +509,39 @@ async def test_failed_keeps_error_exit_code_log_and_retry_time(llama: LlamaFakes
     assert caught.value.retry_after == 1.0
 
 
-async def test_backoff_doubles_up_to_a_minute(make_bench: MakeFakeBench, clock: Clock) -> None:
+async def test_backoff_doubles_with_each_failure(make_bench: MakeFakeBench, clock: Clock) -> None:
     bench = make_bench()
-    assert await delays(bench, clock, 8) == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert await delays(bench, clock, 4) == [1, 2, 4, 8]
+
+
+async def test_fifth_failure_in_a_row_is_the_last_until_somebody_loads_it(
+    make_bench: MakeFakeBench, clock: Clock
+) -> None:
+    bench = make_bench()
+    await delays(bench, clock, 4)
+    clock.now += 8
+    bench.plans = [{"error": LoadFailed("no luck")}]
+    with pytest.raises(LoadFailed):
+        await soon(bench.instance.lease(10))
+    assert (await bench.reaches(FAILED)).retry_at is None
+    clock.now += 1e9
+    for _ in range(100):  # a storm of clients that try again starts nothing
+        with pytest.raises(LoadFailed, match="no luck It failed 5 times in a row") as caught:
+            await soon(bench.instance.lease(10))
+        assert caught.value.should_retry is False
+    assert len(bench.engines) == 5
+    await soon(bench.instance.load(10, None))
+    assert bench.instance.status().failures == 0
+
+
+async def test_failed_model_is_tried_again_when_its_entry_changed(
+    make_bench: MakeFakeBench, clock: Clock, tmp_path: Path
+) -> None:
+    bench = make_bench()
+    await delays(bench, clock, 3)
+    bench.instance.renew(make_entry(tmp_path / "better.gguf"), restart=True)
+    with await soon(bench.instance.lease(10)):
+        assert len(bench.engines) == 4
 
 
 async def test_lease_in_a_long_backoff_fails_at_once_with_the_time_left(
@@ -553,13 +585,13 @@ async def test_backoff_starts_again_after_a_healthy_minute(make_bench: MakeFakeB
 
 async def test_backoff_goes_on_after_a_short_life(make_bench: MakeFakeBench, clock: Clock) -> None:
     bench = make_bench()
-    await delays(bench, clock, 4)
+    await delays(bench, clock, 3)
     clock.now += 100
     (await soon(bench.instance.lease(10))).release()
     clock.now += 59
     bench.engines[-1].exit()
     status = await bench.reaches(FAILED)
-    assert status.retry_at == clock.now + 16
+    assert status.retry_at == clock.now + 8
 
 
 async def test_healthy_minute_counts_where_it_ended_with_an_unload(make_bench: MakeFakeBench, clock: Clock) -> None:
@@ -574,7 +606,7 @@ async def test_healthy_minute_counts_where_it_ended_with_an_unload(make_bench: M
 
 async def test_explicit_load_ignores_backoff(make_bench: MakeFakeBench, clock: Clock) -> None:
     bench = make_bench()
-    await delays(bench, clock, 5)
+    await delays(bench, clock, 4)
     await soon(bench.instance.load(10, "pirate"))
     assert bench.instance.state is READY
     assert bench.instance.personality == "pirate"
@@ -599,7 +631,7 @@ async def test_explicit_load_ignores_the_backoff_of_a_load_that_just_failed(
 
 
 async def test_short_backoff_is_waited_out(make_bench: MakeFakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BACKOFF_FIRST", 0.05)
+    monkeypatch.setattr(backoff_module, "FIRST", 0.05)
     bench = make_bench()
     bench.plans = [{"error": LoadFailed("no luck")}]
     with pytest.raises(LoadFailed):
@@ -614,7 +646,7 @@ async def test_short_backoff_is_waited_out(make_bench: MakeFakeBench, monkeypatc
 async def test_waiters_of_one_backoff_share_the_next_start(
     make_bench: MakeFakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BACKOFF_FIRST", 0.02)
+    monkeypatch.setattr(backoff_module, "FIRST", 0.02)
     bench = make_bench()
     bench.plans = [{"error": LoadFailed("first")}, {"error": LoadFailed("second")}]
     with pytest.raises(LoadFailed):
@@ -629,8 +661,8 @@ async def test_waiters_of_one_backoff_share_the_next_start(
 async def test_lease_in_a_backoff_is_served_by_an_explicit_load(
     make_bench: MakeFakeBench, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BACKOFF_FIRST", 30.0)
-    monkeypatch.setattr(module, "BACKOFF_PATIENCE", 30.0)
+    monkeypatch.setattr(backoff_module, "FIRST", 30.0)
+    monkeypatch.setattr(backoff_module, "PATIENCE", 30.0)
     bench = make_bench()
     await delays(bench, clock, 1)
     waiting = begin(bench, timeout=60)
@@ -716,7 +748,7 @@ async def test_personality_of_the_load_stays_through_an_idle_unload(make_bench: 
 async def test_personality_of_the_load_stays_through_a_crash(
     make_bench: MakeFakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BACKOFF_FIRST", 0.001)
+    monkeypatch.setattr(backoff_module, "FIRST", 0.001)
     bench = make_bench()
     await soon(bench.instance.load(10, "pirate"))
     bench.engines[0].exit()

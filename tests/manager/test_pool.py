@@ -11,39 +11,13 @@ from typing import Any
 import pytest
 
 from manager.catalog import Catalog
-from manager.entry import ModelEntry
 from manager.errors import GenerationFailed, LoadAborted, LoadFailed, ModelNotFound, ShuttingDown
-from manager.pool import ERRORS_KEPT, ModelPool, ServiceStatus
-from manager.settings import Settings
+from manager.pool import ERRORS_KEPT
 from manager.state import ModelState
+from manager.summary import ServiceStatus
 from tests.conftest import MakeSettings
-from tests.manager.bench import DEADLINE, FakeEngine, is_running, lines_of, make_entry, soon, turn
+from tests.manager.bench import ENTRIES, PoolBench, is_running, lines_of, make_entry, soon, turn, until
 from tests.manager.conftest import LlamaFakes
-
-ENTRIES = tuple(make_entry(Path(f"/{name}.gguf"), name, aliases=(f"{name}-alias",)) for name in ("a", "b", "c"))
-
-
-class PoolBench:
-    """A pool over fake engines; `plans` holds the knobs of a model's next engine."""
-
-    def __init__(self, settings: Settings, catalog: Catalog | None = None) -> None:
-        self.engines: dict[str, list[FakeEngine]] = {}
-        self.plans: dict[str, dict[str, Any]] = {}
-        self.pool = ModelPool(catalog or Catalog(ENTRIES), settings, self._make)
-
-    def _make(self, entry: ModelEntry) -> FakeEngine:
-        made = self.engines.setdefault(entry.name, [])
-        made.append(FakeEngine(len(made) + 1, **self.plans.pop(entry.name, {})))
-        return made[-1]
-
-    def entry(self, name: str) -> ModelEntry:
-        return self.pool.find(name)[0]
-
-    async def reaches(self, name: str, state: ModelState) -> None:
-        with self.pool.bus.subscribe() as feed:
-            async with asyncio.timeout(DEADLINE):
-                while self.pool.state(name) is not state:
-                    await feed.next()
 
 
 @pytest.fixture
@@ -278,16 +252,52 @@ async def test_errors_are_kept_up_to_a_number(bench: PoolBench) -> None:
 # a new catalog
 
 
-async def test_changed_entry_counts_from_the_next_load(bench: PoolBench) -> None:
-    old = bench.entry("a")
-    (await soon(bench.pool.lease(old))).release()
+async def test_changed_entry_ends_an_idle_model_at_once(bench: PoolBench) -> None:
+    (await soon(bench.pool.lease(bench.entry("a")))).release()
     new = make_entry(Path("/new.gguf"), "a")
     bench.pool.replace_catalog(Catalog([new, *ENTRIES[1:]]))
-    with await soon(bench.pool.lease(bench.entry("a"))):
-        assert len(bench.engines["a"]) == 1
-    await soon(bench.pool.unload("a"))
     with await soon(bench.pool.lease(bench.entry("a"))) as lease:
         assert lease.entry is new
+        assert lease.engine is bench.engines["a"][1]
+        assert bench.engines["a"][0].stopped
+
+
+async def test_changed_entry_ends_a_model_in_use_when_it_is_idle(bench: PoolBench) -> None:
+    new = make_entry(Path("/new.gguf"), "a")
+    with await soon(bench.pool.lease(bench.entry("a"))):
+        bench.pool.replace_catalog(Catalog([new, *ENTRIES[1:]]))
+        with await soon(bench.pool.lease(bench.entry("a"))) as second:  # it goes on for everybody meanwhile
+            assert second.engine is bench.engines["a"][0]
+        await turn()
+        assert bench.pool.state("a") is ModelState.READY
+    await bench.reaches("a", ModelState.STOPPED)
+    with await soon(bench.pool.lease(bench.entry("a"))) as lease:
+        assert lease.entry is new
+
+
+async def test_entry_that_changed_while_it_was_loading_counts_before_its_first_request_is_over(
+    bench: PoolBench,
+) -> None:
+    bench.plans["a"] = {"hold_start": True}
+    loading = asyncio.create_task(bench.pool.load("a", None))
+    await bench.reaches("a", ModelState.STARTING)
+    new = make_entry(Path("/new.gguf"), "a")
+    bench.pool.replace_catalog(Catalog([new, *ENTRIES[1:]]))
+    bench.engines["a"][0].may_start.set()
+    await soon(loading)
+    with await soon(bench.pool.lease(bench.entry("a"))) as lease:
+        assert lease.entry is new
+
+
+async def test_change_that_concerns_no_process_stops_none(bench: PoolBench) -> None:
+    await soon(bench.pool.load("a", None))
+    more: dict[str, Any] = {"aliases": ("z",), "description": "d", "personalities": {"p": "P"}}
+    more |= {"ttl": 9.0, "pinned": True, "queue": 1}
+    new = replace(ENTRIES[0], **more)
+    bench.pool.replace_catalog(Catalog([new, *ENTRIES[1:]]))
+    with await soon(bench.pool.lease(bench.entry("z"))) as lease:
+        assert lease.entry is new
+    assert len(bench.engines["a"]) == 1
 
 
 async def test_removed_model_drains_and_stops(bench: PoolBench) -> None:
@@ -358,8 +368,7 @@ async def test_close_stops_all_models_in_parallel(bench: PoolBench) -> None:
         await soon(bench.pool.load(name, None))
         bench.engines[name][0].may_stop.clear()
     closing = asyncio.create_task(bench.pool.close())
-    await turn()
-    assert [engine.stops for engines in bench.engines.values() for engine in engines] == [1, 1, 1]
+    await until(lambda: [engine.stops for engines in bench.engines.values() for engine in engines] == [1, 1, 1])
     for name in ("a", "b", "c"):
         bench.engines[name][0].may_stop.set()
     await soon(closing)
@@ -405,7 +414,8 @@ async def test_unload_reaches_who_waits_for_a_load(bench: PoolBench) -> None:
 
 async def test_closed_pool_leaves_no_process(llama: LlamaFakes, make_settings: MakeSettings) -> None:
     entries = [make_entry(llama.entry.path, name) for name in ("a", "b", "c")]
-    pool = ModelPool(Catalog(entries), make_settings(), llama.factory(ignore_sigterm=True, grace=0.1))
+    make = llama.factory(ignore_sigterm=True, grace=0.1)
+    pool = PoolBench(make_settings(), Catalog(entries), make_engine=make).pool
     leases = await soon(asyncio.gather(*(pool.lease(entry) for entry in entries)))
     assert len(lines_of(llama.starts)) == 3
     await soon(pool.close())

@@ -1,0 +1,191 @@
+"""What to do now for the models that are wanted and don't run: a pure function of how things stand at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from manager.policy import Candidate, choose
+
+
+class Phase(StrEnum):
+    """How ready a running model is to give up its place."""
+
+    PINNED = "pinned"  # never
+    STARTING = "starting"  # not before it was ready
+    TURN = "turn"  # in use, and it is its turn still
+    DUE = "due"  # in use, and its turn is over
+    LINGERING = "lingering"  # idle, but for a moment only
+    FREE = "free"  # idle
+    LEAVING = "leaving"  # it is on its way
+
+
+# Who goes first: those that nobody misses, then those that are likely to be asked again, then those in use.
+_TIERS: Final = (
+    frozenset({Phase.FREE}),
+    frozenset({Phase.FREE, Phase.LINGERING}),
+    frozenset({Phase.FREE, Phase.LINGERING, Phase.DUE}),
+    frozenset({Phase.FREE, Phase.LINGERING, Phase.DUE, Phase.TURN}),
+)
+_STAYS: Final = frozenset({Phase.PINNED, Phase.STARTING})
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A model that holds resources. `until`: when LINGERING or TURN ends (any clock)."""
+
+    name: str
+    phase: Phase
+    holds: Mapping[str, int]
+    worth: float = 0.0
+    until: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model that somebody waits for. `foes` can't run beside it; without `evicts` nobody goes for it."""
+
+    name: str
+    needs: Mapping[str, int]
+    foes: frozenset[str] = frozenset()
+    evicts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why it can't be loaded, or not now. `lacks`: what is needed and what there is, by resource.
+
+    `keepers`: pinned models that are in its way. `lasting`: it would not help to wait.
+    """
+
+    lacks: Mapping[str, tuple[int, int]]
+    keepers: tuple[str, ...] = ()
+    lasting: bool = True
+
+
+@dataclass(slots=True)
+class Plan:
+    """`evict` and `hold` say for whom; what is held admits nobody and so comes free. `again_at`: look again then."""
+
+    begin: list[str] = field(default_factory=list)
+    evict: dict[str, str] = field(default_factory=dict)
+    hold: dict[str, str] = field(default_factory=dict)
+    refuse: dict[str, Refusal] = field(default_factory=dict)
+    victims: dict[str, tuple[str, ...]] = field(default_factory=dict)  # who would go, or goes, for each
+    again_at: float | None = None
+
+
+def make_plan(wanted: Sequence[Wanted], running: Iterable[Running], room: Mapping[str, int]) -> Plan:
+    """`wanted` in the order of their turn; `room` is what all may hold together, of each resource that is limited.
+
+    The first in line gets its place first. Who comes after it goes ahead only where that takes nothing from it.
+    """
+    planner = _Planner({one.name: one for one in running}, room)
+    for one in wanted:
+        planner.place(one)
+    return planner.plan
+
+
+class _Planner:
+    def __init__(self, running: dict[str, Running], room: Mapping[str, int]) -> None:
+        self.plan = Plan()
+        self._running = running
+        self._room = room
+        self._going = {name for name, one in running.items() if one.phase is Phase.LEAVING}
+        self._begun: list[Mapping[str, int]] = []
+        self._promised: list[Mapping[str, int]] = []  # to all that came before, those begun included
+        self._earlier: set[str] = set()
+
+    def place(self, one: Wanted) -> None:
+        refusal = self._impossible(one)
+        if refusal is not None:
+            self.plan.refuse[one.name] = refusal
+            return
+        foes = [self._running[name] for name in sorted(one.foes) if name in self._running]
+        blocked = bool(one.foes & self._earlier)  # an enemy is ahead in the line: its turn comes first
+        if not blocked and not foes and not self._lacking(one, self._running, self._begun):
+            if not self._lacking(one, self._staying(), self._promised):
+                self.plan.begin.append(one.name)
+                self._begun.append(one.needs)
+        elif not blocked:
+            self._make_room(one, [foe for foe in foes if foe.name not in self._going])
+        if one.name not in self.plan.refuse:
+            self._promised.append(one.needs)
+            self._earlier.add(one.name)
+
+    def _impossible(self, one: Wanted) -> Refusal | None:
+        alone = {
+            name: (need, self._room[name]) for name, need in one.needs.items() if need > self._room.get(name, need)
+        }
+        if alone:
+            return Refusal(alone)
+        pinned = {name: other for name, other in self._running.items() if other.phase is Phase.PINNED}
+        lacking = self._lacking(one, pinned, [])
+        holding = {name for name, other in pinned.items() if lacking.keys() & other.holds.keys()}
+        keepers = tuple(sorted(holding | (one.foes & pinned.keys())))
+        if not keepers:
+            return None
+        left = {name: (one.needs[name], one.needs[name] - lack) for name, lack in lacking.items()}
+        return Refusal(left, keepers)
+
+    def _make_room(self, one: Wanted, foes: Sequence[Running]) -> None:
+        lacking = self._lacking(one, self._staying(), self._promised)
+        if not foes and not lacking:
+            return  # what is on its way will do
+        if not one.evicts:
+            short = {name: (one.needs[name], max(0, one.needs[name] - lack)) for name, lack in lacking.items()}
+            self.plan.refuse[one.name] = Refusal(short, tuple(foe.name for foe in foes), lasting=False)
+            return
+        victims = self._victims(lacking, foes)
+        if victims is None:
+            return  # it waits for one that is starting
+        self.plan.victims[one.name] = tuple(victim.name for victim in victims)
+        self._going.update(victim.name for victim in victims)
+        if all(victim.phase is Phase.FREE for victim in victims):
+            self.plan.evict.update((victim.name, one.name) for victim in victims)
+            return
+        waits = [victim.until for victim in victims if victim.phase in (Phase.LINGERING, Phase.TURN)]
+        if waits:
+            self.plan.again_at = min(waits if self.plan.again_at is None else [*waits, self.plan.again_at])
+        else:
+            self.plan.hold.update((victim.name, one.name) for victim in victims)
+
+    def _victims(self, lacking: Mapping[str, int], foes: Sequence[Running]) -> list[Running] | None:
+        """Those that are to go; None where those that may are not enough."""
+        if any(foe.phase in _STAYS for foe in foes):
+            return None
+        freed = _sums(foe.holds for foe in foes)
+        rest = {name: lack - freed.get(name, 0) for name, lack in lacking.items() if lack > freed.get(name, 0)}
+        named = {foe.name for foe in foes}
+        others = [one for name, one in self._running.items() if name not in self._going and name not in named]
+        for tier in _TIERS:
+            candidates = [Candidate(one.name, one.holds, one.worth) for one in others if one.phase in tier]
+            chosen = choose(candidates, rest)
+            if chosen is not None:
+                return [*foes, *(self._running[name] for name in chosen)]
+        return None
+
+    def _staying(self) -> dict[str, Running]:
+        return {name: one for name, one in self._running.items() if name not in self._going}
+
+    def _lacking(
+        self, one: Wanted, holders: Mapping[str, Running], promised: Sequence[Mapping[str, int]]
+    ) -> dict[str, int]:
+        """How much of each resource there is too little, beside these holders and what was promised."""
+        held = _sums([*(other.holds for other in holders.values()), *promised])
+        lacking = {}
+        for name, need in one.needs.items():
+            lack = held.get(name, 0) + need - self._room[name] if name in self._room else 0
+            if lack > 0 and need:
+                lacking[name] = lack
+        return lacking
+
+
+def _sums(shares: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for share in shares:
+        for name, size in share.items():
+            total[name] = total.get(name, 0) + size
+    return total

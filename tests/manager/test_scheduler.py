@@ -1,0 +1,477 @@
+"""Which models run when not all of them fit: over fake engines and a ledger that says what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any, Protocol
+
+import pytest
+
+from manager.catalog import Catalog
+from manager.errors import InsufficientMemory, LoadFailed, LoadTimeout, ModelNotFound
+from manager.lease import Lease
+from manager.state import ModelState
+from tests.conftest import MakeSettings
+from tests.manager.bench import ENTRIES, FakeLedger, PoolBench, soon, turn, until
+
+GIB = 1 << 30
+
+
+class MakePool(Protocol):
+    def __call__(
+        self, *, sizes: Any = None, there: int | None = 10, entries: Any = None, **scheduling: Any
+    ) -> PoolBench: ...
+
+
+@pytest.fixture
+async def make_pool(make_settings: MakeSettings) -> AsyncIterator[MakePool]:
+    """Pools with room for 10 bytes and models of 6, in which nobody lingers for long."""
+    async with AsyncExitStack() as stack:
+
+        def make(*, sizes: Any = None, there: int | None = 10, entries: Any = None, **scheduling: Any) -> PoolBench:
+            times = {"batch_window": 0.05, "linger": 0.001, **scheduling}
+            settings = make_settings(limits={"wait_timeout": 8.0}, scheduling=times)
+            ledger = FakeLedger(sizes or dict.fromkeys("abc", 6), there)
+            bench = PoolBench(settings, Catalog(entries or ENTRIES), ledger)
+            stack.push_async_callback(close, bench)
+            return bench
+
+        yield make
+
+
+async def close(bench: PoolBench) -> None:
+    for engines in bench.engines.values():
+        for engine in engines:
+            engine.may_start.set()
+            engine.may_stop.set()
+    await soon(bench.pool.close())
+
+
+def entries(**changes: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(replace(entry, **changes.get(entry.name, {})) for entry in ENTRIES)
+
+
+# room
+
+
+async def test_models_that_fit_stay_together(make_pool: MakePool) -> None:
+    bench = make_pool(sizes={"a": 5, "b": 5})
+    await bench.use("a")
+    await bench.use("b")
+    assert set(bench.pool.loaded) == {"a", "b"}
+
+
+async def test_an_idle_model_goes_for_one_that_is_wanted(make_pool: MakePool) -> None:
+    bench = make_pool()
+    await bench.use("a")
+    await bench.use("b")
+    assert bench.pool.loaded == ("b",)
+    assert bench.pool.status("a").evictions == 1
+    assert bench.engines["a"][0].stopped
+
+
+async def test_memory_is_back_before_the_next_load_begins(make_pool: MakePool) -> None:
+    bench = make_pool()
+    bench.plans["a"] = {"hold_stop": True}
+    await bench.use("a")
+    asked = bench.ask("b")
+    await bench.reaches("a", ModelState.STOPPING)
+    await turn()
+    assert bench.started == ["a"]
+    bench.engines["a"][0].may_stop.set()
+    with await soon(asked):
+        assert bench.started == ["a", "b"]
+
+
+class LateLedger(FakeLedger):
+    """What a process had is missing for some looks after it has gone, as with a GPU's driver."""
+
+    looks = 0
+
+    async def room(self, running: Mapping[int, Mapping[str, int]]) -> Mapping[str, int]:
+        if self.looks and not running:
+            self.looks -= 1
+            return {"host": 4}
+        return await super().room(running)
+
+
+async def test_memory_that_comes_back_late_is_waited_for(make_settings: MakeSettings) -> None:
+    ledger = LateLedger(dict.fromkeys("ab", 6), 10)
+    bench = PoolBench(make_settings(scheduling={"linger": 0.001}), ledger=ledger)
+    await bench.use("a")
+    ledger.looks = 3
+    await bench.use("b")
+    assert ledger.looks == 0
+    assert bench.pool.loaded == ("b",)
+    await close(bench)
+
+
+async def test_memory_that_others_took_is_not_waited_for(make_pool: MakePool) -> None:
+    bench = make_pool()
+    bench.ledger.there = 4
+    with pytest.raises(InsufficientMemory):
+        await soon(bench.pool.lease(bench.entry("a")))
+    bench.ledger.there = 10
+    await bench.use("a")
+
+
+async def test_what_can_never_fit_is_refused_at_once_with_the_numbers(make_pool: MakePool) -> None:
+    bench = make_pool(sizes={"a": 6, "b": 80 * GIB}, there=24 * GIB)
+    await bench.use("a")
+    with pytest.raises(
+        InsufficientMemory, match=r"'b' does not fit: it needs 80.00 GiB of host, .* 24.00 GiB"
+    ) as caught:
+        await soon(bench.pool.lease(bench.entry("b")))
+    assert caught.value.should_retry is False
+    assert bench.pool.loaded == ("a",)  # nobody went in vain
+    assert bench.pool.state("b") is ModelState.STOPPED
+
+
+async def test_nobody_goes_for_one_that_can_not_run(make_pool: MakePool) -> None:
+    bench = make_pool(entries=entries(b={"engine": "hf", "unavailable": "no engine for it"}), most_loaded=1)
+    await bench.use("a")
+    bench.plans["b"] = {"error": LoadFailed("no engine for it")}
+    with pytest.raises(LoadFailed, match="no engine"):
+        await soon(bench.pool.lease(bench.entry("b")))
+    assert bench.pool.loaded == ("a",)
+
+
+async def test_without_admission_every_load_is_tried(make_settings: MakeSettings) -> None:
+    bench = PoolBench(make_settings(memory={"admission": False}), ledger=FakeLedger({"a": 99, "b": 99}, 10))
+    await bench.use("a")
+    await bench.use("b")
+    assert set(bench.pool.loaded) == {"a", "b"}
+    await close(bench)
+
+
+async def test_a_ledger_that_breaks_wedges_nobody(make_pool: MakePool) -> None:
+    bench = make_pool()
+    bench.ledger.error = RuntimeError("the disk is gone")
+    with pytest.raises(LoadFailed, match="a fault of its own"):
+        await soon(bench.pool.lease(bench.entry("a")))
+    bench.ledger.error = None
+    await bench.use("a")
+
+
+async def test_what_a_life_took_is_learnt(make_pool: MakePool) -> None:
+    bench = make_pool()
+    bench.plans["a"] = {"memory": {"host": 5}}
+    await bench.use("a")
+    await soon(bench.pool.unload("a"))
+    assert bench.ledger.learnt == [("a", {"host": 5}, True)]
+
+
+# who may go
+
+
+async def test_a_model_in_use_is_not_evicted_before_its_drain(make_pool: MakePool) -> None:
+    bench = make_pool()
+    lease = await soon(bench.pool.lease(bench.entry("a")))
+    asked = bench.ask("b")
+    await until(lambda: bench.pool.status("a").yielding)
+    assert bench.pool.state("a") is ModelState.READY
+    assert bench.engines["a"][0].stops == 0
+    lease.release()
+    with await soon(asked):
+        assert bench.engines["a"][0].stopped
+
+
+async def test_a_model_that_yields_admits_nobody_until_the_others_had_their_turn(make_pool: MakePool) -> None:
+    bench = make_pool()
+    lease = await soon(bench.pool.lease(bench.entry("a")))
+    asked = bench.ask("b")
+    await until(lambda: bench.pool.status("a").yielding)
+    late = bench.ask("a")
+    await turn()
+    assert not late.done()
+    lease.release()
+    (await soon(asked)).release()
+    (await soon(late)).release()
+    assert bench.started == ["a", "b", "a"]
+
+
+async def test_who_gives_up_waiting_lets_the_others_go_on(make_pool: MakePool) -> None:
+    bench = make_pool()
+    lease = await soon(bench.pool.lease(bench.entry("a")))
+    asked = bench.ask("b")
+    await until(lambda: bench.pool.status("a").yielding)
+    late = bench.ask("a")
+    asked.cancel()
+    (await soon(late)).release()
+    assert not bench.pool.status("a").yielding
+    lease.release()
+    assert bench.started == ["a"]
+
+
+async def test_a_pinned_model_stays(make_pool: MakePool) -> None:
+    bench = make_pool(entries=entries(a={"pinned": True}))
+    await bench.use("a")
+    with pytest.raises(InsufficientMemory, match=r"'b' does not fit: .*; pinned beside it: 'a'") as caught:
+        await soon(bench.pool.lease(bench.entry("b")))
+    assert caught.value.should_retry is None  # somebody may unload it
+    assert bench.pool.loaded == ("a",)
+
+
+async def test_a_pinned_model_that_broke_comes_back_by_itself(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("manager.backoff.FIRST", 0.01)
+    bench = make_pool(entries=entries(a={"pinned": True}))
+    await bench.use("a")
+    bench.engines["a"][0].exit()
+    await bench.reaches("a", ModelState.FAILED)
+    await bench.reaches("a", ModelState.READY)
+    assert bench.started == ["a", "a"]
+
+
+async def test_the_policy_of_the_settings_decides_who_goes(make_pool: MakePool) -> None:
+    for policy, gone in (("lru", "a"), ("gdsf", "b")):
+        bench = make_pool(sizes={"a": 2, "b": 4, "c": 5}, policy=policy)
+        for _ in range(500):  # used often and small: worth keeping, but used before the other
+            await bench.use("a")
+        await bench.use("b")
+        await asyncio.sleep(0.01)
+        await bench.use("c")
+        assert gone not in bench.pool.loaded
+        assert bench.pool.status(gone).evictions == 1
+
+
+# the line
+
+
+async def test_parallel_first_requests_start_one_engine_each(make_pool: MakePool) -> None:
+    bench = make_pool(sizes={"a": 5, "b": 5})
+    for lease in await soon(asyncio.gather(*(bench.ask(name) for name in "abababab"))):
+        lease.release()
+    assert sorted(bench.started) == ["a", "b"]
+
+
+async def test_two_who_wait_for_one_place_both_get_it(make_pool: MakePool) -> None:
+    bench = make_pool()
+    lease = await soon(bench.pool.lease(bench.entry("a")))
+    asked = [bench.ask("b"), bench.ask("c")]
+    await until(lambda: bench.pool.status("a").yielding)
+    lease.release()
+    for task, name in zip(asked, "bc", strict=True):
+        lease = await soon(task)
+        assert lease.entry.name == name
+        lease.release()
+    assert bench.started == ["a", "b", "c"]
+
+
+async def test_a_model_that_was_just_loaded_serves_who_waited_before_it_goes(make_pool: MakePool) -> None:
+    bench = make_pool()
+    bench.plans["a"] = {"hold_start": True}
+    first = bench.ask("a")
+    await bench.reaches("a", ModelState.STARTING)
+    second = bench.ask("b")
+    await turn()
+    bench.engines["a"][0].may_start.set()
+    (await soon(first)).release()
+    (await soon(second)).release()
+    assert bench.started == ["a", "b"]
+
+
+async def test_first_come_first_served(make_pool: MakePool) -> None:
+    bench = make_pool()
+    lease = await soon(bench.pool.lease(bench.entry("a")))
+    asked = [bench.ask("c"), bench.ask("b")]
+    await until(lambda: bench.pool.status("a").yielding)
+    lease.release()
+    for task in asked:
+        (await soon(task)).release()
+    assert bench.started == ["a", "c", "b"]
+
+
+async def test_a_key_with_priority_counts_as_having_come_earlier(make_pool: MakePool) -> None:
+    bench = make_pool()
+    lease = await soon(bench.pool.lease(bench.entry("a")))
+    asked = [bench.ask("c"), bench.ask("b", priority=1)]
+    await until(lambda: bench.pool.status("a").yielding)
+    lease.release()
+    for task in reversed(asked):
+        (await soon(task)).release()
+    assert bench.started == ["a", "b", "c"]
+
+
+async def chatter(bench: PoolBench, name: str, until_: float, waits: list[float]) -> int:
+    """One client that asks again as soon as it has its answer; returns how many it got."""
+    answers = 0
+    while time.monotonic() < until_:
+        asked = time.monotonic()
+        with await soon(bench.pool.lease(bench.entry(name))):
+            waits.append(time.monotonic() - asked)
+            await asyncio.sleep(0.001)  # the answer
+            answers += 1
+    return answers
+
+
+async def test_two_models_asked_for_in_turn_are_not_swapped_for_every_request(make_pool: MakePool) -> None:
+    bench = make_pool(batch_window=0.2, linger=0.02)
+    end = time.monotonic() + 1.5
+    answers = await soon(asyncio.gather(*(chatter(bench, name, end, []) for name in "ab")))
+    assert min(answers) > 50
+    assert len(bench.started) < 20  # 1.5 s of turns of 0.2 s, and some air
+
+
+async def test_a_cold_model_beside_a_hot_one_waits_no_longer_than_a_turn(make_pool: MakePool) -> None:
+    bench = make_pool(batch_window=0.2, linger=0.02)
+    end = time.monotonic() + 1.5
+    hot: list[float] = []
+    cold: list[float] = []
+    eager = [chatter(bench, "a", end, hot) for _ in range(8)]
+
+    async def now_and_then() -> None:
+        while time.monotonic() < end:
+            await asyncio.sleep(0.1)
+            asked = time.monotonic()
+            with await soon(bench.pool.lease(bench.entry("b"))):
+                cold.append(time.monotonic() - asked)
+
+    await soon(asyncio.gather(now_and_then(), *eager))
+    assert len(cold) >= 3
+    assert max(cold) < 0.2 + 0.5  # a turn, and what a busy machine adds
+    assert max(hot) < 0.2 + 0.5
+    assert len(hot) > 500
+
+
+async def test_waiting_has_an_end(make_settings: MakeSettings) -> None:
+    settings = make_settings(limits={"wait_timeout": 0.05}, scheduling={"batch_window": 0.01, "linger": 0.001})
+    bench = PoolBench(settings, ledger=FakeLedger(dict.fromkeys("abc", 6), 10))
+    with await soon(bench.pool.lease(bench.entry("a"))) as held:
+        with pytest.raises(LoadTimeout):
+            await soon(bench.pool.lease(bench.entry("b")))
+        await until(lambda: not bench.pool.status("a").yielding)
+        assert held.engine is bench.engines["a"][0]
+    await close(bench)
+
+
+async def test_a_removed_model_is_waited_for_no_longer(make_pool: MakePool) -> None:
+    bench = make_pool()
+    with await soon(bench.pool.lease(bench.entry("a"))):
+        asked = bench.ask("b")
+        await until(lambda: bench.pool.status("b").waiting)
+        bench.pool.replace_catalog(Catalog([ENTRIES[0]]))
+        with pytest.raises(ModelNotFound):
+            await soon(asked)
+
+
+async def test_shutdown_ends_waiting(make_pool: MakePool) -> None:
+    bench = make_pool()
+    with await soon(bench.pool.lease(bench.entry("a"))):
+        asked = bench.ask("b")
+        await turn()
+        await soon(bench.pool.close())
+        with pytest.raises(Exception, match="shutting down"):
+            await soon(asked)
+
+
+# limits, groups
+
+
+async def test_at_most_so_many_models_are_loaded(make_pool: MakePool) -> None:
+    bench = make_pool(there=None, most_loaded=2)
+    for name in "abc":
+        await bench.use(name)
+    assert len(bench.pool.loaded) == 2
+    assert "c" in bench.pool.loaded
+
+
+async def test_models_of_a_group_exclude_each_other(make_pool: MakePool) -> None:
+    bench = make_pool(there=None, groups={"chat": {"models": ["a", "b"], "most": 1}})
+    for name in "cab":
+        await bench.use(name)
+    assert set(bench.pool.loaded) == {"b", "c"}
+
+
+async def test_an_exclusive_group_runs_with_nobody_else(make_pool: MakePool) -> None:
+    bench = make_pool(there=None, groups={"big": {"models": ["a", "b"], "exclusive": True}})
+    for name in "ab":
+        await bench.use(name)
+    assert set(bench.pool.loaded) == {"a", "b"}
+    await bench.use("c")
+    assert bench.pool.loaded == ("c",)
+    await bench.use("a")
+    assert bench.pool.loaded == ("a",)
+
+
+async def test_preload_evicts_nobody(make_pool: MakePool) -> None:
+    bench = make_pool(entries=entries(a={"preload": True}, b={"preload": True}))
+    bench.pool.preload()
+    await bench.reaches("a", ModelState.READY)
+    await until(lambda: not bench.pool.status("b").waiting)
+    await turn()
+    assert bench.pool.loaded == ("a",)
+
+
+async def test_would_evict_tells_before_anything_happens(make_pool: MakePool) -> None:
+    bench = make_pool(sizes={"a": 6, "b": 6, "c": 99})
+    assert await soon(bench.pool.would_evict("a")) == ()
+    await bench.use("a")
+    await asyncio.sleep(0.01)
+    assert await soon(bench.pool.would_evict("b")) == ("a",)
+    assert await soon(bench.pool.would_evict("c")) is None
+    assert bench.pool.loaded == ("a",)
+
+
+# places of one model
+
+
+async def test_no_more_than_its_concurrency_get_in(make_pool: MakePool) -> None:
+    bench = make_pool(entries=entries(a={"concurrency": 2}))
+    held = [await soon(bench.pool.lease(bench.entry("a"))) for _ in range(2)]
+    third = bench.ask("a")
+    await turn()
+    assert not third.done()
+    assert bench.pool.status("a").waiting == 1
+    held[0].release()
+    (await soon(third)).release()
+    held[1].release()
+
+
+async def test_places_are_given_in_order_and_priority_breaks_ties(make_pool: MakePool) -> None:
+    bench = make_pool(entries=entries(a={"concurrency": 1}))
+    lease = await soon(bench.pool.lease(bench.entry("a")))
+    order: list[str] = []
+
+    async def ask(who: str, priority: int) -> None:
+        with await bench.pool.lease(bench.entry("a"), priority):
+            order.append(who)
+
+    tasks = []
+    for who, priority in (("first", 0), ("second", 0), ("important", 5), ("unimportant", -5)):
+        tasks.append(asyncio.create_task(ask(who, priority)))
+        await turn()
+    lease.release()
+    await soon(asyncio.gather(*tasks))
+    assert order == ["important", "first", "second", "unimportant"]
+
+
+async def test_who_exceeds_the_queue_is_told_when_to_come_back(make_pool: MakePool) -> None:
+    bench = make_pool(entries=entries(a={"concurrency": 1, "queue": 1}))
+    lease = await soon(bench.pool.lease(bench.entry("a")))
+    waiting = bench.ask("a")
+    await turn()
+    with pytest.raises(Exception, match="1 requests wait for the model 'a' already") as caught:
+        await soon(bench.pool.lease(bench.entry("a")))
+    assert (caught.value.code, caught.value.status, caught.value.retry_after) == ("queue_full", 429, 1)  # type: ignore[attr-defined]
+    lease.release()
+    (await soon(waiting)).release()
+
+
+async def test_one_that_leaves_in_the_moment_of_its_turn_loses_no_place(make_pool: MakePool) -> None:
+    bench = make_pool(entries=entries(a={"concurrency": 1}))
+    lease = await soon(bench.pool.lease(bench.entry("a")))
+    waiting = [bench.ask("a") for _ in range(3)]
+    await turn()
+    lease.release()  # the first of them has its lease now, and has not run since
+    waiting[0].cancel()
+    second: Lease = await soon(waiting[1])
+    assert bench.pool.status("a").in_flight == 1
+    second.release()
+    (await soon(waiting[2])).release()
+    assert bench.pool.status("a").in_flight == 0
