@@ -215,7 +215,7 @@ def _most_saved(kept: Floats, free: Floats, rounds: int) -> float:
 
 def compare(kind: Kind, share: float, requests: int, seed: int) -> dict[str, Outcome]:
     """By policy, and the bound. Somebody waits for each load at least while it lasts, as nothing is loaded unasked."""
-    rng = random.Random(f"{seed} {kind}")  # noqa: S311  to be the same again
+    rng = random.Random(f"{seed} {kind}")
     models = make_models(rng)
     trace = list(make_trace(models, kind, requests, rng))
     memory = max(int(share * sum(model.size for model in models)), *(model.size for model in models))

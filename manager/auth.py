@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from manager import key_file
 from manager.errors import ConfigError, InvalidKey, InvalidRequest
-from manager.key_file import SCOPES, ApiKey
+from manager.key_file import PRIORITY_MOST, SCOPES, ApiKey
 
 __all__ = ["PREFIX", "SCOPES", "ApiKey", "KeyStore", "digest_of", "generate_key"]
 
@@ -108,7 +108,13 @@ class KeyStore:
             self._adopt(keys, seen)
 
     def create(
-        self, name: str, description: str, scopes: Collection[str], expires: float | None = None
+        self,
+        name: str,
+        description: str,
+        scopes: Collection[str],
+        expires: float | None = None,
+        *,
+        priority: int = 0,
     ) -> tuple[str, ApiKey]:
         """Store a new key; returns the key, which can't be had again, and what is known of it.
 
@@ -116,6 +122,7 @@ class KeyStore:
         """
         name, description = _checked_text(name, description)
         _check_scopes(scopes)
+        _check_priority(priority)
         now = float(int(time.time()))
         if expires is not None and expires <= now:
             raise InvalidRequest("A new key can't have expired already.", param="expires")
@@ -127,7 +134,8 @@ class KeyStore:
             ids = {key.id for key in keys}
             while (fresh := secrets.token_hex(4)) in ids:
                 pass
-            made = ApiKey(fresh, name, description, digest_of(token), frozenset(scopes), now, expires)
+            digest = digest_of(token)
+            made = ApiKey(fresh, name, description, digest, frozenset(scopes), now, expires, priority=priority)
             keys = (*keys, made)
             self._adopt(keys, key_file.write(self.path, keys))
         logger.info("key=%s event=created name=%r scopes=%s", made.id, name, ",".join(sorted(scopes)))
@@ -192,3 +200,8 @@ def _check_scopes(scopes: Collection[str]) -> None:
         raise InvalidRequest(f"Unknown scope {unknown[0]!r}; there are: {', '.join(SCOPES)}.", param="scopes")
     if not scopes:
         raise InvalidRequest(f"A key needs a scope: {', '.join(SCOPES)}.", param="scopes")
+
+
+def _check_priority(priority: int) -> None:
+    if not -PRIORITY_MOST <= priority <= PRIORITY_MOST:
+        raise InvalidRequest(f"A priority is {-PRIORITY_MOST} to {PRIORITY_MOST}.", param="priority")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from manager.catalog_builder import CatalogBuilder
 from manager.entry import LlamaParams, Lora, ModelEntry, Template
@@ -27,9 +27,12 @@ logger = logging.getLogger(__name__)
 
 
 class Catalog:
-    """Entries by name and alias. `default` is the model of a request that names none."""
+    """Entries by name and alias. `default` is the model of a request that names none, `warnings` what was odd."""
 
-    def __init__(self, entries: Iterable[ModelEntry], default: str | None = None) -> None:
+    def __init__(
+        self, entries: Iterable[ModelEntry], default: str | None = None, warnings: Collection[str] = ()
+    ) -> None:
+        self.warnings = frozenset(warnings)
         self._entries = {entry.name: entry for entry in entries}
         self._by_name = {name: entry for entry in self._entries.values() for name in (entry.name, *entry.aliases)}
         chosen = None if default is None else self._by_name.get(default)
@@ -77,8 +80,11 @@ class Catalog:
         return entry, personality
 
 
-def load_catalog(settings: Settings) -> Catalog:
-    """Read and check everything. Raises ConfigError with file and place; a model that can't run is listed with why."""
+def load_catalog(settings: Settings, said: Collection[str] = ()) -> Catalog:
+    """Read and check everything. Raises ConfigError with file and place; a model that can't run is listed with why.
+
+    What is odd is logged, but for what is in `said`: files are read again often, and once is enough.
+    """
     path = settings.storage.models_file
     builder = CatalogBuilder(settings)
     for name, raw in read_models_file(path).items():
@@ -88,8 +94,11 @@ def load_catalog(settings: Settings) -> Catalog:
         raise ConfigError("\n".join(builder.mistakes))
     builder.add_discovered()
     default = settings.model.name or builder.single
-    catalog = Catalog(builder.entries, default)
-    if default is not None and default not in catalog:
-        hint = did_you_mean(default, catalog.names)
-        logger.warning("model=%s is to be the default but does not exist%s", default, hint)
-    return catalog
+    names = [name for entry in builder.entries for name in (entry.name, *entry.aliases)]
+    if default is not None and default not in names:
+        hint = did_you_mean(default, [entry.name for entry in builder.entries])
+        builder.warnings.append(f"model={default} is to be the default but does not exist{hint}")
+    for warning in builder.warnings:
+        if warning not in said:
+            logger.warning("%s", warning)
+    return Catalog(builder.entries, default, builder.warnings)

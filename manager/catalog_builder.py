@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,8 +18,6 @@ from manager.models_file import FileEntry, name_problem
 from manager.settings import Settings
 from manager.templates import find_template
 
-logger = logging.getLogger(__name__)
-
 HF_UNAVAILABLE: Final = "this version of llamaherd can't run Hugging Face models"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -31,6 +28,7 @@ class CatalogBuilder:
     def __init__(self, settings: Settings) -> None:
         self.entries: list[ModelEntry] = []
         self.mistakes: list[str] = []
+        self.warnings: list[str] = []
         self.single: str | None = None  # the name of the model that the settings describe
         self._settings = settings
         self._storage = settings.storage
@@ -125,7 +123,7 @@ class CatalogBuilder:
                 fresh.append(model)
         for name, model in distinct(fresh, self._owners):
             if name_problem(name) is not None:
-                logger.warning("file=%s skipped=its name %s", ascii(str(model.path)), name_problem(name))
+                self.warnings.append(f"file={str(model.path)!a} skipped=its name {name_problem(name)}")
             else:
                 self.entries.append(self._judged(self._discovered(name, model, model.path in hf)))
 
@@ -147,8 +145,9 @@ class CatalogBuilder:
     def _judged(self, entry: ModelEntry) -> ModelEntry:
         reason = self._unavailable(entry)
         if reason is not None and entry.engine != "hf":
-            logger.warning("model=%s unavailable=%s", entry.name, reason)
-        return replace(entry, unavailable=reason, created=_created(entry.path, self._storage.models_file))
+            self.warnings.append(f"model={entry.name} unavailable={reason}")
+        created = _created(entry.path, self._storage.models_file)
+        return replace(entry, unavailable=reason, created=created, stamps=tuple(map(_stamp, _files(entry))))
 
     def _unavailable(self, entry: ModelEntry) -> str | None:
         if entry.engine == "hf":
@@ -224,6 +223,15 @@ def _real(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError):  # a loop of links
         return path
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """By which a file that was replaced is told from the one before: nanoseconds and bytes; zeros where it is gone."""
+    try:
+        seen = path.stat()
+    except (OSError, ValueError):
+        return 0, 0
+    return seen.st_mtime_ns, seen.st_size
 
 
 def _created(path: Path, otherwise: Path) -> int:

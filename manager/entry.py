@@ -170,6 +170,7 @@ class ModelEntry:
 
     `ttl`: seconds without a request after which it is unloaded, None where only somebody's wish unloads it.
     `concurrency`: most requests at once, None where the engine queues by itself; `queue`: most that wait.
+    `stamps`: of each of its files when it was changed and its size, so that an entry with other files is another one.
     `unavailable` says why it can't be loaded here; None where nothing is known against it.
     """
 
@@ -189,6 +190,7 @@ class ModelEntry:
     queue: int | None = None
     source: str = "models.json"
     created: int = 0
+    stamps: tuple[tuple[int, int], ...] = ()
     unavailable: str | None = None
 
     def personality(self, name: str) -> str:

@@ -13,13 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from manager.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 SCOPES: Final = ("inference", "admin")
+PRIORITY_MOST: Final = 100  # and the least is as far below 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class ApiKey:
     """What is known of a key; the key itself is kept nowhere. Times are seconds since the epoch.
 
     `id` is random and says nothing of the key: it may be shown and logged. `digest` is hex SHA-256.
+    `priority` is a tie-breaker among requests that wait: a point counts as a second of having waited longer.
     """
 
     id: str
@@ -37,6 +39,7 @@ class ApiKey:
     created: float
     expires: float | None = None
     last_used: float | None = None
+    priority: int = 0
 
     def expired(self, now: float) -> bool:
         return self.expires is not None and now >= self.expires
@@ -55,6 +58,7 @@ class _Record(BaseModel):
     created: AwareDatetime
     expires: AwareDatetime | None = None
     last_used: AwareDatetime | None = None
+    priority: Annotated[int, Field(strict=True, ge=-PRIORITY_MOST, le=PRIORITY_MOST)] = 0
 
 
 class _Document(BaseModel):
@@ -155,6 +159,7 @@ def _key_of(record: _Record) -> ApiKey:
         created=record.created.timestamp(),
         expires=None if record.expires is None else record.expires.timestamp(),
         last_used=None if record.last_used is None else record.last_used.timestamp(),
+        priority=record.priority,
     )
 
 
@@ -169,6 +174,7 @@ def as_json(key: ApiKey) -> dict[str, object]:
         "created": iso_time(key.created),
         "expires": None if key.expires is None else iso_time(key.expires),
         "last_used": None if key.last_used is None else iso_time(key.last_used),
+        "priority": key.priority,
     }
 
 

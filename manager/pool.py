@@ -222,9 +222,13 @@ class ModelPool:
         except HerdError as error:
             logger.error("model=%s not loaded beforehand: %s", entry.name, error.message)
 
-    def replace_catalog(self, catalog: Catalog) -> None:
-        """Take a new catalog. What runs with a changed entry ends when it is idle, removed models drain and stop."""
+    def replace_catalog(self, catalog: Catalog) -> list[asyncio.Task[None]]:
+        """Take a new catalog. What runs with a changed entry ends when it is idle, removed models drain and stop.
+
+        Returns what is done for those that were removed.
+        """
         self._catalog = catalog
+        removals = []
         for name, instance in self._instances.items():
             entry = catalog.get(name)
             if entry is not None and entry.name == name:  # not where it is another model's alias now
@@ -234,8 +238,9 @@ class ModelPool:
             else:
                 self._deactivate(name)
                 instance.refuse(ModelNotFound(f"The model '{name}' was removed.", param="model"))
-                self._own(self._remove(instance), f"unload removed {name}")
+                removals.append(self._own(self._remove(instance), f"unload removed {name}"))
         self.feed.publish("catalog", {"models": list(catalog.names), "default": self.default})
+        return removals
 
     async def _remove(self, instance: ModelInstance) -> None:
         name = instance.entry.name

@@ -58,7 +58,6 @@ class Signals:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
-        self._one_reload = asyncio.Lock()
 
     def install(self, app: web.Application) -> None:
         loop = asyncio.get_running_loop()
@@ -70,13 +69,9 @@ class Signals:
         (self.second if self.first.is_set() else self.first).set()
 
     def _hang_up(self, app: web.Application) -> None:
-        task = asyncio.create_task(self._reload(app))
+        task = asyncio.create_task(app[SERVICE].reloader.try_reload())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
-
-    async def _reload(self, app: web.Application) -> None:
-        async with self._one_reload:
-            await composition.reload(app)
 
 
 class Server:
@@ -128,6 +123,8 @@ class Server:
 
     async def close(self) -> None:
         """Stop every child, end every handler, stop listening."""
+        service = self._app[SERVICE]
+        await service.reloader.close()  # or a reading that ends now would tell a pool that has ended
         # The children first: what did not end in time hears of it and has done, where aiohttp would wait for it twice.
-        await self._app[SERVICE].pool.close()
+        await service.pool.close()
         await self._runner.cleanup()

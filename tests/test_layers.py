@@ -18,11 +18,12 @@ LEVELS = tuple(
     line.split()
     for line in """
         errors logbuf mistakes state
-        policy auth key_file events feed inflight log metrics settings settings_layers settings_types starter_model catalog \
-        catalog_builder discovery entry gguf_file gguf_header models_file plan summary templates watch
+        auth key_file events feed gauges inflight log metrics policy settings settings_layers settings_types \
+        starter_model catalog catalog_builder discovery entry gguf_file gguf_header models_file plan summary \
+        templates watch
         engines engine_metrics memory memory_free memory_hf memory_layers memory_learnt memory_ledger memory_measured \
         memory_model memory_sizes process run_folder watchdog
-        gauges backoff life lease waiting instance reload
+        backoff life lease waiting instance reload
         scheduler
         pool
         home service

@@ -102,6 +102,10 @@ class Manager:
             assert response.status == 200
             return json.loads(response.read())
 
+    def models(self, key: str | None = None) -> list[str]:
+        """The names of its models."""
+        return [model["id"] for model in self.get("/v1/models", key)["data"]]
+
     def chat(
         self, text: str, key: str | None = None, **fields: Any
     ) -> AbstractContextManager[http.client.HTTPResponse]:
@@ -248,25 +252,60 @@ def test_it_says_where_it_listens_and_that_nobody_needs_a_key(fake: Fake, start:
 def test_hangup_reads_good_files_again_and_refuses_broken_ones_whole(
     stage: Stage, fake: Fake, start: StartManager
 ) -> None:
-    def names() -> list[str]:
-        return [model["id"] for model in manager.get("/v1/models")["data"]]
-
-    manager = start()
+    manager = start(storage__watch="false")
     stage.model("beta")
     manager.signal(signal.SIGHUP)
-    wait_for(lambda: names() == ["alpha", "beta"], "the new model")
+    wait_for(lambda: manager.models() == ["alpha", "beta"], "the new model")
     good = stage.models_file.read_text()
     stage.models_file.write_text(good.replace('"beta"', '"gamma"')[:-1])
     manager.signal(signal.SIGHUP)
     manager.says("reload refused")
     assert f"{stage.models_file}, line 1" in manager.log
-    assert names() == ["alpha", "beta"]
+    assert manager.models() == ["alpha", "beta"]
     with manager.chat("hi", model="beta") as response:
         assert response.status == 200
     stage.forget("beta")
     manager.signal(signal.SIGHUP)
-    wait_for(lambda: names() == ["alpha"], "the removal")
+    wait_for(lambda: manager.models() == ["alpha"], "the removal")
     wait_for(lambda: manager.get("/models") == [], "the unloading of the removed model")
+
+
+def test_edits_count_without_a_signal_and_a_broken_one_says_where_it_is_broken(
+    stage: Stage, fake: Fake, start: StartManager
+) -> None:
+    manager = start()
+    with manager.chat("hi") as response:
+        assert response.status == 200
+    stage.model("beta")
+    wait_for(lambda: manager.models() == ["alpha", "beta"], "the new model")
+    good = stage.models_file.read_text()
+    stage.models_file.write_text(good.replace('"params"', '"parms"'))
+    manager.says("reload refused, what was there stays")
+    assert f"{stage.models_file}: alpha.parms: unknown key" in manager.log
+    assert manager.models() == ["alpha", "beta"]
+    stage.models_file.write_text(good)
+    wait_for(lambda: manager.log.count("reloaded models=2") == 2, "the mended file")
+    stage.forget("alpha")
+    wait_for(lambda: manager.models() == ["beta"], "the removal")
+    wait_for(lambda: not alive(fake.starts()[0]), "the end of the removed model")
+
+
+def test_rapid_edits_are_few_reloads_and_start_nothing_twice(stage: Stage, fake: Fake, start: StartManager) -> None:
+    manager = start()
+    with manager.chat("hi") as response:
+        assert response.status == 200
+    entries = json.loads(stage.models_file.read_text())
+    for number in range(200):
+        entries["alpha"]["description"] = f"edit {number}"
+        stage.models_file.write_text(json.dumps(entries | {f"beta-{number}": entries["alpha"]}))
+        time.sleep(0.002)
+    wait_for(lambda: manager.models() == ["alpha", "beta-199"], "the last state")
+    stage.models_file.write_text(json.dumps(entries))
+    wait_for(lambda: manager.models() == ["alpha"], "the end")
+    assert manager.log.count("reloaded") <= 5
+    with manager.chat("hi") as response:
+        assert response.status == 200
+    assert len(fake.starts()) == 1
 
 
 def test_logs_have_no_key_no_prompt_and_no_query(stage: Stage, fake: Fake, start: StartManager) -> None:
@@ -309,12 +348,12 @@ def test_log_has_no_bytes_of_a_request_that_is_no_valid_http(fake: Fake, start: 
 
 def test_hangup_with_a_broken_key_file_keeps_the_old_models_too(stage: Stage, fake: Fake, start: StartManager) -> None:
     key, _ = KeyStore(stage.keys_file).create("k", "", ["inference", "admin"])
-    manager = start()
+    manager = start(storage__watch="false")
     stage.model("beta")
     stage.keys_file.write_text("{")
     manager.signal(signal.SIGHUP)
     manager.says("reload refused")
-    assert [model["id"] for model in manager.get("/v1/models", key)["data"]] == ["alpha"]
+    assert manager.models(key) == ["alpha"]
 
 
 # Its end
@@ -352,8 +391,10 @@ def test_idle_service_ends_at_once_and_leaves_nothing(
     with manager.chat("hi") as response:
         assert response.status == 200
     (pid,) = fake.starts()
+    began = time.monotonic()
     manager.signal(number)
     assert manager.status() == 0
+    assert time.monotonic() - began < 5.0
     assert not alive(pid)
     assert list((short_folder / "run").iterdir()) == []
     assert "Traceback" not in manager.log
@@ -417,6 +458,7 @@ def test_child_that_outlives_a_killed_manager_is_swept_by_the_next(
     dispatcher = stage.binary.rename(stage.folder / "dispatcher")
     stage.binary.write_text(ORPHAN.format(python=sys.executable, binary=dispatcher))
     stage.binary.chmod(0o755)
+    fake.knobs(ignore_sigterm=True)  # nor does it look at its stdin, whose end tells that the manager is gone
     first = start()
     with first.chat("hi") as response:
         assert response.status == 200

@@ -32,6 +32,12 @@ def create(
         list[Scope] | None, typer.Option(help="What it allows; may be repeated. [default: inference]")
     ] = None,
     expires: Annotated[str | None, typer.Option(help="30d, 12h, or a date such as 2027-01-31 (0:00 UTC).")] = None,
+    priority: Annotated[
+        int,
+        typer.Option(
+            min=-100, max=100, help="Among requests that wait, a point counts as a second of having waited longer."
+        ),
+    ] = 0,
     config: ConfigOption = None,
     data_folder: DataFolderOption = None,
     as_json: JsonOption = False,
@@ -39,14 +45,18 @@ def create(
     """Make a key and print it, this once: the key on standard output, what is known of it on standard error."""
     until = None if expires is None else expiry(expires, datetime.now(UTC))
     store = _store(config, data_folder)
-    token, made = store.create(name, description, {str(item) for item in scope or [Scope.inference]}, until)
+    scopes = {str(item) for item in scope or [Scope.inference]}
+    token, made = store.create(name, description, scopes, until, priority=priority)
     if as_json:
         typer.echo(json.dumps({"key": token, **_as_json(made)}, indent=2, ensure_ascii=False))
         return
     typer.echo(token)
-    scopes = ", ".join(sorted(made.scopes))
-    ends = "" if made.expires is None else f", until {_time(made.expires)}"
-    typer.echo(f"Made the key {made.name!r} (id {made.id}; {scopes}{ends}). It can't be shown again.", err=True)
+    known = ", ".join(sorted(made.scopes))
+    if made.priority:
+        known += f", priority {made.priority}"
+    if made.expires is not None:
+        known += f", until {_time(made.expires)}"
+    typer.echo(f"Made the key {made.name!r} (id {made.id}; {known}). It can't be shown again.", err=True)
 
 
 @app.command("list")
@@ -63,11 +73,12 @@ def list_keys(config: ConfigOption = None, data_folder: DataFolderOption = None,
     from rich.text import Text
 
     now = datetime.now(UTC).timestamp()
-    table = Table("Id", "Name", "Scopes", "Created", "Expires", "Last used", "Description")
+    table = Table("Id", "Name", "Scopes", "Priority", "Created", "Expires", "Last used", "Description")
     for key in keys:
         ends = "never" if key.expires is None else _time(key.expires) + (" (expired)" if key.expired(now) else "")
         used = "never" if key.last_used is None else _time(key.last_used)
-        cells = (key.id, key.name, ", ".join(sorted(key.scopes)), _time(key.created), ends, used, key.description)
+        scopes, made = ", ".join(sorted(key.scopes)), _time(key.created)
+        cells = (key.id, key.name, scopes, str(key.priority), made, ends, used, key.description)
         table.add_row(*map(Text, cells))
     show(table)
 

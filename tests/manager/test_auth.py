@@ -58,8 +58,26 @@ def test_created_key_authenticates_at_once_and_after_loading(store: KeyStore, pa
     assert made.description == "the web app"
     assert made.scopes == frozenset(BOTH)
     assert made.expires is None
+    assert made.priority == 0
     assert store.authenticate(token) == made
     assert loaded(path).authenticate(token) == made
+
+
+@pytest.mark.parametrize("priority", [-100, 7, 100])
+def test_priority_is_known_of_whoever_uses_the_key(store: KeyStore, path: Path, priority: int) -> None:
+    token, made = store.create("web", "", BOTH, priority=priority)
+    assert made.priority == priority
+    assert loaded(path).authenticate(token).priority == priority
+    store.flush()
+    assert loaded(path).list()[0].priority == priority
+
+
+@pytest.mark.parametrize("priority", [-101, 101])
+def test_priority_out_of_bounds_is_refused(store: KeyStore, path: Path, priority: int) -> None:
+    with pytest.raises(InvalidRequest, match="-100 to 100") as caught:
+        store.create("web", "", BOTH, priority=priority)
+    assert caught.value.param == "priority"
+    assert not path.exists()
 
 
 def test_file_holds_the_digest_and_not_the_key(store: KeyStore, path: Path) -> None:

@@ -74,6 +74,14 @@ def test_created_key_as_json_has_scopes_and_expiry(run: Run) -> None:
     assert stored().authenticate(shown["key"]).id == shown["id"]
 
 
+def test_priority_of_a_key_is_kept_and_listed(run: Run) -> None:
+    _, out, err = run("key", "create", "batch", "--priority", "-42")
+    assert "priority -42" in err
+    assert stored().authenticate(out.strip()).priority == -42
+    assert "-42" in run("key", "list")[1]
+    assert json.loads(run("key", "list", "--json")[1])[0]["priority"] == -42
+
+
 def test_list_shows_neither_key_nor_digest(run: Run) -> None:
     _, token, _ = run("key", "create", "web", "--description", "[red]not markup")
     digest = stored().list()[0].digest
@@ -130,6 +138,8 @@ def test_mistake_in_the_key_file_is_exit_2_with_file_and_place(run: Run, argumen
         (["serve", "--launcher", "magic"], ["magic", "embedded"]),
         (["key", "create", "x", "--scope", "root"], ["root", "inference"]),
         (["key", "create", "x", "--expires", "soon"], ["soon"]),
+        (["key", "create", "x", "--priority", "101"], ["--priority", "101", "100"]),
+        (["key", "create", "x", "--priority", "high"], ["--priority", "high"]),
         (["no-such-verb"], ["no-such-verb"]),
     ],
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ RECORD: dict[str, Any] = {
     "created": "2023-11-14T22:13:20Z",
     "expires": "2027-01-15T08:00:00Z",
     "last_used": None,
+    "priority": 0,
 }
 
 
@@ -42,6 +44,17 @@ def test_file_has_utc_times_and_only_its_owner_may_read_it(tmp_path: Path) -> No
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     version = key_file.write(tmp_path / "keys.json", [KEY])
     assert key_file.read(tmp_path / "keys.json") == ((KEY,), version)
+
+
+def test_priority_is_written_and_read(tmp_path: Path) -> None:
+    key_file.write(tmp_path / "keys.json", [replace(KEY, priority=-100)])
+    assert key_file.read(tmp_path / "keys.json")[0] == (replace(KEY, priority=-100),)
+
+
+def test_key_of_a_file_that_knows_no_priority_has_none(tmp_path: Path) -> None:
+    record = {name: value for name, value in RECORD.items() if name != "priority"}
+    path = write_text(tmp_path / "keys.json", json.dumps({"keys": [record]}))
+    assert key_file.read(path)[0] == (KEY,)
 
 
 def test_times_with_another_zone_are_understood(tmp_path: Path) -> None:
@@ -65,6 +78,9 @@ def test_times_with_another_zone_are_understood(tmp_path: Path) -> None:
         (json.dumps({"keys": [RECORD | {"created": "yesterday"}]}), "keys.0.created"),
         (json.dumps({"keys": [RECORD | {"created": "2023-11-14T22:13:20"}]}), "keys.0.created"),
         (json.dumps({"keys": [RECORD | {"expires": True}]}), "keys.0.expires"),
+        (json.dumps({"keys": [RECORD | {"priority": 101}]}), "keys.0.priority"),
+        (json.dumps({"keys": [RECORD | {"priority": -101}]}), "keys.0.priority"),
+        (json.dumps({"keys": [RECORD | {"priority": "1"}]}), "keys.0.priority"),
         (json.dumps({"keys": [RECORD, RECORD | {"digest": "cd" * 32}]}), "keys.1.id"),
         (json.dumps({"keys": [RECORD, RECORD | {"id": "ffffffff"}]}), "keys.1.digest"),
     ],

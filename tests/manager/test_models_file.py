@@ -62,6 +62,7 @@ def test_entries_keep_the_order_of_the_file(tmp_path: Path) -> None:
 def test_every_key_may_be_camel_case_or_snake_case(name: str, tmp_path: Path) -> None:
     examples: dict[str, Any] = {"cache_type_k": "f16", "cache_type_v": "f16", "flash_attn": "on", "split_mode": "row"}
     examples |= {"tensor_split": [1], "extra_args": ["-v"], "kv_unified": False, "context_shift": True}
+    examples |= {"draft_model": "draft.gguf"}
     value = examples.get(name, 1)
     camel = read(tmp_path, entry(**{to_camel(name): value}))["m"].params
     snake = read(tmp_path, entry(**{name: value}))["m"].params

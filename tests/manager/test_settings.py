@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from manager.errors import ConfigError
-from manager.settings import Settings, load_settings
+from manager.settings import Group, Settings, load_settings
 from manager.settings_layers import EXACT_NAMES, sections_of, variable_names
 from tests.conftest import MakeSettings
 
@@ -261,6 +261,20 @@ def test_wrong_values_are_named_with_the_origin_that_won(monkeypatch: pytest.Mon
         ("limits", "wait_timeout", -1),
         ("limits", "stream_heartbeat", "0"),
         ("limits", "stop_grace", float("inf")),
+        ("limits", "queue", -1),
+        ("limits", "hang_timeout", 0),
+        ("memory", "host_budget", -1),
+        ("memory", "gpu_reserve", "much"),
+        ("memory", "admission", "perhaps"),
+        ("scheduling", "policy", "random"),
+        ("scheduling", "most_loaded", 0),
+        ("scheduling", "batch_window", 0),
+        ("scheduling", "linger", 0),
+        ("scheduling", "home", " "),
+        ("scheduling", "groups", {"g": {"models": [], "most": 1}}),
+        ("scheduling", "groups", {"g": {"models": ["a"]}}),
+        ("scheduling", "groups", {"g": {"models": ["a"], "most": 0}}),
+        ("scheduling", "groups", {"g": {"models": ["a"], "least": 1, "most": 1}}),
         ("model", "type", "AUDIO"),
         ("model", "gpu_layers", -2),
         ("model", "batch_size", 0),
@@ -359,6 +373,19 @@ def test_the_page_lists_every_setting_and_every_variable() -> None:
     rows = set(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|", page, flags=re.MULTILINE))
     assert rows == {f"{section}.{key}" for section, keys in sections_of(Settings).items() for key in keys}
     assert [name for name in EXACT_NAMES if f"`{name}`" not in page] == []
+
+
+def test_the_groups_of_the_page_are_valid_in_a_file_and_in_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(scheduling:.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    write_yaml(monkeypatch, block)
+    groups = load_settings().scheduling.groups
+    assert groups["large"] == Group(models=("llama-70b", "qwen-72b", "mixtral"), most=1)
+    assert groups["whole-gpu"] == Group(models=("flux",), exclusive=True)
+    (variable,) = re.findall(r"^`LLAMAHERD_SCHEDULING__GROUPS='(.*)'`", page, flags=re.MULTILINE)
+    write_yaml(monkeypatch, "")
+    monkeypatch.setenv("LLAMAHERD_SCHEDULING__GROUPS", variable)
+    assert load_settings().scheduling.groups == {"large": Group(models=("llama-70b", "qwen-72b"), most=1)}
 
 
 def test_every_setting_says_what_it_is_for() -> None:

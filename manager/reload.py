@@ -1,0 +1,143 @@
+"""Reloader: reads the models and the keys again while the service runs. When to, is for others to say."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, Protocol
+
+from manager.auth import KeyStore
+from manager.catalog import Catalog, load_catalog
+from manager.engines.llama.slots import forget_others
+from manager.errors import ConfigError, HerdError, ShuttingDown
+from manager.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Publishes(Protocol):
+    def publish(self, kind: str, data: dict[str, Any], /) -> object: ...
+
+
+class Models(Protocol):
+    """What is told of a new catalog; ModelPool is one."""
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+    @property
+    def feed(self) -> Publishes: ...
+
+    def replace_catalog(self, catalog: Catalog, /) -> Collection[asyncio.Task[None]]: ...
+
+
+class Reloader:
+    """One reading at a time. `keys_read` is called after each in which the keys may have changed."""
+
+    def __init__(self, settings: Settings, keys: KeyStore, models: Models, keys_read: Callable[[], None]) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._models = models
+        self._keys_read = keys_read
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._next: asyncio.Task[None] | None = None  # has not begun to read: whoever comes shares it
+        self._refused: str | None = None  # what was wrong the last time, if something was
+        self._closed = False
+
+    async def reload(self) -> None:
+        """Read again; what does not validate is refused whole, and the old stays.
+
+        Returns when a reading that began after the call has counted. A caller that is cancelled ends none.
+        Raises ConfigError with file and place of every mistake, ShuttingDown after `close`.
+        """
+        if self._closed:
+            raise _shutting_down()
+        if self._next is None:
+            self._next = self._start(self._in_turn())
+        task = self._next
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise _shutting_down()
+        task.result()
+
+    async def try_reload(self) -> None:
+        """As `reload`, for those who have nobody to tell: what goes wrong is in the log and in the feed."""
+        try:
+            await self.reload()
+        except HerdError:
+            pass  # said where it was found
+        except Exception:
+            logger.exception("the reload failed, what was there stays")
+
+    async def close(self) -> None:
+        """Refuse what comes, and give up a reading that goes on: nothing changes any more."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _in_turn(self) -> None:
+        async with self._turn:
+            self._next = None
+            try:
+                catalog, keys_changed = await asyncio.to_thread(self._read)
+            except ConfigError as error:
+                self._refuse(error.message)
+                raise
+            await self._take(catalog, keys_changed)
+
+    def _read(self) -> tuple[Catalog, bool]:
+        # The models first: where they are refused, the keys are left as they were too.
+        catalog = load_catalog(self._settings, self._models.catalog.warnings)
+        return catalog, self._keys.reload_if_changed()
+
+    async def _take(self, catalog: Catalog, keys_changed: bool) -> None:
+        self._keys_read()
+        changed = not _same(catalog, self._models.catalog)
+        # After a refusal it is said in any case: whoever heard of that waits to hear that all is well again.
+        said = changed or keys_changed or self._refused is not None
+        self._refused = None
+        if changed:
+            removals = self._models.replace_catalog(catalog)
+            await self._forget_slots()
+            if removals:  # a model that still runs saves its slots when it stops
+                self._start(self._forget_slots_after(removals))
+        if said:
+            logger.info("reloaded models=%d keys=%d", len(catalog), len(self._keys))
+            self._models.feed.publish("reloaded", {"models": len(catalog)})
+
+    async def _forget_slots(self) -> None:
+        names = self._models.catalog.names
+        await asyncio.to_thread(forget_others, self._settings.storage.slots_folder, names)
+
+    async def _forget_slots_after(self, removals: Collection[asyncio.Task[None]]) -> None:
+        await asyncio.wait(removals)
+        await self._forget_slots()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _refuse(self, message: str) -> None:
+        if message != self._refused:
+            logger.error("reload refused, what was there stays: %s", message)
+        self._refused = message
+        self._models.feed.publish("reload_failed", {"message": message})
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at, or asyncio would complain where every caller has gone
+
+
+def _same(one: Catalog, other: Catalog) -> bool:
+    return one.default == other.default and tuple(one) == tuple(other)
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("The service is shutting down.", retry_after=5)
