@@ -20,11 +20,16 @@ from manager.engines.llama.native import choose_launcher
 from manager.engines.llama.slots import forget_others
 from manager.entry import ModelEntry
 from manager.errors import ConfigError
+from manager.home import return_home
 from manager.log import AccessLog
+from manager.memory_ledger import Ledger
+from manager.metrics import Metrics
 from manager.pool import ModelPool
+from manager.reload import Reloader
 from manager.run_folder import RunFolder
 from manager.service import SERVICE, Service
 from manager.settings import Settings
+from manager.watch import Watcher
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +51,21 @@ def create_app(settings: Settings) -> web.Application:
         choose_launcher(settings)
     catalog = load_catalog(settings)
     run_folder = RunFolder(settings.storage.run_folder)
-    pool = ModelPool(catalog, settings, engine_factory(settings, run_folder))
+    metrics = Metrics()
+    pool = ModelPool(catalog, settings, engine_factory(settings, run_folder), Ledger(settings), metrics)
     app = web.Application(client_max_size=settings.server.max_body)
     access_log = AccessLog() if settings.server.access_log else None
     keys_required = bool(len(keys)) or not loopback
-    app[SERVICE] = Service(settings, keys, pool, keys_required, access_log)
+    service = app[SERVICE] = Service(settings, keys, pool, keys_required, access_log, metrics)
+    service.reloader = Reloader(settings, keys, pool, lambda: _note_keys(service))
     # In this order at start, in the opposite one at the end.
     if access_log is not None:
         app.cleanup_ctx.append(_written(access_log))
     app.cleanup_ctx.append(_swept(run_folder))
     app.cleanup_ctx.append(_pool)
+    app.cleanup_ctx.append(_reloads)
+    if settings.scheduling.home is not None:
+        app.cleanup_ctx.append(_at_home)
     app.cleanup_ctx.append(_keys_followed)
     app.cleanup_ctx.append(_keys_flushed)
     app.on_shutdown.append(_end_feeds)
@@ -80,21 +90,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-async def reload(app: web.Application) -> None:
-    """Read models and keys again. What does not validate is refused whole, and the old stays."""
-    service = app[SERVICE]
-    try:
-        catalog = await asyncio.to_thread(load_catalog, service.settings)
-        await asyncio.to_thread(service.keys.reload_if_changed)
-    except ConfigError as error:
-        logger.error("reload refused, what was there stays: %s", error.message)
-        return
-    service.pool.replace_catalog(catalog)
-    await asyncio.to_thread(forget_others, service.settings.storage.slots_folder, catalog.names)
-    service.keys_required = service.keys_required or bool(len(service.keys))
-    logger.info("reloaded models=%d keys=%d", len(service.pool.catalog), len(service.keys))
 
 
 def _written(access_log: AccessLog) -> Callable[[web.Application], AsyncIterator[None]]:
@@ -122,6 +117,29 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
     await app[SERVICE].pool.close()
 
 
+async def _reloads(app: web.Application) -> AsyncIterator[None]:
+    """Changed files are read again, where that is wanted."""
+    service = app[SERVICE]
+    async with contextlib.AsyncExitStack() as stack:
+        if service.settings.storage.watch:
+            watcher = Watcher(service.settings.storage, service.reloader.try_reload)
+            await stack.enter_async_context(_background(watcher.run()))
+        yield
+        await service.reloader.close()
+
+
+async def _at_home(app: web.Application) -> AsyncIterator[None]:
+    service = app[SERVICE]
+    scheduling = service.settings.scheduling
+    async with _background(return_home(service.pool, scheduling.home or "", scheduling.home_after)):
+        yield
+
+
+def _note_keys(service: Service) -> None:
+    """Once there were keys, one is asked for."""
+    service.keys_required = service.keys_required or bool(len(service.keys))
+
+
 async def _keys_followed(app: web.Application) -> AsyncIterator[None]:
     """A key that is made or revoked on the command line counts within a second."""
     async with _background(_follow_keys(app[SERVICE])):
@@ -135,7 +153,7 @@ async def _follow_keys(service: Service) -> None:
         await asyncio.sleep(LOOK_AT_KEYS_EVERY)
         try:
             if await asyncio.to_thread(service.keys.reload_if_changed):
-                service.keys_required = service.keys_required or bool(len(service.keys))
+                _note_keys(service)
                 logger.info("keys read again keys=%d", len(service.keys))
             refused = ""
         except ConfigError as error:
@@ -165,7 +183,7 @@ async def _flush(keys: KeyStore) -> None:
 
 
 async def _end_feeds(app: web.Application) -> None:
-    app[SERVICE].pool.bus.close()
+    app[SERVICE].pool.end_feeds()
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ HerdError                         500 server_error        internal_error
 │   └── ContextLengthExceeded     400                     context_length_exceeded
 ├── ModelNotFound                 404 not_found_error     model_not_found
 ├── GenerationFailed              500 server_error        generation_failed
+├── RequestCancelled              409 server_error        request_cancelled
 ├── BodyTooLarge                  413 invalid_request_error body_too_large
 ├── InvalidKey                    401 authentication_error invalid_api_key
 ├── PermissionDenied              403 permission_error    insufficient_scope
@@ -81,6 +82,13 @@ class GenerationFailed(HerdError):
     """The engine took the request and reported a failure of its own."""
 
     code = "generation_failed"
+
+
+class RequestCancelled(HerdError):
+    """Somebody who may end any request has ended this one."""
+
+    status = 409
+    code = "request_cancelled"
 
 
 class BodyTooLarge(HerdError):

@@ -9,9 +9,11 @@ from aiohttp import web
 
 from manager.auth import KeyStore
 from manager.errors import ShuttingDown
+from manager.inflight import InFlight
 from manager.log import AccessLog
 from manager.metrics import Metrics
 from manager.pool import ModelPool
+from manager.reload import Reloader
 from manager.settings import Settings
 
 
@@ -60,6 +62,8 @@ class Service:
     access_log: AccessLog | None  # None: not wanted
     metrics: Metrics = field(default_factory=Metrics)
     gate: DrainGate = field(default_factory=DrainGate)
+    inflight: InFlight = field(default_factory=InFlight)
+    reloader: Reloader = field(init=False)  # it tells the service of new keys, and so is made after it
 
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)

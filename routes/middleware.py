@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 KEY: Final = web.RequestKey("key", ApiKey)
+ROUTE: Final = web.RequestKey("route", str)  # its pattern
 _ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Ids need to be unlike each other, not unguessable: a random prefix per process and a count.
 _PREFIX: Final = secrets.token_hex(4)
@@ -52,6 +53,7 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
         started = time.perf_counter()
         service = request.app[SERVICE]
         request_id = request[REQUEST_ID] = _request_id(request)
+        request[ROUTE] = route
         status = 499  # the client left; no answer has a status then
         try:
             authorise(request, service, access.scope)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
+from manager import engine_metrics
 from manager.service import SERVICE
 from routes.middleware import knows_caller
 from routes.models import json_response
@@ -28,7 +31,16 @@ async def health(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """GET /metrics, in Prometheus' text form."""
+    """GET /metrics, in Prometheus' text form: what the service counts, and what its engines do."""
     service = request.app[SERVICE]
-    service.metrics.in_flight.set(service.gate.in_flight)
-    return web.Response(body=service.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+    pool = service.pool
+    engines, total, room = await asyncio.gather(engine_metrics.ask(pool.engines()), pool.ledger.total(), pool.room())
+    page = service.metrics.render(
+        pool.statuses(),
+        known=pool.catalog.names,
+        in_flight=service.gate.in_flight,
+        total=total,
+        room={device: size for device, size in room.items() if device in total},  # else a number of models
+        more=engines,
+    )
+    return web.Response(body=page, headers={"Content-Type": "text/plain; version=0.0.4"})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
@@ -11,12 +13,20 @@ from aiohttp import web
 
 from manager.engines import UpstreamRequest
 from manager.entry import ModelEntry
-from manager.errors import GenerationFailed, HerdError, UpstreamConnectError, UpstreamError
+from manager.errors import (
+    GenerationFailed,
+    HerdError,
+    RequestCancelled,
+    UpstreamClosed,
+    UpstreamConnectError,
+    UpstreamError,
+)
+from manager.inflight import Running
 from manager.lease import Lease
 from manager.service import Service
-from routes import sse
+from routes import sse, tokens
 from routes.errors import error_object, from_engine
-from routes.middleware import REQUEST_ID, as_herd_error
+from routes.middleware import KEY, REQUEST_ID, ROUTE, as_herd_error
 
 # Prepares the request once the engine is there (the personality of the load, the budget of tokens).
 Build = Callable[[Lease], Awaitable[UpstreamRequest]]
@@ -24,6 +34,13 @@ Build = Callable[[Lease], Awaitable[UpstreamRequest]]
 Finish = Callable[[dict[str, Any]], dict[str, Any]]
 # Makes another event stream out of the engine's.
 Reframe = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+# How the metrics call the end of a request, and its answer; no answer: what was streamed is all.
+Ended = tuple[str, web.Response | None]
+OK: Final = "ok"
+LEFT: Final = "left"
+FRAME_END: Final = b"\n\n"
+# What a stream ends with, an engine's report and [DONE], is in its last pieces.
+LAST_PIECES: Final = 4
 EVENT_STREAM: Final = "text/event-stream"
 JSON: Final = "application/json; charset=utf-8"
 
@@ -31,7 +48,10 @@ JSON: Final = "application/json; charset=utf-8"
 class Outgoing:
     """The client's side of one answer. Its head is sent with the first byte, and at most once."""
 
-    def __init__(self, request: web.Request) -> None:
+    def __init__(self, request: web.Request, running: Running, finish: Finish | None, reframe: Reframe | None) -> None:
+        self.running = running
+        self.finish = finish
+        self.reframe = reframe
         self._request = request
         self._response: web.StreamResponse | None = None
 
@@ -44,6 +64,7 @@ class Outgoing:
         if self._response is None:
             self._response = web.StreamResponse(headers={**sse.HEADERS, "X-Request-ID": self._request[REQUEST_ID]})
             await self._response.prepare(self._request)
+        self.running.sent += len(data)
         await self._response.write(data)
 
     async def end(self) -> web.StreamResponse:
@@ -75,27 +96,66 @@ async def relay(
     leaves cancels this handler, which closes the way upstream and so frees the engine's slot.
     """
     service.gate.enter()
-    out = Outgoing(request)
+    key = request.get(KEY)
+    running = service.inflight.begin(request[REQUEST_ID], entry.name, key.id if key else None, request[ROUTE], stream)
+    out = Outgoing(request, running, finish, reframe)
+    outcome = LEFT
+    feed = service.pool.feed
+    if feed.heard():
+        feed.publish("request", {"id": running.id, "model": running.model, "state": "started"})
     try:
-        again = True
-        while True:
-            lease = service.pool.try_lease(entry) or await _wait_for_lease(service, entry, out if stream else None)
-            with lease:
-                try:
-                    ready = upstream if isinstance(upstream, UpstreamRequest) else await upstream(lease)
-                    return await _exchange(lease, ready, out, finish, reframe)
-                except (UpstreamError, GenerationFailed) as error:
-                    if again and isinstance(error, UpstreamConnectError) and await lease.engine_lost():
-                        again = False  # its process had just ended, and nobody got the request: the next one may
-                        continue
-                    _record(service, lease, error)
-                    raise
+        try:
+            ended, whole = await _answer(service, entry, upstream, out, key.priority if key else 0)
+        except asyncio.CancelledError:
+            if not running.excuse():
+                raise
+            raise RequestCancelled("An administrator cancelled this request.", should_retry=False) from None
+        finally:
+            service.inflight.end(running)  # the rest is between the service and its client
+        answer = await out.end() if whole is None else whole
+        outcome = ended
+        return answer
     except Exception as error:
-        if not out.begun or isinstance(error, ConnectionError):
-            raise  # the front door answers; or nobody is there to read an answer
+        if isinstance(error, ConnectionError):
+            raise  # nobody is there to read an answer
+        outcome = outcome_of(error)
+        if not out.begun:
+            raise  # the front door answers
         return await out.fail(as_herd_error(request, error))
     finally:
+        service.metrics.answered(running, outcome)
+        if feed.heard():
+            feed.publish("request", {"id": running.id, "model": running.model, "state": "ended", "status": outcome})
         service.gate.leave()
+
+
+def outcome_of(error: Exception) -> str:
+    """What the metrics call a request that ended so."""
+    if isinstance(error, RequestCancelled):
+        return "cancelled"
+    return error.code if isinstance(error, HerdError) else HerdError.code
+
+
+async def _answer(
+    service: Service, entry: ModelEntry, upstream: UpstreamRequest | Build, out: Outgoing, priority: int
+) -> Ended:
+    again = True
+    while True:
+        lease = service.pool.try_lease(entry) or await _wait_for_lease(service, entry, out, priority)
+        with lease:
+            out.running.leased_at = time.monotonic()
+            try:
+                ready = upstream if isinstance(upstream, UpstreamRequest) else await upstream(lease)
+                return await _exchange(lease, ready, out)
+            except (UpstreamError, GenerationFailed) as error:
+                if again and isinstance(error, UpstreamConnectError) and await lease.engine_lost():
+                    again = False  # its process had just ended, and nobody got the request: the next one may
+                    out.running.leased_at = None
+                    continue
+                if isinstance(error, UpstreamConnectError | UpstreamClosed) and (loss := await lease.loss()):
+                    raise loss from None  # why it ended, which its instance has recorded
+                _record(service, lease, error)
+                raise
 
 
 def _record(service: Service, lease: Lease, error: HerdError) -> None:
@@ -106,11 +166,11 @@ def _record(service: Service, lease: Lease, error: HerdError) -> None:
     service.pool.record_error(name, error, log)
 
 
-async def _wait_for_lease(service: Service, entry: ModelEntry, out: Outgoing | None) -> Lease:
+async def _wait_for_lease(service: Service, entry: ModelEntry, out: Outgoing, priority: int) -> Lease:
     """Wait until the model is ready; a streaming client gets a comment now and then, so that nothing cuts it off."""
-    if out is None:
-        return await service.pool.lease(entry)
-    waiting = asyncio.create_task(service.pool.lease(entry))
+    if not out.running.stream:
+        return await service.pool.lease(entry, priority)
+    waiting = asyncio.create_task(service.pool.lease(entry, priority))
     try:
         while not waiting.done():
             await asyncio.wait({waiting}, timeout=service.settings.limits.stream_heartbeat)
@@ -128,32 +188,55 @@ def _release_unclaimed(waiting: asyncio.Task[Lease]) -> None:
         waiting.result().release()
 
 
-async def _exchange(
-    lease: Lease,
-    upstream: UpstreamRequest,
-    out: Outgoing,
-    finish: Finish | None,
-    reframe: Reframe | None,
-) -> web.StreamResponse:
-    model = lease.entry.name
+async def _exchange(lease: Lease, upstream: UpstreamRequest, out: Outgoing) -> Ended:
     async with lease.engine.open(upstream) as answer:
         if answer.status >= 400:
-            raise from_engine(answer.status, await answer.read(), model, upstream.path)
+            raise from_engine(answer.status, await answer.read(), lease.entry.name, upstream.path)
         if answer.content_type.startswith(EVENT_STREAM):
-            return await _pump(reframe(answer.chunks()) if reframe else answer.chunks(), out)
+            return await pump(answer.chunks(), out), None
         body = answer.whole
         if body is None:
             body = await answer.read()
-    if finish is not None:
-        body = orjson.dumps(finish(orjson.loads(body)))
+    if upstream.path in tokens.GENERATES:
+        out.running.tokens = tokens.tokens_of(body)
+    if out.finish is not None:
+        body = orjson.dumps(out.finish(orjson.loads(body)))
     if out.begun:  # a stream was asked for and kept alive, and the engine answers whole
         await out.write(b"data: " + body + b"\n\n" + sse.DONE)
-        return await out.end()
-    return web.Response(body=body, headers={"Content-Type": JSON})
+        return OK, None
+    out.running.sent = len(body)
+    return OK, web.Response(body=body, headers={"Content-Type": JSON})
 
 
-async def _pump(chunks: AsyncIterator[bytes], out: Outgoing) -> web.StreamResponse:
-    """Hand on each chunk as it comes. What fails upstream is raised; what fails downstream means nobody reads."""
+async def pump(chunks: AsyncIterator[bytes], out: Outgoing) -> str:
+    """Hand on each chunk as it comes; returns what the metrics call its end.
+
+    What fails upstream is raised; what fails downstream means nobody reads.
+    """
+    last: deque[bytes] = deque(maxlen=LAST_PIECES)
+    if out.reframe is not None:
+        async for chunk in out.reframe(_seen(chunks, out.running, last)):
+            await out.write(chunk)
+        return OK if tokens.close(out.running, last) else GenerationFailed.code
+    rest = b""  # a frame is handed on whole: an error must not come in the middle of one
     async for chunk in chunks:
-        await out.write(chunk)
-    return await out.end()
+        if not last and out.running.first_at is None:
+            out.running.first_at = time.monotonic()
+        if rest or not chunk.endswith(FRAME_END):
+            head, end, rest = (rest + chunk).rpartition(FRAME_END)
+            chunk = head + end
+        if chunk:
+            last.append(chunk)
+            await out.write(chunk)
+    if rest:
+        await out.write(rest)
+    return OK if tokens.close(out.running, last) else GenerationFailed.code
+
+
+async def _seen(chunks: AsyncIterator[bytes], running: Running, last: deque[bytes]) -> AsyncIterator[bytes]:
+    """The chunks, on their way to somebody who changes them."""
+    async for chunk in chunks:
+        if running.first_at is None:
+            running.first_at = time.monotonic()
+        last.append(chunk)
+        yield chunk

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 
-from tests.routes.herd import Herd
-from tests.routes.stage import CHAT
+from manager.catalog import Catalog
+from tests.routes.conftest import StartHerd
+from tests.routes.herd import Herd, until
+from tests.routes.stage import CHAT, Fake
 
 PLAIN_ROUTES = ["/models", "/chat/errors", "/chat/ask?question=hi"]
 
@@ -37,9 +40,59 @@ async def test_metrics_count_by_route_pattern_and_never_by_what_clients_made_up(
     assert "made" not in text
 
 
-async def test_metrics_tell_how_many_requests_are_in_flight(herd: Herd, fake: object) -> None:
+async def test_metrics_tell_how_many_requests_are_in_flight(herd: Herd, fake: Fake) -> None:
+    fake.hold_streams()
+    async with herd.stream("one two") as events:
+        await events.token()
+        text = (await herd.get("/metrics")).body
+        assert b"\nllamaherd_requests_in_flight 1.0\n" in text
+        assert b'llamaherd_model_requests_in_flight{model="alpha"} 1.0' in text
+        fake.release_streams()
+        await events.rest()
+    await until(lambda: herd.service.gate.in_flight == 0)
+    assert b"\nllamaherd_requests_in_flight 0.0\n" in (await herd.get("/metrics")).body
+
+
+async def test_metrics_tell_of_each_model_that_was_begun_until_it_is_removed(herd: Herd, fake: Fake) -> None:
+    assert b"alpha" not in (await herd.get("/metrics")).body
     await herd.chat("hi")
-    assert b"llamaherd_requests_in_flight 0.0" in (await herd.get("/metrics")).body
+    text = (await herd.get("/metrics")).body
+    assert b'llamaherd_model_state{model="alpha",state="ready"} 1.0' in text
+    assert b'llamaherd_model_state{model="alpha",state="failed"} 0.0' in text
+    herd.service.pool.replace_catalog(Catalog([], None))
+    await until(lambda: herd.state("alpha") == "stopped")
+    text = (await herd.get("/metrics")).body
+    assert b"llamaherd_model_state{" not in text
+    assert b'llamaherd_requests_total{model="alpha",outcome="ok"} 1.0' in text, "a counter stays"
+
+
+async def test_metrics_tell_what_models_may_hold_by_device_and_not_how_many_there_may_be(
+    fake: Fake, start_herd: StartHerd
+) -> None:
+    herd = await start_herd(memory={"host_budget": 10**9}, scheduling={"most_loaded": 3})
+    text = (await herd.get("/metrics")).body.decode()
+    room = dict(re.findall(r'^llamaherd_memory_room_bytes{device="(.*)"} (.*)$', text, re.MULTILINE))
+    assert float(room["host"]) == 1e9
+    total = dict(re.findall(r'^llamaherd_memory_total_bytes{device="(.*)"} (.*)$', text, re.MULTILINE))
+    assert float(total["host"]) > 1e8
+    assert room.keys() <= total.keys()
+
+
+async def test_metrics_of_the_engines_are_told_under_their_models(herd: Herd) -> None:
+    await herd.chat("hi")
+    text = (await herd.get("/metrics")).body.decode()
+    assert "# TYPE llamacpp:requests_processing gauge" in text
+    assert 'llamacpp:requests_processing{model="alpha"} ' in text
+
+
+async def test_an_engine_that_does_not_answer_holds_metrics_up_for_a_second_at_most(herd: Herd, fake: Fake) -> None:
+    fake.knobs(faults_on=("/metrics",), slow_head=30.0)
+    await herd.chat("hi")
+    began = time.monotonic()
+    text = (await herd.get("/metrics")).body
+    assert time.monotonic() - began < 1.5
+    assert b"llamaherd_requests_total" in text
+    assert b"llamacpp:" not in text
 
 
 @pytest.mark.parametrize("given", ["abc", "A-1_b.2", "x" * 64])

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import psutil
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
-from tests.routes.conftest import StartHerd
-from tests.routes.herd import Herd, data_of, said, until
-from tests.routes.stage import CHAT, Fake
+from manager.auth import KeyStore
+from manager.inflight import InFlight, Running
+from routes.relay import Outgoing, pump
+from tests.routes.conftest import StartHerd, outside
+from tests.routes.herd import Events, Herd, data_of, said, until
+from tests.routes.stage import CHAT, Fake, Stage
 
 SLOT_FREE_WITHIN = 0.2  # seconds; the promise is "at once"
 
@@ -230,3 +236,286 @@ async def test_requests_while_the_service_drains_are_refused(herd: Herd, fake: F
         assert (await herd.get("/ping")).status == 200
         fake.release_streams()
         assert (await events.rest())[-1] == b"data: [DONE]\n"
+
+
+def the_request(herd: Herd) -> Running:
+    """The one in flight."""
+    (running,) = herd.service.inflight
+    return running
+
+
+async def test_requests_in_flight_are_listed_with_what_they_are(herd: Herd, fake: Fake) -> None:
+    fake.close_gate(stream_gate=fake.stream_gate)
+    before = time.time()
+    async with herd.open("POST", CHAT, said("one two", stream=True), headers={"X-Request-ID": "mine"}) as response:
+        running = the_request(herd)
+        assert (running.id, running.model, running.key, running.route) == ("mine", "alpha", None, CHAT)
+        assert (running.stream, running.state, running.first_byte_at) == (True, "waiting", None)
+        assert before <= running.started <= time.time()
+        fake.open_gate()
+        events = Events(response)
+        await events.token()
+        assert running.state == "running"
+        assert running.first_byte_at is not None
+        assert running.started < running.first_byte_at <= time.time()
+        assert running.sent > 0
+        fake.release_streams()
+        await events.rest()
+    await until(lambda: len(herd.service.inflight) == 0)
+
+
+async def test_requests_in_flight_name_the_id_of_their_key_and_never_the_key(
+    fake: Fake, make_key: Callable[..., str], start_herd: StartHerd
+) -> None:
+    fake.hold_streams()
+    token = make_key("k")
+    herd = await start_herd()
+    herd.key = token
+    async with herd.stream("one two") as events:
+        await events.token()
+        assert the_request(herd).key == herd.service.keys.list()[0].id
+        assert token not in repr([getattr(the_request(herd), name) for name in Running.__slots__])
+
+
+async def test_a_cancelled_stream_ends_with_a_typed_error_and_its_slot_is_free_at_once(herd: Herd, fake: Fake) -> None:
+    fake.hold_streams()
+    async with herd.stream("one two") as events:
+        await events.token()
+        cancelled = time.time()
+        assert herd.service.inflight.cancel(the_request(herd).id)
+        (error,) = await events.rest()
+    assert data_of(error)["error"] == {
+        "message": "An administrator cancelled this request.",
+        "type": "server_error",
+        "param": None,
+        "code": "request_cancelled",
+    }
+    await until(lambda: bool(fake.disconnects()))
+    assert fake.disconnects()[0] - cancelled < SLOT_FREE_WITHIN
+    assert (herd.in_flight, herd.service.gate.in_flight, len(herd.service.inflight)) == (0, 0, 0)
+    assert (await herd.get("/chat/errors")).json == {"errors": []}
+
+
+async def test_a_cancelled_whole_answer_is_a_409_that_clients_do_not_try_again(herd: Herd, fake: Fake) -> None:
+    fake.hold_streams()
+    request = asyncio.create_task(herd.chat("one two"))
+    await until(lambda: bool(fake.requests()))
+    cancelled = time.time()
+    assert herd.service.inflight.cancel(the_request(herd).id)
+    answer = await request
+    assert (answer.status, answer.error["code"]) == (409, "request_cancelled")
+    assert answer.headers["x-should-retry"] == "false"
+    await until(lambda: bool(fake.disconnects()))
+    assert fake.disconnects()[0] - cancelled < SLOT_FREE_WITHIN
+    fake.release_streams()
+    assert (await herd.chat("again")).text == "again"
+    assert len(fake.starts()) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_waits_for_its_model_can_be_cancelled_and_the_load_goes_on(
+    herd: Herd, fake: Fake, stream: bool
+) -> None:
+    fake.close_gate()
+    request = asyncio.create_task(herd.chat("hi", stream=stream))
+    await until(lambda: bool(fake.starts()))
+    assert the_request(herd).state == "waiting"
+    assert herd.service.inflight.cancel(the_request(herd).id)
+    answer = await request
+    assert (answer.status, answer.error["code"]) == (409, "request_cancelled")
+    fake.open_gate()
+    assert (await herd.chat("again")).text == "again"
+    assert len(fake.starts()) == 1
+    assert herd.in_flight == 0
+
+
+async def test_a_waiting_stream_that_was_kept_alive_is_cancelled_with_a_frame(
+    fake: Fake, start_herd: StartHerd
+) -> None:
+    fake.close_gate()
+    herd = await start_herd(limits={"stream_heartbeat": 0.01})
+    async with herd.stream("hi") as events:
+        assert await events.next() == b": loading alpha\n"
+        assert herd.service.inflight.cancel(the_request(herd).id)
+        assert code_of((await events.rest())[-1]) == "request_cancelled"
+
+
+async def test_requests_of_one_id_are_kept_apart_and_cancelled_together(herd: Herd, fake: Fake) -> None:
+    fake.hold_streams()
+    same = {"X-Request-ID": "same"}
+    asked = [asyncio.create_task(herd.post(CHAT, said("one two"), headers=same)) for _ in range(2)]
+    other = asyncio.create_task(herd.chat("one two"))
+    await until(lambda: len(fake.requests()) == 3)
+    assert herd.service.inflight.cancel("same")
+    assert [(await one).status for one in asked] == [409, 409]
+    fake.release_streams()
+    assert (await other).status == 200
+
+
+async def test_the_connection_of_a_cancelled_request_serves_the_next_one(herd: Herd, fake: Fake) -> None:
+    fake.hold_streams()
+    reader, writer = await asyncio.open_connection(herd.server.host, herd.server.port)
+    body = json.dumps(said("one two")).encode()
+    request = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body)
+    try:
+        writer.write(request)
+        await until(lambda: bool(fake.requests()))
+        herd.service.inflight.cancel(the_request(herd).id)
+        assert (await reader.readuntil(b"\r\n")).split()[1] == b"409"
+        await reader.readuntil(b"}}")
+        fake.release_streams()
+        writer.write(request)
+        assert (await reader.readuntil(b"\r\n")).split()[1] == b"200"
+    finally:
+        writer.close()
+
+
+async def test_a_cancel_after_the_answer_finds_nothing(herd: Herd) -> None:
+    answer = await herd.post(CHAT, said("hi"), headers={"X-Request-ID": "mine"})
+    assert answer.status == 200
+    assert not herd.service.inflight.cancel("mine")
+
+
+async def test_the_error_of_a_cancelled_slow_reader_does_not_come_in_the_middle_of_a_frame(
+    herd: Herd, fake: Fake
+) -> None:
+    fake.knobs(chunks=200_000)
+    await herd.post("/loadModel", {"model": "alpha"})
+    child = psutil.Process(fake.starts()[0])
+    reader = reading_nothing(herd, said("word", stream=True))
+    try:
+        await until(lambda: herd.in_flight == 1)
+        await stands_still(child)
+        assert herd.service.inflight.cancel(the_request(herd).id)
+        await until(lambda: herd.in_flight == 0)  # though nobody reads
+        text = await asyncio.to_thread(read_to_the_end, reader)
+    finally:
+        reader.close()
+    frames = text.split(b"\n\n")
+    assert frames.pop() == b""
+    assert code_of(frames[-1]) == "request_cancelled"
+    assert all(data_of(frame) for frame in frames)
+
+
+def read_to_the_end(reader: socket.socket) -> bytes:
+    """The body of a chunked answer."""
+    reader.settimeout(10.0)
+    data = b""
+    while not data.endswith(b"\r\n0\r\n\r\n"):
+        data += reader.recv(2**20)
+    rest = data.partition(b"\r\n\r\n")[2]
+    body = []
+    while (size := int((line := rest.partition(b"\r\n")[0]), 16)) > 0:
+        start = len(line) + 2
+        body.append(rest[start : start + size])
+        rest = rest[start + size + 2 :]
+    return b"".join(body)
+
+
+class Recorded(Outgoing):
+    """What would be written."""
+
+    def __init__(self) -> None:
+        super().__init__(make_mocked_request("POST", CHAT), begun(), None, None)
+        self.written: list[bytes] = []
+
+    async def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+
+def begun() -> Running:
+    return InFlight().begin("one", "alpha", None, CHAT, True)
+
+
+async def cut(stream: bytes, size: int) -> AsyncIterator[bytes]:
+    for at in range(0, len(stream), size):
+        yield stream[at : at + size]
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 100])
+@pytest.mark.parametrize("ending", [b"", b"data: it breaks o"])
+async def test_frames_are_handed_on_whole_however_they_arrive(size: int, ending: bytes) -> None:
+    report = b'data: {"usage":{"prompt_tokens":5,"completion_tokens":2}}\n\n'
+    stream = b"data: one\n\ndata: two\n\n: note\n\n" + report + b"data: [DONE]\n\n" + ending
+    out = Recorded()
+    assert await pump(cut(stream, size), out) == "ok"
+    assert out.running.tokens is not None, "its report is found"
+    assert out.running.first_at is not None
+    assert b"".join(out.written) == stream
+    assert all(written.endswith(b"\n\n") for written in out.written if written != ending)
+
+
+async def test_a_hang_is_told_as_what_it_is(fake: Fake, start_herd: StartHerd) -> None:
+    fake.knobs(stall_stream_after=1, faulty_starts=1)
+    herd = await start_herd(limits={"hang_timeout": 0.5})
+    async with herd.stream("one two") as events:
+        frames = await events.rest()
+    assert code_of(frames[-1]) == "upstream_timeout"
+    assert (await herd.chat("again")).text == "again"
+    recorded = [record["code"] for record in (await herd.get("/chat/errors")).json["errors"]]
+    assert recorded == ["upstream_timeout"], "once, by whoever ended the engine"
+
+
+async def test_the_death_of_an_engine_is_recorded_once_with_its_reason(herd: Herd, fake: Fake) -> None:
+    fake.knobs(die_mid_stream=1, faulty_starts=1)
+    async with herd.stream("one two") as events:
+        error = data_of((await events.rest())[-1])["error"]
+    assert error["code"] == "upstream_closed"
+    assert "stopped unexpectedly" in error["message"]
+    await until(lambda: herd.state("alpha") == "failed")
+    assert [record["code"] for record in (await herd.get("/chat/errors")).json["errors"]] == ["upstream_closed"]
+
+
+async def test_outcomes_and_tokens_are_counted_by_model(herd: Herd, fake: Fake) -> None:
+    fake.hold_streams()
+    fake.release_streams()
+    await herd.chat("one two three")
+    async with herd.stream("one two", stream_options={"include_usage": True}) as events:
+        await events.rest()
+    async with herd.stream("one", path="/chat/completions") as events:  # its engine reports no tokens
+        await events.rest()
+    await herd.post("/tokenize", {"content": "a b"})
+    text = (await herd.get("/metrics")).body.decode()
+    assert 'llamaherd_requests_total{model="alpha",outcome="ok"} 4.0' in text
+    assert 'llamaherd_generated_tokens_total{model="alpha"} 5.0' in text
+    assert 'llamaherd_prompt_tokens_total{model="alpha"} 9.0' in text
+    assert 'llamaherd_wait_seconds_count{model="alpha"} 4.0' in text
+    assert 'llamaherd_time_to_first_token_seconds_count{model="alpha"} 2.0' in text
+    assert 'llamaherd_time_per_output_token_seconds_count{model="alpha"} 1.0' in text
+
+
+async def test_every_end_of_a_request_has_an_outcome(herd: Herd, fake: Fake) -> None:
+    fake.hold_streams()
+    async with herd.stream("one two") as events:
+        await events.token()  # and leaves
+    await until(lambda: not herd.service.inflight)
+    request = asyncio.create_task(herd.chat("one two"))
+    await until(lambda: len(fake.requests()) == 2)
+    herd.service.inflight.cancel(the_request(herd).id)
+    await request
+    assert (await herd.chat("long " * 5000)).error["code"] == "context_length_exceeded"
+    fake.knobs(error_stream_after=1)
+    await herd.post("/unloadModel")
+    async with herd.stream("one two") as events:
+        await events.rest()
+    text = (await herd.get("/metrics")).body.decode()
+    outcomes = dict(re.findall(r'^llamaherd_requests_total{model="alpha",outcome="(.*)"} (.*)$', text, re.MULTILINE))
+    assert outcomes == {"left": "1.0", "cancelled": "1.0", "context_length_exceeded": "1.0", "generation_failed": "1.0"}
+
+
+async def test_the_priority_of_a_key_counts_for_the_requests_that_it_sends(stage: Stage, start_herd: StartHerd) -> None:
+    fake = stage.model("alpha", concurrency=1)
+    fake.hold_streams()
+    store = KeyStore(stage.keys_file)
+    low = outside(lambda: store.create("low", "", ["inference"]))[0]
+    high = outside(lambda: store.create("high", "", ["inference"], priority=100))[0]
+    herd = await start_herd()
+    asked = [asyncio.create_task(herd.post(CHAT, said("first one"), key=low))]
+    await until(lambda: bool(fake.requests()))
+    for text, key in (("second one", low), ("third one", high)):
+        asked.append(asyncio.create_task(herd.post(CHAT, said(text), key=key)))
+        await until(lambda: len(herd.service.inflight) == len(asked))
+    fake.release_streams()
+    assert [answer.status for answer in await asyncio.gather(*asked)] == [200, 200, 200]
+    order = [request["body"]["messages"][0]["content"] for request in fake.requests()]
+    assert order == ["first one", "third one", "second one"]

@@ -1,0 +1,113 @@
+"""The inference requests that wait or run now: who asked for what, and a way to end one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+
+class Tokens(NamedTuple):
+    """What an answer took. `prompt` includes what was `cached`; `each`: seconds per token after the first."""
+
+    prompt: int
+    cached: int
+    generated: int
+    each: float | None = None
+
+
+class Running:
+    """One request, from its acceptance to the end of its answer; written by its own task alone.
+
+    `id` is its X-Request-ID, which clients may choose and use twice; `key` the id of its API key, `route` the pattern
+    of its route. `started` is in seconds since the epoch, `began`, `leased_at` (it has its model) and `first_at` (its
+    engine's first byte) are of time.monotonic. `sent` is in bytes. `tokens` is what its engine reported at the end.
+    """
+
+    __slots__ = (
+        "_cancelled",
+        "_task",
+        "began",
+        "first_at",
+        "id",
+        "key",
+        "leased_at",
+        "model",
+        "route",
+        "sent",
+        "started",
+        "stream",
+        "tokens",
+    )
+
+    def __init__(self, request_id: str, model: str, key: str | None, route: str, stream: bool) -> None:
+        self.id = request_id
+        self.model = model
+        self.key = key
+        self.route = route
+        self.stream = stream
+        self.started = time.time()
+        self.began = time.monotonic()
+        self.leased_at: float | None = None
+        self.first_at: float | None = None
+        self.sent = 0
+        self.tokens: Tokens | None = None
+        self._task = asyncio.current_task()
+        self._cancelled = False
+
+    @property
+    def state(self) -> Literal["waiting", "running"]:
+        return "waiting" if self.leased_at is None else "running"
+
+    @property
+    def first_byte_at(self) -> float | None:
+        """When the engine's first byte came, in seconds since the epoch."""
+        return None if self.first_at is None else self.started + self.first_at - self.began
+
+    def cancel(self) -> None:
+        """End it: its task meets a CancelledError where it waits. A second time does nothing."""
+        if self._task is not None and not self._cancelled:
+            self._cancelled = True
+            self._task.cancel()
+
+    def excuse(self) -> bool:
+        """Whether `cancel`, and nobody else, is why its task was cancelled; the task then lives on.
+
+        Else its client has left, or the service ends: the CancelledError has to go on. To be asked once, by the task.
+        """
+        if self._task is None or not self._cancelled:
+            return False
+        self._cancelled = False
+        return self._task.uncancel() == 0
+
+
+class InFlight:
+    """All of them, oldest first."""
+
+    def __init__(self) -> None:
+        self._running: dict[Running, None] = {}
+
+    def __iter__(self) -> Iterator[Running]:
+        return iter(tuple(self._running))
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def begin(self, request_id: str, model: str, key_id: str | None, route: str, stream: bool) -> Running:
+        """Take in the request of the current task; `end` must follow, in that task."""
+        running = Running(request_id, model, key_id, route, stream)
+        self._running[running] = None
+        return running
+
+    def end(self, running: Running) -> None:
+        """It is over for its engine; from here on it can't be cancelled."""
+        del self._running[running]
+        running.excuse()  # a cancel that another error was faster than must not count for the task's next wait
+
+    def cancel(self, request_id: str) -> bool:
+        """End every request of that id; False where there is none (any more)."""
+        found = [running for running in self._running if running.id == request_id]
+        for running in found:
+            running.cancel()
+        return bool(found)
