@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from manager.logbuf import LogBuffer
+if TYPE_CHECKING:  # engines import this in their children too, where asyncio would only cost time
+    from manager.logbuf import LogBuffer
 
 
 @dataclass(slots=True)
@@ -55,7 +56,11 @@ class EngineExit:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """Signs of work: when the last byte of any answer came (time.monotonic), and the CPU seconds used so far."""
+    """Signs of work. `cpu`: the CPU seconds used so far.
+
+    `heard_at`: when the request that has waited longest for its next byte got its last one (time.monotonic); now, where
+    no byte is due.
+    """
 
     heard_at: float
     cpu: float

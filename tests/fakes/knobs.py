@@ -16,13 +16,15 @@ class Knobs:
     bind_delay: float = 0.0  # before the socket exists
     load_seconds: float = 0.0  # 503 "Loading model" that long
     gate: str | None = None  # the load ends only when this file exists
+    load_progress: tuple[Any, ...] = ()  # tells these parts of its load: a number, or [stage, number]
     never_ready: bool = False
     exit_on_start: dict[str, Any] | None = None  # {"code", "lines"}: exits before it binds
     exit_during_load: dict[str, Any] | None = None  # {"after", "code", "lines"}: exits after `after` seconds
     foreign: bool = False  # takes any key and is never loading: something that is not our child
     probe_delay: float = 0.0  # before each answer of a probe
+    health_hangs: bool = False  # /health gets no answer
     # The process.
-    ignore_sigterm: bool = False
+    ignore_sigterm: bool = False  # nor does it hear what comes on its stdin
     fork_grandchild: bool | str = False  # a child that holds stdout, ignores SIGTERM; a path receives its pid
     log_flood: int = 0  # lines a second to stderr
     log_partial: str = ""  # a text without newline at the end of the first lines

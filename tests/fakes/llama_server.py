@@ -5,7 +5,8 @@ It takes llama-server's command line (`--host PATH.sock` or an address with `--p
 /v1/models, /props, /slots, /metrics (the probes), /tokenize (one token per word), /apply-template (one word
 more per message, and one at the end), /v1/chat/completions, /v1/completions and /slots/N?action=…, in
 llama-server's shapes. While it loads every path answers 503, as llama-server's do; without the key every
-path but /health answers 401.
+path but /health answers 401. With LLAMA_SERVER_ROUTER_PORT in its environment it tells of its load on
+stdout, ends with its stdin, and after SIGTERM waits there for leave, as llama-server does.
 
 The answer to a chat is the text of the last user message, a token per word; the messages that came are under
 "echo" (in a stream: in the first chunk). Its faults are the fields of `Knobs` (knobs.py), given as JSON in FAKE_LLAMA;
@@ -34,6 +35,9 @@ from tests.fakes.wire import ClientGone, Connection, CutOff, Request, error_obje
 
 BORN = time.monotonic()
 LIFE_LIMIT = 300  # seconds after which a fake that a broken test left behind ends itself
+ASKED = "LLAMA_SERVER_ROUTER_PORT" in os.environ  # to tell of itself on stdout, and to heed its stdin
+SERVING, LEAVE = threading.Event(), threading.Event()
+LISTENERS: list[socket.socket] = []
 PUBLIC = ("/health", "/v1/health")
 PROBES = (*PUBLIC, "/v1/models", "/models", "/props", "/slots", "/metrics")
 
@@ -41,6 +45,27 @@ PROBES = (*PUBLIC, "/v1/models", "/models", "/props", "/slots", "/metrics")
 def log(text: str, level: str = "I", end: str = "\n") -> None:
     ms = int((time.monotonic() - BORN) * 1000)
     os.write(2, f"{ms // 60000}.{ms // 1000 % 60:02}.{ms % 1000:03}.000 {level} {text}{end}".encode())
+
+
+def tell(state: str, payload: dict[str, Any]) -> None:
+    """What llama-server tells a router of its own, on stdout."""
+    if ASKED:
+        line = json.dumps({"state": state, "payload": payload})
+        os.write(1, f"cmd_child_to_router:state:{line}\n".encode())
+
+
+def heed_stdin() -> None:
+    """Wait there for leave to end, or for the end of who could give it."""
+    text = ""
+    while "cmd_router_to_child:exit" not in text:
+        text = sys.stdin.readline()
+        if not text:
+            break
+    LEAVE.set()
+    if text:
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        os._exit(1)
 
 
 class Options:
@@ -78,6 +103,7 @@ class Server:
             self.exit(self.knobs.exit_on_start)
         time.sleep(self.knobs.bind_delay)
         listener = self.bind()
+        LISTENERS.append(listener)
         log(f"srv    load_model: loading model '{self.options.model}'")
         for task in (self.load, self.flood):
             threading.Thread(target=task, daemon=True).start()
@@ -107,6 +133,9 @@ class Server:
 
     def load(self) -> None:
         knobs = self.knobs
+        for part in knobs.load_progress:
+            stage, value = part if isinstance(part, list) else ("text_model", part)
+            tell("loading", {"stages": ["text_model"], "current": stage, "value": value})
         if knobs.exit_during_load:
             time.sleep(knobs.exit_during_load.get("after", 0.0))
             self.exit(knobs.exit_during_load)
@@ -119,6 +148,10 @@ class Server:
         log(f"srv  llama_server: listening on {where}")
         if knobs.log_partial:
             log(knobs.log_partial, end="")
+        tell("ready", {"id": self.options.alias})
+        if ASKED and not knobs.ignore_sigterm:
+            threading.Thread(target=heed_stdin, daemon=True).start()
+        SERVING.set()
         self.ready.set()
 
     def flood(self) -> None:
@@ -169,7 +202,7 @@ class Server:
     def handle(self, conn: Connection, request: Request) -> None:
         knobs = self.knobs
         if request.path in PROBES:
-            conn.wait(knobs.probe_delay)
+            conn.wait(FOREVER if knobs.health_hangs and request.path == "/health" else knobs.probe_delay)
         if not (self.ready.is_set() or knobs.foreign):
             return conn.answer(503, error_object(503, "Loading model", "unavailable_error"))
         allowed = request.headers.get("authorization") == f"Bearer {self.key}"
@@ -317,6 +350,10 @@ def fork_grandchild(target: bool | str) -> None:
 
 def terminate(signum: int, frame: object) -> NoReturn:
     log("srv    operator(): cleaning up before exit...")
+    if SERVING.is_set() and ASKED and LISTENERS:
+        # As llama-server does: asked to tell of itself, it stops listening, and ends only with leave.
+        LISTENERS.pop().close()
+        LEAVE.wait()
     os._exit(0)
 
 

@@ -108,6 +108,64 @@ async def test_group_is_killed_where_it_ignores_the_request() -> None:
         os.killpg(child.pid, 0)
 
 
+async def test_no_grace_kills_without_asking() -> None:
+    child = await spawn(SLEEP)
+    await soon(child.stop(0))
+    assert child.returncode == -signal.SIGKILL
+    assert child.killed
+
+
+async def test_no_grace_speeds_up_a_patient_stop() -> None:
+    log = Lines()
+    child = await spawn(STUBBORN, log)
+    await soon(log.first.wait())
+    patient = asyncio.create_task(child.stop(600))
+    await turn()
+    assert not patient.done()
+    await soon(child.stop(0))
+    await soon(patient)
+    assert child.returncode == -signal.SIGKILL
+
+
+async def test_kill_by_somebody_else_is_none_of_ours() -> None:
+    child = await spawn(["/bin/sh", "-c", "kill -9 $$"])
+    await soon(child.wait())
+    await soon(child.stop(0))
+    assert not child.killed
+
+
+async def test_stdout_can_go_another_way_than_the_log() -> None:
+    log, heard = LogBuffer(), bytearray()
+    child = await ChildProcess.spawn(
+        ["/bin/sh", "-c", "echo one; echo two >&2; printf three"], env={}, cwd=None, log=log, on_stdout=heard.extend
+    )
+    await soon(child.wait())
+    assert log.tail() == ("two",)
+    assert heard == b"one\nthree"
+    await child.stop(1)
+
+
+async def test_farewell_is_said_to_a_child_that_waits_for_it() -> None:
+    log = Lines()
+    child = await farewell_child("trap '' TERM; echo ready; read line; echo got $line; exit 7", log)
+    await soon(log.first.wait())
+    await soon(child.stop(600))
+    assert child.returncode == 7
+    assert log.tail() == ("ready", "got bye")
+
+
+async def test_farewell_to_a_child_that_reads_nothing_does_no_harm() -> None:
+    child = await farewell_child("exec <&-; exec sleep 60", LogBuffer())
+    await soon(child.stop(600))
+    assert child.returncode is not None
+
+
+async def farewell_child(script: str, log: LogBuffer) -> ChildProcess:
+    return await ChildProcess.spawn(
+        ["/bin/sh", "-c", script], env={"PATH": os.defpath}, cwd=None, log=log, farewell=b"bye\n"
+    )
+
+
 async def test_stop_kills_what_a_clean_exit_left_of_the_group() -> None:
     log = Lines()
     child = await spawn([*LEAVES_GRANDCHILD[:2], LEAVES_GRANDCHILD[2].format(last="exec sleep 60")], log)
@@ -175,6 +233,8 @@ async def test_program_that_cannot_run_raises_and_leaks_nothing(argv: list[str])
     before = descriptors()
     with pytest.raises(OSError, match=r"\[Errno (2|13)\]"):
         await spawn(argv)
+    with pytest.raises(OSError, match=r"\[Errno (2|13)\]"):
+        await ChildProcess.spawn(argv, env={}, cwd=None, log=LogBuffer(), on_stdout=print, farewell=b"bye")
     assert descriptors() == before
 
 
@@ -182,8 +242,10 @@ async def test_ended_child_leaves_no_descriptor() -> None:
     child = await spawn(["/bin/true"])
     await soon(child.stop(1))
     before = descriptors()
-    for _ in range(3):
-        child = await spawn(["/bin/true"])
+    for stdout in (None, None, print):
+        child = await ChildProcess.spawn(
+            ["/bin/true"], env={}, cwd=None, log=LogBuffer(), on_stdout=stdout, farewell=stdout and b"bye"
+        )
         await soon(child.wait())
         await soon(child.stop(1))
     await asyncio.sleep(0)  # a closed transport lets go of its pipe in the next turn

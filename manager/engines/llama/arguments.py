@@ -70,6 +70,7 @@ class LlamaArgs:
             **_threads(params),
             **_several_gpus(params),
             **_lora(params),
+            **_draft(params),
             **_embedding(params),
             **_template(entry.template, params),
             "repeat_last_n": _penalty_window(params),
@@ -178,6 +179,17 @@ def _lora(params: LlamaParams) -> dict[str, Any]:
         if ":" in adapter.path:
             raise ConfigError(f"params.lora: llama.cpp can't be told a path with a colon: {adapter.path}")
     return {"lora": tuple((adapter.path, adapter.scale) for adapter in params.lora) or None}
+
+
+def _draft(params: LlamaParams) -> dict[str, Any]:
+    limits = {name: getattr(params, name) for name in ("draft_max", "draft_min", "draft_gpu_layers")}
+    if params.draft_model is None:
+        lost = [f"params.{name}" for name, value in limits.items() if value is not None]
+        if lost:
+            raise ConfigError(f"{', '.join(lost)}: there is no params.draft_model")
+        return {}
+    # Not told, llama.cpp loads a plain model and drafts nothing with it.
+    return {"draft_model": params.draft_model, "draft_type": "simple", **limits}
 
 
 def _embedding(params: LlamaParams) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import httptools
 
 # A reader that is slower than the child stops it here, and lets it go on when it has caught up.
 HIGH_WATER: Final = 256 * 1024
+# What llama-server sends every 30 s on a silent stream. It comes from an HTTP thread, whatever inference does.
+PING: Final = b":\n\n"
 
 
 class Connection(asyncio.Protocol):
@@ -22,6 +24,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
+        self._now = asyncio.get_running_loop().time
         self.lost = False
         self.reset()
 
@@ -34,6 +37,8 @@ class Connection(asyncio.Protocol):
         self.head_done = False
         self.complete = False
         self.reusable = False
+        # While an answer is due: the loop's time of its last byte, or of the request's.
+        self.heard_at: float | None = None
         self.touched = False  # a byte of this response has arrived
         self.broken: str | None = None
 
@@ -73,10 +78,13 @@ class Connection(asyncio.Protocol):
         self.status = self._parser.get_status_code()
         if self.status >= 200:
             self.head_done = True
+            self.heard_at = self._now()
         else:  # 100 Continue and its like: the real head follows
             self.raw_headers = []
 
     def on_body(self, body: bytes) -> None:
+        if body != PING:
+            self.heard_at = self._now()
         self.parts.append(body)
         self.buffered += len(body)
 
@@ -90,10 +98,16 @@ class Connection(asyncio.Protocol):
     def send(self, data: bytes) -> None:
         assert self._transport is not None  # noqa: S101  connection_made ran before anyone got this connection
         self._transport.write(data)
+        self.heard_at = self._now()
 
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+    @property
+    def due_since(self) -> float | None:
+        """Since when a byte of the engine has been waited for, by the loop's clock; None where none is due."""
+        return None if self.complete or self.lost or self._paused else self.heard_at
 
     def take(self) -> bytes:
         """All of the body that has arrived and was not taken yet."""
@@ -103,6 +117,7 @@ class Connection(asyncio.Protocol):
         if self._paused and self._transport is not None and not self.lost:
             self._transport.resume_reading()
             self._paused = False
+            self.heard_at = self._now()
         return data
 
     def header(self, wanted: bytes) -> str:

@@ -67,6 +67,8 @@ def _converted(xllamacpp: Any, name: str, present: Any, value: Any) -> Any:
         return sum(bits[f"COMMON_PARAMS_SAMPLING_CONFIG_{bit}"] for bit in value)
     if name == "lora_adapters":
         return [xllamacpp.CommonAdapterLoraInfo(path, scale) for path, scale in value]
+    if name == "types":
+        return [xllamacpp.common_speculative_type[kind] for kind in value]
     if name == "tensor_split":  # of a fixed length
         return [*map(float, value), *[0.0] * (len(present) - len(value))]
     if isinstance(value, str) and hasattr(type(present), "__members__"):

@@ -32,13 +32,14 @@ _MEMORY: Final = re.compile(
     r"insufficient memory|out of memory|OutOf(?:Device|Host)Memory|failed to allocate|bad_alloc|cudaMalloc failed", re.I
 )
 _MOST_LINES: Final = 2
+_LAST_WORDS: Final = 5
 
 
 def explain_failure(log_tail: Sequence[str]) -> str:
     """The telling lines of the log's end, without their prefixes, on one line; "" where none tells anything."""
-    fatal = explain_crash(log_tail)
+    fatal = _fatal(log_tail)
     if fatal:
-        return fatal
+        return _joined(map(_bare, fatal))
     started = max((number for number, line in enumerate(log_tail) if _STARTED in line), default=-1)
     errors = [line for line in log_tail[started + 1 :] if _is_error(line)]
     if started >= 0:
@@ -47,14 +48,22 @@ def explain_failure(log_tail: Sequence[str]) -> str:
     return _joined(causes or [_bare(line) for line in errors])
 
 
-def explain_crash(log_tail: Iterable[str]) -> str:
-    """The same for a process that has served requests: only what ends a process at once can be the reason."""
-    return _joined(_bare(line) for line in log_tail if _FATAL.search(line))
+def explain_crash(log_tail: Sequence[str]) -> str:
+    """The same for a process that has served requests: only what ends a process at once can be the reason.
+
+    That, or a lack of memory that was the last thing it said.
+    """
+    short = [line for line in log_tail[-_LAST_WORDS:] if _MEMORY.search(line) and _is_error(line)]
+    return _joined(map(_bare, _fatal(log_tail) or short))
 
 
 def ran_out_of_memory(log_tail: Iterable[str]) -> bool:
     """Whether an error of llama.cpp says that it did not get the memory it needs, of the host or of a GPU."""
     return any(_MEMORY.search(line) and (_is_error(line) or _FATAL.search(line)) for line in log_tail)
+
+
+def _fatal(lines: Iterable[str]) -> list[str]:
+    return [line for line in lines if _FATAL.search(line)]
 
 
 def _is_error(line: str) -> bool:

@@ -64,6 +64,8 @@ LOAD_MODES: Final = _members("LLAMA_LOAD_MODE_", "none", "mmap", "mlock", "mmap+
 POOLING_TYPES: Final = _members("LLAMA_POOLING_TYPE_", "none", "mean", "cls", "last", "rank")
 SPLIT_MODES: Final = _members("LLAMA_SPLIT_MODE_", "none", "layer", "row", "tensor")
 
+DRAFT_SIMPLE: Final = ["COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE"]
+
 OPTIONS: Final = (
     # what is served, and where
     Option("model", "--model", "model.path"),
@@ -101,6 +103,13 @@ OPTIONS: Final = (
     Option("rope_freq_base", "--rope-freq-base", "rope_freq_base"),
     Option("rope_freq_scale", "--rope-freq-scale", "rope_freq_scale"),
     Option("lora", "--lora-scaled", "lora_adapters", as_text=_lora_text),
+    # speculative decoding
+    Option("draft_model", "--spec-draft-model", "speculative.draft.mparams.path"),
+    Option("draft_type", "--spec-type", "speculative.types", words={"simple": ("draft-simple", DRAFT_SIMPLE)}),
+    Option("draft_max", "--spec-draft-n-max", "speculative.draft.n_max"),
+    Option("draft_min", "--spec-draft-n-min", "speculative.draft.n_min"),
+    Option("draft_gpu_layers", "--spec-draft-ngl", "speculative.draft.n_gpu_layers", words={-1: ("all", -2)}),
+    # other tasks than chat
     Option("embedding", "--embedding", "embedding"),
     Option("pooling", "--pooling", "pooling_type", words=POOLING_TYPES),
     # sampling, where the request does not say it

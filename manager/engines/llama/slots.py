@@ -30,12 +30,13 @@ BUSY_PATIENCE: Final = 1.0
 RESTORE_TIMEOUT: Final = 10.0
 # What decides whether a cache fits: of the options those that shape it. Sampling, threads and such don't.
 SHAPING: Final = (
-    *("cache_type_k", "cache_type_v", "context_shift", "ctx_size", "device", "flash_attn", "jinja", "kv_unified"),
-    *("lora", "mmproj", "model", "parallel", "rope_freq_base", "rope_freq_scale", "template", "template_file"),
+    *("cache_type_k", "cache_type_v", "context_shift", "ctx_size", "device", "draft_model", "flash_attn", "jinja"),
+    *("kv_unified", "lora", "mmproj", "model", "parallel", "rope_freq_base", "rope_freq_scale", "template"),
+    "template_file",
 )
 # The names of folders of saved slots, as `fingerprint` makes them.
 OURS: Final = re.compile(r"[0-9a-f]{32}")
-FILES: Final = ("model", "mmproj", "template_file")
+FILES: Final = ("model", "mmproj", "draft_model", "template_file")
 
 
 class SlotStore:

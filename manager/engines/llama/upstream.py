@@ -152,6 +152,15 @@ class UpstreamClient:
     def open(self, request: UpstreamRequest) -> Exchange:
         return Exchange(self, request)
 
+    @property
+    def connections(self) -> int:
+        return len(self._open)
+
+    @property
+    def due_since(self) -> float | None:
+        """Since when the request that has waited longest for its next byte waits, by the loop's clock."""
+        return min((since for each in self._open if (since := each.due_since) is not None), default=None)
+
     def close(self) -> None:
         """End every connection; requests in flight get UpstreamClosed."""
         self._closed = True

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ import pytest
 
 from manager.engines.llama.arguments import LlamaArgs
 from manager.engines.llama.native import find_binary
+from manager.engines.llama.progress import ASK
 from manager.entry import ModelEntry
 from manager.settings import load_settings
 from tests.gguf_files import write_adapter, write_tiny_gguf
@@ -52,7 +53,11 @@ class Child:
         self._log = log
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, "LLAMA_API_KEY": KEY}
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                env={**os.environ, **ASK, "LLAMA_API_KEY": KEY},
             )
 
     def ask(self, method: str, path: str, body: Any = None, *, key: str = KEY) -> Answer:
@@ -75,9 +80,25 @@ class Child:
     def log(self) -> list[str]:
         return self._log.read_text(errors="replace").splitlines()
 
+    def say(self, text: bytes) -> None:
+        """Write to its stdin, and close that; nothing is only the end."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended already
+            self.process.stdin.write(text)
+            self.process.stdin.close()
+
+    def told(self) -> bytes:
+        """What was on its stdout, now that it has ended."""
+        assert self.process.stdout is not None
+        return self.process.stdout.read()
+
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):
+                pipe.close()
 
     def _answers(self) -> bool:
         try:

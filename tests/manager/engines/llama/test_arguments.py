@@ -230,6 +230,24 @@ def test_adapters_keep_their_scales() -> None:
     ]
 
 
+def test_a_draft_model_is_named_to_both_with_the_way_to_use_it() -> None:
+    args = arguments(draft_model="/d.gguf", draft_max=8, draft_min=2, draft_gpu_layers=-1)
+    assert [value_of(f"--spec-draft-{name}", args) for name in ("model", "n-max", "n-min", "ngl")] == [
+        "/d.gguf", "8", "2", "all",
+    ]  # fmt: skip
+    assert value_of("--spec-type", args) == "draft-simple"
+    speculative = applied(args).speculative
+    draft = speculative.draft
+    assert (draft.mparams.path, draft.n_max, draft.n_min, draft.n_gpu_layers) == ("/d.gguf", 8, 2, -2)
+    assert speculative.types == [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+    assert applied(arguments(draft_model="/d.gguf", draft_gpu_layers=3)).speculative.draft.n_gpu_layers == 3
+
+
+def test_draft_options_without_a_draft_model_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"params\.draft_max, params\.draft_gpu_layers: .*params\.draft_model"):
+        arguments(draft_max=8, draft_gpu_layers=0)
+
+
 def test_a_vision_projector_is_named_to_both() -> None:
     args = LlamaArgs.from_entry(entry(mmproj=Path("/models/mmproj.gguf")), socket=SOCKET)
     assert value_of("--mmproj", args) == "/models/mmproj.gguf"

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from manager.engines import UpstreamRequest
 from manager.engines.llama import engine as module
-from manager.engines.llama.engine import LlamaEngine, child_environment
+from manager.engines.llama import vitals
+from manager.engines.llama.engine import LlamaEngine
+from manager.engines.llama.environment import child_environment
 from manager.engines.llama.slots import SlotStore
 from manager.engines.llama.upstream import UpstreamClient
+from manager.entry import LlamaParams, ModelEntry
 from manager.errors import InsufficientMemory, LoadFailed, LoadTimeout, UpstreamConnectError
 from tests.conftest import EMPTY_GGUF, MakeSettings
 from tests.manager.bench import is_running, lines_of, make_entry, soon, turn, until, watched
 from tests.manager.conftest import LlamaFakes
 
 PROPS = UpstreamRequest("GET", "/props")
+KILLED = "killed by signal 9, as the kernel does when memory is short"
 
 
 async def failure(llama: LlamaFakes, **knobs: object) -> LoadFailed:
@@ -61,7 +67,7 @@ async def test_slow_probe_does_not_fail_a_start(llama: LlamaFakes) -> None:
 async def test_probe_without_an_answer_is_neither_ready_nor_a_failure(
     llama: LlamaFakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PROBE_TIMEOUT", 0.01)
+    monkeypatch.setattr(vitals, "PROBE_TIMEOUT", 0.01)
     engine = llama.engine(probe_delay=60, requests_log=tmp_path / "requests")
     starting = asyncio.create_task(engine.start())
     await until(lambda: len(lines_of(tmp_path / "requests")) >= 3)
@@ -132,6 +138,44 @@ async def test_embedded_child_imports_nothing_from_the_current_folder(
     assert not (here / "ran").exists()
 
 
+# the progress of a load
+
+
+async def test_progress_is_what_the_child_tells(llama: LlamaFakes, tmp_path: Path) -> None:
+    engine = llama.engine(load_progress=(0.25, 0.5), gate=tmp_path / "gate")
+    assert engine.progress is None
+    starting = asyncio.create_task(engine.start())
+    await until(lambda: engine.progress == 0.5)
+    (tmp_path / "gate").touch()
+    await soon(starting)
+    await until(lambda: engine.progress == 1.0)
+    assert not any("cmd_child" in line for line in engine.log.tail(400))
+
+
+async def test_progress_of_a_projector_counts_by_its_size(llama: LlamaFakes, tmp_path: Path) -> None:
+    projector = tmp_path / "mmproj.gguf"
+    projector.write_bytes(EMPTY_GGUF + bytes(2 * len(EMPTY_GGUF)))
+    entry = make_entry(llama.entry.path, mmproj=projector)
+    parts = (1.0, ["mmproj_model", 0.5])
+    engine = llama.engine(entry=entry, load_progress=parts, never_ready=True)
+    starting = asyncio.create_task(engine.start())
+    await until(lambda: engine.progress == 0.25 + 0.75 / 2)
+    starting.cancel()
+    await asyncio.wait({starting})
+
+
+async def test_progress_of_a_child_that_maps_its_file_is_told_by_its_memory(
+    llama: LlamaFakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = iter([100, 106, 112])
+    monkeypatch.setattr(module, "resident_bytes", lambda pid: next(sizes, 112))
+    engine = llama.engine(load_progress=(0.0,), never_ready=True)
+    starting = asyncio.create_task(engine.start())
+    await until(lambda: engine.progress == 0.5)  # of a file of 24 bytes
+    starting.cancel()
+    await asyncio.wait({starting})
+
+
 # why a load fails
 
 
@@ -150,6 +194,32 @@ async def test_exit_during_the_load_tells_line_and_status(llama: LlamaFakes) -> 
     assert "insufficient memory" in error.message
     assert error.exit_code == 1
     assert isinstance(error, InsufficientMemory)
+
+
+async def test_kill_while_loading_is_a_lack_of_memory(llama: LlamaFakes) -> None:
+    engine = llama.engine(never_ready=True)
+    starting = asyncio.create_task(engine.start())
+    await until(lambda: engine.pid)
+    assert engine.pid is not None
+    os.kill(engine.pid, 9)
+    with pytest.raises(InsufficientMemory, match=f"{KILLED}$") as caught:
+        await soon(starting)
+    assert caught.value.exit_code == -9
+    await soon(engine.stop())
+
+
+@pytest.mark.parametrize(
+    "params", [lambda path: {"draft_model": path}, lambda path: {"lora": [path]}], ids=["draft model", "adapter"]
+)
+async def test_other_files_of_an_entry_are_looked_at_too(
+    llama: LlamaFakes, tmp_path: Path, params: Callable[[str], dict[str, Any]]
+) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(EMPTY_GGUF[:-1])
+    given = LlamaParams.model_validate({"model": "m", **params(str(path))})
+    entry = ModelEntry(name="m", path=llama.entry.path, params=given)
+    assert "broken.gguf is cut off" in (await failure(llama, entry=entry)).message
+    assert lines_of(llama.starts) == []
 
 
 async def test_process_in_place_of_ours_is_not_taken_for_it(llama: LlamaFakes) -> None:
@@ -243,9 +313,102 @@ async def test_end_of_an_engine_that_served_is_not_blamed_on_what_it_survived(ll
     engine.log.feed(stamp + b"srv  update_slots: failed to find free space in the KV cache, n_batch = 1\n")
     engine.log.feed(stamp + b"mtmd_helper_eval: failed to decode image\n")
     os.kill(engine.pid, 9)
-    assert (await soon(engine.wait_exit())).reason == "killed by signal 9"
+    assert (await soon(engine.wait_exit())).reason == KILLED
     engine.log.feed(b"/src/ggml.c:98: GGML_ASSERT(n > 0) failed\n")
-    assert (await soon(engine.wait_exit())).reason.endswith("GGML_ASSERT(n > 0) failed (killed by signal 9)")
+    assert (await soon(engine.wait_exit())).reason.endswith(f"GGML_ASSERT(n > 0) failed ({KILLED})")
+
+
+async def test_lack_of_a_gpus_memory_is_told_as_the_reason_of_a_crash(llama: LlamaFakes) -> None:
+    engine = llama.engine()
+    await soon(engine.start())
+    assert engine.pid is not None
+    line = "E ggml_cuda: allocating 512.00 MiB on device 0: cudaMalloc failed: out of memory"
+    engine.log.feed(f"0.00.079.874 {line}\n".encode())
+    os.kill(engine.pid, 6)
+    assert "cudaMalloc failed: out of memory (killed by signal 6)" in (await soon(engine.wait_exit())).reason
+
+
+async def test_child_that_somebody_else_asks_to_end_may_end(llama: LlamaFakes) -> None:
+    engine = llama.engine()
+    await soon(engine.start())
+    assert engine.pid is not None
+    ended = asyncio.create_task(engine.wait_exit())
+    os.kill(engine.pid, 15)
+    assert (await soon(ended)).code == 0
+
+
+async def test_prompt_in_the_log_ends_nobody(llama: LlamaFakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAVING", (0.0, 0.0))
+    engine = llama.engine()
+    await soon(engine.start())
+    ended = asyncio.create_task(engine.wait_exit())
+    await turn()
+    for _ in range(2):
+        engine.log.feed(b"0.01.0.0 D prompt: operator(): cleaning up before exit...\n")
+        await until(lambda: not engine._log.ending.is_set())
+        assert await engine.answers()
+    assert not ended.done()
+    ended.cancel()
+
+
+async def test_gentle_stop_of_a_child_that_waits_for_leave_is_quick_and_clean(llama: LlamaFakes) -> None:
+    engine = llama.engine(grace=600.0)
+    await soon(engine.start())
+    await soon(engine.stop())
+    assert (await soon(engine.wait_exit())).code == 0
+
+
+async def test_forced_stop_asks_for_nothing_and_kills(llama: LlamaFakes, tmp_path: Path) -> None:
+    engine = llama.engine(ignore_sigterm=True, grace=600.0, requests_log=tmp_path / "requests")
+    await soon(engine.start())
+    asked = len(lines_of(tmp_path / "requests"))
+    await soon(engine.stop(force=True))
+    assert (await soon(engine.wait_exit())).reason == "killed by signal 9"
+    assert len(lines_of(tmp_path / "requests")) == asked
+    assert list(llama.run_folder.path.iterdir()) == []
+
+
+async def test_forced_stop_speeds_up_one_that_waits_for_the_process(llama: LlamaFakes) -> None:
+    engine = llama.engine(ignore_sigterm=True, grace=600.0)
+    await soon(engine.start())
+    gentle = asyncio.create_task(engine.stop())
+    await turn()
+    assert not gentle.done()
+    await soon(engine.stop(force=True))
+    await soon(gentle)
+    assert list(llama.run_folder.path.iterdir()) == []
+
+
+async def test_forced_stop_speeds_up_one_that_saves_slots(llama: LlamaFakes, tmp_path: Path) -> None:
+    engine = llama.engine()
+    await soon(engine.start())
+    slots = SlowSlots(tmp_path, "m", "0" * 32, 1)
+    engine._slots = slots
+    gentle = asyncio.create_task(engine.stop())
+    await soon(slots.saving.wait())
+    await soon(engine.stop(force=True))
+    await soon(gentle)
+    assert (await soon(engine.wait_exit())).code == -9
+
+
+async def test_forced_stop_of_a_start_leaves_nothing(llama: LlamaFakes) -> None:
+    engine = llama.engine(never_ready=True, ignore_sigterm=True, grace=600.0)
+    starting = asyncio.create_task(engine.start())
+    await until(lambda: engine.pid)
+    starting.cancel()
+    await asyncio.wait({starting})
+    await soon(engine.stop(force=True))
+    assert list(llama.run_folder.path.iterdir()) == []
+
+
+class SlowSlots(SlotStore):
+    def __init__(self, root: Path, name: str, fingerprint: str, budget: int) -> None:
+        super().__init__(root, name, fingerprint, budget)
+        self.saving = asyncio.Event()
+
+    async def save(self, client: UpstreamClient) -> None:
+        self.saving.set()
+        await asyncio.Event().wait()
 
 
 async def test_stop_leaves_nothing_and_may_come_from_many(llama: LlamaFakes, tmp_path: Path) -> None:

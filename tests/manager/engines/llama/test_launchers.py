@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from manager.engines.llama.arguments import LlamaArgs
 from manager.engines.llama.failures import explain_failure
+from manager.engines.llama.progress import ENDING, FAREWELL, LoadProgress
 from manager.entry import LlamaParams, Lora, ModelEntry, Template
 from tests.gguf_files import CONTEXT, write_tiny_gguf
 
@@ -33,6 +35,21 @@ TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "
 def entry(path: Path, template: Template | None = None, mmproj: Path | None = None, **params: Any) -> ModelEntry:
     params = {"ctx_size": 512, "parallel": 1, **params}
     return ModelEntry("tiny", path, LlamaParams(model="m", **params), template=template, mmproj=mmproj)
+
+
+def eventually(done: Callable[[], object]) -> None:
+    """For logs, which llama.cpp writes in a thread of its own."""
+    deadline = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def native(request: pytest.FixtureRequest) -> None:
+    """For tests of what only llama-server's own program does."""
+    if request.node.callspec.params["command"] != "native":
+        pytest.skip("the embedded child leaves it to the signal")
 
 
 def test_options_take_effect(serve: Serve, model_file: Path, adapter_file: Path) -> None:
@@ -94,7 +111,7 @@ def test_options_take_effect(serve: Serve, model_file: Path, adapter_file: Path)
         answer = child.ask("POST", "/v1/chat/completions", {"messages": MESSAGES, "ignore_eos": True}).body
         assert answer["usage"]["completion_tokens"] == 9
         assert answer["model"] == "tiny"
-        assert "n_threads = 1" in "\n".join(child.log())
+        eventually(lambda: "n_threads = 1" in "\n".join(child.log()))
 
 
 @pytest.mark.parametrize(
@@ -164,12 +181,68 @@ def test_key_is_asked_for_and_the_web_page_is_off(serve: Serve, model_file: Path
         assert child.ask("GET", "/metrics", key="another").status == 401
 
 
-def test_sigterm_ends_an_idle_child_without_a_traceback(serve: Serve, model_file: Path) -> None:
+def test_sigterm_and_a_farewell_end_an_idle_child_without_a_traceback(serve: Serve, model_file: Path) -> None:
     with serve(entry(model_file)) as child:
         child.process.send_signal(signal.SIGTERM)
+        child.say(FAREWELL)
         # llama-server exits by itself; the embedded child leaves it to the signal.
         assert child.process.wait(timeout=5) in (0, -signal.SIGTERM)
         assert not any("Traceback" in line for line in child.log())
+
+
+def test_native_child_that_a_signal_has_ended_says_so_and_waits_for_the_farewell(
+    serve: Serve, model_file: Path, native: None
+) -> None:
+    with serve(entry(model_file)) as child:
+        eventually(lambda: any("listening on" in line for line in child.log()))  # it heeds signals from then on
+        child.process.send_signal(signal.SIGTERM)
+        eventually(lambda: any(ENDING in line for line in child.log()))
+        with pytest.raises(OSError, match=r"refused|No such file"):
+            eventually(lambda: child.ask("GET", "/health") is None)
+        child.say(FAREWELL)
+        assert child.process.wait(timeout=5) == 0
+
+
+def test_child_ends_when_nobody_is_left_to_say_farewell(serve: Serve, model_file: Path) -> None:
+    with serve(entry(model_file)) as child:
+        child.say(b"")
+        assert child.process.wait(timeout=5) == 1
+
+
+def test_child_tells_of_its_load_on_stdout_and_of_all_else_on_stderr(serve: Serve, model_file: Path) -> None:
+    other: list[bytes] = []
+    progress = LoadProgress({"text_model": 1}, other.append)
+    with serve(entry(model_file)) as child:
+        child.ask("POST", "/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 4})
+        eventually(lambda: any("listening on" in line for line in child.log()))
+        child.process.kill()
+        told = child.told().splitlines(keepends=True)
+    values: list[float] = []
+    for line in told:
+        progress.feed(line)
+        assert progress.value is not None
+        values.append(progress.value)
+    assert (values[0], values[-1]) == (0.0, 1.0)
+    assert values == sorted(values)
+    assert other == []
+
+
+def test_draft_model_drafts(serve: Serve, model_file: Path) -> None:
+    body = {"messages": MESSAGES, "temperature": 0, "max_tokens": 32, "ignore_eos": True}
+    with serve(entry(model_file)) as child:
+        alone = child.ask("POST", "/v1/chat/completions", body).body
+    with serve(entry(model_file, draft_model=str(model_file), draft_max=4, draft_gpu_layers=0)) as child:
+        answer = child.ask("POST", "/v1/chat/completions", body).body
+    assert "draft_n" not in alone["timings"]
+    assert answer["timings"]["draft_n_accepted"] > 0
+    assert answer["usage"] == alone["usage"]
+
+
+def test_draft_model_that_does_not_load_is_told(spawn: Serve, model_file: Path, tmp_path: Path) -> None:
+    alien = write_tiny_gguf(tmp_path / "alien.gguf", architecture="alien")
+    with spawn(entry(model_file, draft_model=str(alien))) as child:
+        assert child.process.wait(timeout=10) == 1
+        assert "unknown model architecture: 'alien'" in explain_failure(child.log())
 
 
 @pytest.mark.parametrize(

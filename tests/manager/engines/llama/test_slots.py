@@ -93,6 +93,22 @@ async def test_a_changed_model_file_begins_cold(
     assert "restored" not in caplog.text
 
 
+async def test_a_changed_draft_model_begins_cold(
+    make_engine: MakeEngine, llama: LlamaFakes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    draft = tmp_path / "draft.gguf"
+    draft.write_bytes(llama.entry.path.read_bytes())
+    entry = replace(llama.entry, params=llama.entry.params.model_copy(update={"draft_model": str(draft)}))
+    await live(make_engine(entry))
+    await live(make_engine(entry), chats=False)
+    assert "slots restored=1" in caplog.text
+    caplog.clear()
+    draft.write_bytes(draft.read_bytes() + b"\0")
+    await live(make_engine(entry), chats=False)
+    assert "restored" not in caplog.text
+
+
 @pytest.mark.parametrize("field", ["temperature", "threads", "seed"])
 async def test_what_does_not_shape_the_cache_keeps_it(
     make_engine: MakeEngine, llama: LlamaFakes, caplog: pytest.LogCaptureFixture, field: str

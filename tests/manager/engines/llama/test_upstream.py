@@ -26,6 +26,7 @@ CHUNKED = (
 SIZED = b"HTTP/1.1 200 OK\r\nX-One: a\r\nContent-Length: 18\r\n\r\ndata: 1\n\ndata: 2\n\n"
 ENDS_WITH_CONNECTION = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\ndata: 1\n\ndata: 2\n\n"
 INFORMED = b"HTTP/1.1 100 Continue\r\n\r\n" + SIZED
+HEAD_OF_STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n"
 BODY = b"data: 1\n\ndata: 2\n\n"
 GET = UpstreamRequest("GET", "/props")
 
@@ -605,3 +606,80 @@ async def test_exchange_that_is_not_open_has_no_answer(serve: Serve) -> None:
         pass
     with pytest.raises(RuntimeError, match="not open"):
         _ = exchange.headers
+
+
+# what is due
+
+
+async def test_nothing_is_due_before_a_request_and_after_its_answer(serve: Serve) -> None:
+    server = await serve(ok)
+    assert server.client.due_since is None
+    async with server.client.open(GET) as response:
+        assert await response.read() == b"ok"
+        assert server.client.due_since is None
+    assert server.client.connections == 1
+    assert server.client.due_since is None
+
+
+async def test_an_answer_is_due_since_its_request_and_then_since_its_last_byte(serve: Serve) -> None:
+    more = asyncio.Event()
+
+    async def answer(peer: Peer) -> None:
+        await more.wait()
+        await peer.send(HEAD_OF_STREAM)
+        await peer.until_client_leaves()
+
+    server = await serve(answer)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    asking = asyncio.create_task(stream_of(server))
+    await until(lambda: server.seen)
+    asked = server.client.due_since
+    assert asked is not None
+    assert began <= asked <= loop.time()
+    await asyncio.sleep(0.01)
+    more.set()
+    await until(lambda: (server.client.due_since or 0) > asked)
+    asking.cancel()
+    await asyncio.wait({asking})
+
+
+async def test_pings_of_a_silent_stream_are_no_sign_of_work(serve: Serve) -> None:
+    ping = asyncio.Event()
+
+    async def answer(peer: Peer) -> None:
+        await peer.send(HEAD_OF_STREAM)
+        await ping.wait()
+        await peer.send(b"3\r\n:\n\n\r\n")
+        await peer.until_client_leaves()
+
+    server = await serve(answer)
+    async with server.client.open(GET) as response:
+        chunks = response.chunks()
+        assert await soon(anext(chunks)) == b"data: 1\n\n"
+        heard = server.client.due_since
+        await asyncio.sleep(0.01)
+        ping.set()
+        assert await soon(anext(chunks)) == b":\n\n"
+        assert server.client.due_since == heard
+
+
+async def test_a_reader_that_lags_owes_and_is_owed_nothing(serve: Serve) -> None:
+    async def answer(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n")
+        with suppress(ConnectionError):
+            await peer.send(bytes(3_999_999))
+        await peer.until_client_leaves()
+
+    server = await serve(answer)
+    async with server.client.open(GET) as response:
+        await until(lambda: server.client.due_since is None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await response.read()
+        assert server.client.due_since is not None
+
+
+async def stream_of(server: Server) -> None:
+    async with server.client.open(GET) as response:
+        await response.read()
