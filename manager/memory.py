@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,7 @@ from manager.memory_sizes import (
     output_bytes,
     process_bytes,
     state_bytes,
+    vocabulary_bytes,
     window_of,
     work_bytes,
 )
@@ -29,6 +30,12 @@ HOST: Final = "host"
 UNLIMITED: Final = -1
 # A context of CUDA or ROCm on a GPU. An assumption: not measured.
 _GPU_CONTEXT: Final = 400 * MIB
+# What llama.cpp leaves free of each GPU where it decides on gpu_layers itself (fit_params_target in common/common.h).
+_FIT_MARGIN: Final = 1024 * MIB
+_SHARED_WITH_DRAFT: Final = (
+    *("batch_size", "flash_attn", "kv_unified", "main_gpu", "mmap", "parallel", "split_mode", "tensor_split"),
+    "ubatch_size",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +79,59 @@ class Estimate:
 
 
 def estimate(
-    entry: ModelEntry, launcher: Launcher, gpus: Sequence[float] = (), *, facts: ModelFacts | None = None
+    entry: ModelEntry, launcher: Launcher, gpus: Sequence[float] = (), *, room: Sequence[int] = ()
 ) -> Estimate:
-    """What the entry will take; of the model's own file nothing is read where its `facts` are given. Blocks.
+    """What the entry will take. Reads headers, and remembers the last ones. Blocks.
 
     `gpus`: a number for each GPU that llama.cpp will use, by which it shares the layers out where the entry has no
-    tensor_split (llama.cpp takes what is free on each). Raises LoadFailed or OSError where a header can't be read.
+    tensor_split (llama.cpp takes what is free on each). `room`: the bytes that the model may have on each; where
+    the entry leaves gpu_layers open, as many layers go to the GPUs as they have room for.
+    Raises LoadFailed or OSError where a header can't be read.
     """
-    facts = read_model(entry.path) if facts is None else facts
-    plan = _Plan(facts, entry.params, launcher, gpus)
-    parts = [*plan.parts(), *_extras(entry)]
+    facts, params = read_model(entry.path), entry.params
+    extras = [*_extras(entry)]
+    drafting = None
+    if params.draft_model is not None:
+        drafting = _DraftPlan(read_model(Path(params.draft_model)), _draft_params(facts, params), launcher, gpus)
+
+    def with_layers(count: int | None) -> Estimate:
+        return _assembled(_Plan(facts, params, launcher, gpus, count), drafting, extras)
+
+    whole = with_layers(None)
+    if params.gpu_layers is not None or not room or _fits(whole, room):
+        return whole
+    # The least count that does not fit, and one less.
+    most = bisect_left(range(len(facts.layers) + 1), True, key=lambda count: not _fits(with_layers(count), room))
+    return with_layers(max(0, most - 1))
+
+
+def _fits(found: Estimate, room: Sequence[int]) -> bool:
+    needed = [found.needed(f"gpu{number}") for number in range(len(room))]
+    return all(size == 0 or size + _FIT_MARGIN <= most for size, most in zip(needed, room, strict=True))
+
+
+def _assembled(plan: _Plan, drafting: _DraftPlan | None, extras: Sequence[Part]) -> Estimate:
+    parts = [*plan.parts(), *extras]
+    if drafting is not None:
+        parts += (replace(part, name="draft") for part in drafting.parts())
     merged = {(part.name, part.device): 0 for part in parts if part.size}
     for part in parts:
         if part.size:
             merged[part.name, part.device] += part.size
     return Estimate(
         parts=tuple(Part(name, device, size) for (name, device), size in merged.items()),
-        reclaimable=plan.reclaimable,
+        reclaimable=plan.reclaimable + (0 if drafting is None else drafting.reclaimable),
         later=tuple(part for part in plan.later() if part.size),
+    )
+
+
+def _draft_params(facts: ModelFacts, params: LlamaParams) -> LlamaParams:
+    """Those of the model that drafts for this one: of all the others it has its own (common/speculative.cpp)."""
+    return LlamaParams(
+        model=params.draft_model or "",
+        ctx_size=window_of(facts, params).cells,
+        gpu_layers=params.draft_gpu_layers,
+        **{name: getattr(params, name) for name in _SHARED_WITH_DRAFT},
     )
 
 
@@ -105,14 +147,21 @@ def _extras(entry: ModelEntry) -> Iterator[Part]:
 class _Plan:
     """Where everything goes: the last layers to the GPUs, as llama_model_base::load_tensors does it."""
 
-    def __init__(self, facts: ModelFacts, params: LlamaParams, launcher: Launcher, gpus: Sequence[float]) -> None:
+    def __init__(
+        self,
+        facts: ModelFacts,
+        params: LlamaParams,
+        launcher: Launcher,
+        gpus: Sequence[float],
+        layers: int | None = None,
+    ) -> None:
+        """`layers`: how many go to the GPUs where `params` leaves it open; None: all."""
         self._facts = facts
         self._params = params
         self._launcher = launcher
         self._window = window_of(facts, params)
         self._shares = _shares(params, gpus)
-        wanted = params.gpu_layers
-        # Left out, it is as many as fit; what fits is what the estimate is for.
+        wanted = layers if params.gpu_layers is None else params.gpu_layers
         everything = len(facts.layers) + 1
         self._offloaded = (
             0 if not self._shares else everything if wanted in (None, -1) else min(wanted or 0, everything)
@@ -139,7 +188,7 @@ class _Plan:
         yield Part("copies", HOST, self._copied if self._mapped else self._beside)
         yield from self._buffers()
         yield Part("output", HOST, output_bytes(facts, params, window))
-        yield Part("process", HOST, process_bytes(facts, self._launcher))
+        yield Part("process", HOST, self._process())
 
     def later(self) -> Iterator[Part]:
         """What grows after the load: copies of earlier prompts, and points to go back to."""
@@ -152,26 +201,53 @@ class _Plan:
         gpus = {self._device(number) for number in range(len(self._facts.layers) + 1)} - {HOST}
         for gpu in sorted(gpus):
             yield Part("compute", gpu, size)
-            yield Part("process", gpu, _GPU_CONTEXT)
+            yield Part("process", gpu, self._gpu_context())
         # With all layers on GPUs the host still holds the inputs; with fewer, a graph of its own.
         yield Part("compute", HOST, size + work_bytes(self._facts, self._params, self._window))
+
+    def _process(self) -> int:
+        return process_bytes(self._facts, self._launcher)
+
+    def _gpu_context(self) -> int:
+        return _GPU_CONTEXT
 
     def _device(self, number: int) -> str:
         position = number - (len(self._facts.layers) + 1 - self._offloaded)
         if position < 0:
             return HOST
-        total = sum(self._shares)
-        bounds = [share / total for share in accumulate(self._shares)]
-        return f"gpu{min(bisect_right(bounds, position / self._offloaded), len(bounds) - 1)}"
+        total = sum(share for _, share in self._shares)
+        bounds = [most / total for most in accumulate(share for _, share in self._shares)]
+        chosen = min(bisect_right(bounds, position / self._offloaded), len(bounds) - 1)
+        return f"gpu{self._shares[chosen][0]}"
 
 
-def _shares(params: LlamaParams, gpus: Sequence[float]) -> list[float]:
-    """The part of each GPU; one that is passed over has 0."""
-    if not gpus or params.gpu_layers == 0:
+class _DraftPlan(_Plan):
+    """A second model in the same process."""
+
+    def _process(self) -> int:
+        return vocabulary_bytes(self._facts, self._launcher)
+
+    def _gpu_context(self) -> int:
+        return 0
+
+
+def _shares(params: LlamaParams, gpus: Sequence[float]) -> list[tuple[int, float]]:
+    """The numbers of the GPUs that are used, in llama.cpp's order, and the part of each; it may be 0."""
+    numbers = _devices(params.device, len(gpus))
+    if not numbers or params.gpu_layers == 0:
         return []
     if params.split_mode == "none":
-        main = min(params.main_gpu or 0, len(gpus) - 1)
-        return [float(number == main) for number in range(len(gpus))]
-    split = [*(params.tensor_split or ())][: len(gpus)]
-    shares = [*split, *[0.0] * (len(gpus) - len(split))]
-    return shares if sum(shares) > 0 else [float(free) for free in gpus]
+        return [(numbers[min(params.main_gpu or 0, len(numbers) - 1)], 1.0)]
+    split = [*(params.tensor_split or ())][: len(numbers)]
+    shares = [*split, *[0.0] * (len(numbers) - len(split))]
+    return list(zip(numbers, shares if sum(shares) > 0 else [gpus[number] for number in numbers], strict=True))
+
+
+def _devices(chosen: str | None, count: int) -> list[int]:
+    """The GPUs that params.device names; a name that is none of CUDA's counts as all of them, as no name does."""
+    names = [] if chosen is None else [name.strip().lower() for name in chosen.split(",")]
+    if names == ["none"]:
+        return []
+    numbers = [int(name.removeprefix("cuda")) for name in names if name.removeprefix("cuda").isdecimal()]
+    known = [number for number in numbers if number < count]
+    return known if names and len(known) == len(names) else list(range(count))

@@ -48,6 +48,8 @@ _GEMMA3N_CACHED_LAYERS: Final = 20
 # (ggml-cpu/repack.cpp): Q4_0, Q2_K, Q4_K, IQ4_NL, MXFP4 with AVX2; on ARM also Q8_0, Q5_K, Q6_K.
 _REPACKED_X86: Final = frozenset({2, 10, 12, 20, 39})
 _REPACKED_ARM: Final = _REPACKED_X86 | {8, 13, 14}
+# More than llama.cpp can load (LLAMA_MAX_LAYERS in src/llama-hparams.h).
+_MOST_LAYERS: Final = 1024
 _LAYER: Final = re.compile(r"blk\.(\d+)\.(.+)")
 _RECURRENT: Final = ("ssm_", "shortconv.", "time_mix_")
 
@@ -75,6 +77,8 @@ class Lookup:
         self._metadata: Mapping[str, Any] = header.metadata
         self._arrays = header.arrays
         self.layers = self.number("block_count")
+        if not 0 <= self.layers <= _MOST_LAYERS:
+            raise LoadFailed(f"{file_name} claims {self.layers:,} layers", should_retry=False)
 
     def number(self, key: str, default: int = 0) -> int:
         value = self._metadata.get(f"{self.architecture}.{key}", default)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from manager.gguf_file import split_name
 from manager.gguf_header import Tensor, read_header
 from manager.memory_layers import Layer, Lookup, copied_bytes, head_size, keeps_cache, read_layers, sliding_window
+
+# Path, size and time of the last change in nanoseconds.
+Stamp = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,23 @@ class ModelFacts:
 
 
 def read_model(path: Path) -> ModelFacts:
-    """Read the headers of all parts. Raises LoadFailed where one is no GGUF header, OSError where one is missing."""
-    headers = [(part, read_header(part)) for part in part_paths(path)]
+    """Read the headers of all parts. Raises LoadFailed where one is no GGUF header, OSError where one is missing.
+
+    They are remembered while sizes and times of the files stay as they are. Blocks.
+    """
+    return _remembered(path, stamps(part_paths(path)))
+
+
+def stamps(files: Iterable[Path]) -> tuple[Stamp, ...]:
+    """By which a change of a file is seen. Raises OSError where one is missing. Blocks."""
+    found = ((str(path), path.stat()) for path in files)
+    return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in found)
+
+
+@lru_cache(maxsize=64)
+def _remembered(path: Path, parts: tuple[Stamp, ...]) -> ModelFacts:
+    # Errors are raised, and so not remembered.
+    headers = [(part, read_header(part)) for part in (Path(name) for name, _, _ in parts)]
     first = headers[0][1]
     lookup = Lookup(path.name, first)
     tensors = [tensor for _, header in headers for tensor in header.infos]

@@ -24,10 +24,11 @@ _CACHE_TYPES: Final = {
 _BATCH: Final = 2048
 _UBATCH: Final = 512
 _CHECKPOINTS: Final = 32
+_DRAFTED: Final = 3
 _CELLS: Final = 256  # contexts are multiples of it (src/llama-context.cpp)
 _FLOAT: Final = 4
 # The process with a model of no size; and what it keeps for each token of the vocabulary (text, merges, tables).
-_PROCESS: Final[dict[Launcher, tuple[int, int]]] = {"native": (24 * MIB, 320), "embedded": (30 * MIB, 480)}
+_PROCESS: Final[dict[Launcher, tuple[int, int]]] = {"native": (24 * MIB, 320), "embedded": (35 * MIB, 480)}
 _TENSOR: Final = 8 << 10  # room for several nodes in each of the graphs
 _CANDIDATE: Final = 12  # a sampler has one for each token of the vocabulary (llama_token_data)
 _INPUTS: Final = 48  # of one token: its number, position and places in the cache
@@ -53,9 +54,10 @@ def window_of(facts: ModelFacts, params: LlamaParams) -> Window:
     tokens = min(params.ubatch_size or _UBATCH, batch, cells * streams)
     sharing = params.parallel if params.kv_unified else 1
     windowed = min(cells, _padded(min(cells, facts.window * sharing + tokens))) if facts.window else 0
-    # Where embeddings are made every token of a batch has an output (tools/server/server-context.cpp).
-    embeds = params.embedding or params.reranking or params.pooling not in (None, "none")
-    return Window(cells, windowed, streams, tokens, tokens if embeds else min(tokens, params.parallel))
+    # To check a draft, the logits of all its tokens are needed (common_speculative_get_output_limits).
+    drafted = 0 if params.draft_model is None else _DRAFTED if params.draft_max is None else params.draft_max
+    outputs = tokens if _embeds(params) else min(tokens, params.parallel * (1 + drafted))
+    return Window(cells, windowed, streams, tokens, outputs)
 
 
 def cache_bytes(layer: Layer, facts: ModelFacts, params: LlamaParams, window: Window) -> int:
@@ -105,15 +107,19 @@ def work_bytes(facts: ModelFacts, params: LlamaParams, window: Window) -> int:
 
 def output_bytes(facts: ModelFacts, params: LlamaParams, window: Window) -> int:
     """Logits, and embeddings where they are wanted (src/llama-context.cpp, output_reserve); and the samplers'."""
-    embeddings = facts.embedding if window.outputs > params.parallel else 0
+    embeddings = facts.embedding if _embeds(params) else 0
     rows = max(window.outputs, params.parallel)
     return rows * (facts.vocabulary + embeddings) * _FLOAT + params.parallel * facts.vocabulary * _CANDIDATE
 
 
 def process_bytes(facts: ModelFacts, launcher: Launcher) -> int:
     """Programs, libraries, threads, vocabulary, room for graphs."""
-    fixed, token = _PROCESS[launcher]
-    return fixed + facts.vocabulary * token + facts.tensors * _TENSOR
+    return _PROCESS[launcher][0] + vocabulary_bytes(facts, launcher)
+
+
+def vocabulary_bytes(facts: ModelFacts, launcher: Launcher) -> int:
+    """What a further model in the process adds: its vocabulary, and room for its graphs."""
+    return facts.vocabulary * _PROCESS[launcher][1] + facts.tensors * _TENSOR
 
 
 def checkpoint_bytes(facts: ModelFacts, params: LlamaParams, window: Window) -> int:
@@ -121,6 +127,11 @@ def checkpoint_bytes(facts: ModelFacts, params: LlamaParams, window: Window) -> 
     windows = sum(cache_bytes(layer, facts, params, window) for layer in facts.layers if layer.windowed)
     states = sum(state_bytes(layer, params) for layer in facts.layers)
     return _CHECKPOINTS * (windows + states)
+
+
+def _embeds(params: LlamaParams) -> bool:
+    """Whether embeddings are made: every token of a batch has an output then (tools/server/server-context.cpp)."""
+    return params.embedding or params.reranking or params.pooling not in (None, "none")
 
 
 def _padded(tokens: int) -> int:

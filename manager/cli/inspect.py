@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -10,12 +13,14 @@ import typer
 from manager.cli.options import ConfigOption, DataFolderOption, JsonOption, settings_from, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from manager.entry import ModelEntry
     from manager.memory import Estimate
     from manager.memory_free import Free
+    from manager.memory_ledger import Expected
     from manager.memory_model import ModelFacts
+    from manager.settings import Settings
 
 # general.file_type by number (enum llama_ftype in llama.h).
 # fmt: off
@@ -36,48 +41,80 @@ def inspect_model(
 ) -> None:
     """Show what a model is, what memory it will take, and whether that is free now."""
     from manager.catalog import load_catalog
-    from manager.engines.llama.native import choose_launcher
-    from manager.memory import estimate
-    from manager.memory_free import gpus_free, host_free
-    from manager.memory_model import read_model
 
     settings = settings_from(config, {"storage": {"data_folder": data_folder}})
     entry, _ = load_catalog(settings).find(name)
     _check(entry)
-    launcher, _ = choose_launcher(settings)
-    # The wheel that the embedded launcher runs is built for the CPU.
-    gpus = gpus_free() if launcher == "native" else ()
-    facts = read_model(entry.path)
-    expected = estimate(entry, launcher, [gpu.free for gpu in gpus], facts=facts)
-    free = (host_free(), *gpus)
+    report = _looked_up(entry, settings)
     if as_json:
-        typer.echo(json.dumps(_as_json(entry, facts, expected, free, launcher), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(_as_json(report), indent=2, ensure_ascii=False))
         return
-    for line in _lines(entry, facts, expected, free, launcher):
+    for line in _lines(report, settings):
         typer.echo(line)
 
 
-def _check(entry: ModelEntry) -> None:
-    from pathlib import Path
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What is shown. `about` is what the files say, by the name in JSON; `room` is bytes by device for all models."""
 
+    entry: ModelEntry
+    launcher: str | None  # None: nothing can run it yet
+    about: Mapping[str, Any]
+    estimate: Estimate
+    expected: Expected
+    free: Sequence[Free]
+    room: Mapping[str, int]
+
+    @property
+    def lacking(self) -> list[str]:
+        """What is missing on each device for it to be loaded now, without anything else going."""
+        there = {device.device: min(device.free, self.room.get(device.device, 0)) for device in self.free}
+        return [
+            f"{device} needs {size(needed)} and has {size(there.get(device, 0))}"
+            for device, needed in self.expected.needed.items()
+            if needed > there.get(device, 0)
+        ]
+
+
+def _looked_up(entry: ModelEntry, settings: Settings) -> _Report:
+    from manager.engines.llama.native import choose_launcher
     from manager.errors import LoadFailed
+    from manager.memory_free import gpus_free, host_free
+    from manager.memory_ledger import Ledger
+
+    async def of_ledger() -> tuple[Expected, Mapping[str, int]]:
+        ledger = Ledger(settings)
+        return await ledger.expected(entry), await ledger.room({})
+
+    hf = entry.engine == "hf"
+    launcher = None if hf else choose_launcher(settings)[0]
+    about = _folder(entry) if hf else _file(entry)
+    expected, room = asyncio.run(of_ledger())
+    if expected.estimate is None:
+        raise LoadFailed(f"what {entry.name} will take can't be told from its files", should_retry=False)
+    gpus = [gpu for gpu in gpus_free(settings.llama.cuda_visible_devices) if gpu.device in room]
+    return _Report(entry, launcher, about, expected.estimate, expected, (host_free(), *gpus), room)
+
+
+def _check(entry: ModelEntry) -> None:
+    """Raise LoadFailed where a file of a GGUF model is missing or broken."""
     from manager.gguf_file import check_gguf
 
-    if entry.engine != "llama":
-        raise LoadFailed(f"{entry.name} is no GGUF model, and only these can be inspected", should_retry=False)
-    for path in (entry.path, entry.mmproj, *(Path(adapter.path) for adapter in entry.params.lora)):
+    if entry.engine == "hf":
+        return
+    draft = entry.params.draft_model
+    others = [*([] if draft is None else [draft]), *(adapter.path for adapter in entry.params.lora)]
+    for path in (entry.path, entry.mmproj, *map(Path, others)):
         if path is not None:
             check_gguf(path)
 
 
-def _as_json(
-    entry: ModelEntry, facts: ModelFacts, expected: Estimate, free: Sequence[Free], launcher: str
-) -> dict[str, Any]:
-    from dataclasses import asdict
+def _file(entry: ModelEntry) -> dict[str, Any]:
+    from manager.memory_model import read_model
 
+    facts = read_model(entry.path)
     return {
-        "name": entry.name,
-        "path": str(entry.path),
+        "title": facts.name or facts.architecture,
         "architecture": facts.architecture,
         "parameters": facts.parameters,
         "quantisation": _quantisation(facts),
@@ -86,53 +123,92 @@ def _as_json(
         "heads": facts.heads,
         "kv_heads": facts.kv_heads,
         "chat_template": facts.chat_template,
-        "launcher": launcher,
-        "memory": {
-            "total": expected.total,
-            "reclaimable": expected.reclaimable,
-            "devices": expected.devices,
-            "parts": [asdict(part) for part in expected.parts],
-            "later": [asdict(part) for part in expected.later],
-        },
-        "free": [asdict(device) for device in free],
-        "fits": not list(_lacking(expected, free)),
     }
 
 
-def _lines(
-    entry: ModelEntry, facts: ModelFacts, expected: Estimate, free: Sequence[Free], launcher: str
-) -> Iterator[str]:
-    params = entry.params
+def _folder(entry: ModelEntry) -> dict[str, Any]:
+    from manager.memory_hf import read_folder
+
+    facts = read_folder(entry.path)
+    return {
+        "title": facts.architecture,
+        "architecture": facts.architecture,
+        "parameters": facts.parameters,
+        "quantisation": ", ".join(sorted(facts.dtypes, key=lambda dtype: -facts.dtypes[dtype])),
+        "trained_window": facts.trained_window,
+        "layers": facts.layers,
+        "heads": facts.heads,
+        "kv_heads": facts.kv_heads,
+        "chat_template": facts.chat_template,
+    }
+
+
+def _as_json(report: _Report) -> dict[str, Any]:
+    estimate = report.estimate
+    return {
+        "name": report.entry.name,
+        "path": str(report.entry.path),
+        **{key: value for key, value in report.about.items() if key != "title"},
+        "launcher": report.launcher,
+        "unavailable": report.entry.unavailable,
+        "memory": {
+            "total": estimate.total,
+            "reclaimable": estimate.reclaimable,
+            "devices": estimate.devices,
+            "parts": [asdict(part) for part in estimate.parts],
+            "later": [asdict(part) for part in estimate.later],
+        },
+        "learnt": dict(report.expected.learnt),
+        "needed": dict(report.expected.needed),
+        "free": [asdict(device) for device in report.free],
+        "room": dict(report.room),
+        "fits": not report.lacking,
+    }
+
+
+def _lines(report: _Report, settings: Settings) -> Iterator[str]:
+    about, params = report.about, report.entry.params
     slots = "a shared cache" if params.kv_unified else "a cache each"
-    yield _row("Model", f"{entry.name} ({facts.name or facts.architecture})")
-    yield _row("File", str(entry.path))
-    yield _row("Architecture", f"{facts.architecture}, {_count(facts.parameters)} parameters, {_quantisation(facts)}")
-    yield _row("Layers", f"{len(facts.layers)}, heads {facts.heads}, of keys and values {facts.kv_heads}")
-    yield _row("Trained window", f"{facts.trained_window:,} tokens")
-    yield _row("Chat template", "in the file" if facts.chat_template else "none in the file")
-    yield _row("Runs with", f"the {launcher} launcher, slots: {params.parallel}, with {slots}")
+    runs = f"the {report.launcher} launcher, slots: {params.parallel}, with {slots}"
+    yield _row("Model", f"{report.entry.name} ({about['title']})")
+    yield _row("File" if report.launcher else "Folder", str(report.entry.path))
+    parameters = f"{_count(about['parameters'])} parameters, {about['quantisation']}"
+    yield _row("Architecture", f"{about['architecture']}, {parameters}")
+    yield _row("Layers", f"{about['layers']}, heads {about['heads']}, of keys and values {about['kv_heads']}")
+    yield _row("Trained window", f"{about['trained_window']:,} tokens")
+    yield _row(
+        "Chat template", f"{'' if about['chat_template'] else 'none '}in the {'file' if report.launcher else 'folder'}"
+    )
+    yield _row("Runs with", runs if report.launcher else f"nothing: {report.entry.unavailable}")
     yield ""
-    yield "Memory when fully used:"
-    for part in expected.parts:
-        yield f"  {part.name:<16}{part.device:<8}{size(part.size):>10}"
-    yield f"  {'total':<24}{size(expected.total):>10}"
-    if expected.reclaimable:
-        yield f"  of it {size(expected.reclaimable)} that the system takes back when memory is short"
-    for part in expected.later:
-        yield f"  later, with use: {part.name}, {'without limit' if part.size < 0 else 'up to ' + size(part.size)}"
+    yield from _memory_lines(report)
     yield ""
-    for device in free:
+    for device in report.free:
         yield _row(f"Free on {device.device}", f"{size(device.free)} of {size(device.total)} ({device.limit})")
-    lacking = list(_lacking(expected, free))
-    yield _row("Fits now", "no: " + ", ".join(lacking) if lacking else "yes")
+    for name, room in report.room.items():
+        yield _row(f"Room on {name}", f"{size(room)} for all models ({_source(name, settings)})")
+    yield _row("Fits now", "no: " + ", ".join(report.lacking) if report.lacking else "yes")
 
 
-def _lacking(expected: Estimate, free: Sequence[Free]) -> Iterator[str]:
-    there = {device.device: device.free for device in free}
-    for device in expected.devices:
-        needed, has = expected.needed(device), there.get(device, 0)
-        if needed > has:
-            yield f"{device} needs {size(needed)} and has {size(has)}"
+def _memory_lines(report: _Report) -> Iterator[str]:
+    estimate, expected = report.estimate, report.expected
+    yield "Memory when fully used:"
+    for part in estimate.parts:
+        yield f"  {part.name:<16}{part.device:<8}{size(part.size):>10}"
+    yield f"  {'total':<24}{size(estimate.total):>10}"
+    if estimate.reclaimable:
+        yield f"  of it {size(estimate.reclaimable)} that the system takes back when memory is short"
+    for part in estimate.later:
+        yield f"  later, with use: {part.name}, {'without limit' if part.size < 0 else 'up to ' + size(part.size)}"
+    for device, seen in expected.learnt.items():
+        reclaimable = estimate.devices.get(device, 0) - estimate.needed(device)
+        yield f"Measured before:  {size(seen)} on {device}; expected: {size(expected.needed[device] + reclaimable)}"
+
+
+def _source(device: str, settings: Settings) -> str:
+    kind = "host" if device == "host" else "gpu"
+    budget = getattr(settings.memory, f"{kind}_budget")
+    return f"memory.{kind}_budget" if budget is not None else f"what is free less memory.{kind}_reserve"
 
 
 def _quantisation(facts: ModelFacts) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
@@ -8,7 +9,10 @@ from typing import Any, Protocol
 
 import pytest
 
+from manager.catalog import load_catalog
 from manager.cli import main
+from manager.memory_ledger import Ledger
+from manager.settings import load_settings
 from tests.conftest import EMPTY_GGUF, MakeSettings
 from tests.gguf_files import write_tiny_gguf
 
@@ -103,10 +107,91 @@ def test_what_can_not_be_read_is_an_error_without_output(inspect: Inspect, name:
     assert "Traceback" not in err
 
 
-def test_a_hugging_face_folder_is_refused(inspect: Inspect, monkeypatch: pytest.MonkeyPatch) -> None:
+def write_folder(monkeypatch: pytest.MonkeyPatch, **config: Any) -> None:
+    """A Hugging Face folder, hub/some-model, with weights of 512 bytes."""
     folder = Path("hub/some-model")
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps(config))
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [16, 16], "data_offsets": [0, 512]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(512))
     monkeypatch.setenv("HF_MODELS_DIR", str(folder.parent.absolute()))
-    code, _, err = inspect("some-model")
-    assert (code, err) == (1, "llamaherd: some-model is no GGUF model, and only these can be inspected\n")
+
+
+def test_a_hugging_face_folder_is_shown_though_nothing_runs_it(
+    inspect: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 99}
+    write_folder(monkeypatch, architectures=["SomeForCausalLM"], max_position_embeddings=128, **shape)
+    code, out, err = inspect("some-model")
+    assert (code, err) == (0, "")
+    rows = dict(re.findall(r"^([A-Z][^:]+): +(.+)$", out, re.MULTILINE))
+    assert rows["Architecture"] == "SomeForCausalLM, 0.0 million parameters, BF16"
+    assert rows["Layers"] == "3, heads 2, of keys and values 2"
+    assert rows["Chat template"] == "none in the folder"
+    assert rows["Runs with"] == "nothing: this version of llamaherd can't run Hugging Face models"
+    shown = json.loads(inspect("some-model", "--json")[1])
+    assert {"name": "weights", "device": "host", "size": 512} in shown["memory"]["parts"]
+    assert (shown["launcher"], shown["parameters"]) == (None, 256)
+
+
+def test_what_is_missing_in_a_hugging_face_folder_is_named(inspect: Inspect, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(monkeypatch, architectures=["SomeForCausalLM"])
+    code, out, err = inspect("some-model")
+    assert (code, out) == (1, "")
+    assert err == "llamaherd: some-model/config.json: num_hidden_layers is missing\n"
+
+
+# what was learnt, and what there is
+
+
+def learn(name: str, peak: int) -> None:
+    """As a service would that runs in this folder."""
+
+    settings = load_settings()
+    entry, _ = load_catalog(settings).find(name)
+
+    async def live() -> None:
+        ledger = Ledger(settings)
+        await ledger.expected(entry)
+        ledger.learn(entry, {"host": peak}, served=True)
+        await ledger.flush()
+
+    asyncio.run(live())
+
+
+def test_what_was_measured_before_is_shown_with_what_is_expected_of_it(inspect: Inspect) -> None:
+    list_models(tiny={"model": "tiny.gguf", "ctxSize": 512, "parallel": 1})
+    assert "Measured before" not in inspect("tiny")[1]
+    assert json.loads(inspect("tiny", "--json")[1])["learnt"] == {}
+    learn("tiny", 200_000_000)
+    assert "\nMeasured before:  200.0 MB on host; expected: 206.0 MB\n" in inspect("tiny")[1]
+    shown = json.loads(inspect("tiny", "--json")[1])
+    assert (shown["learnt"], shown["needed"]) == ({"host": 200_000_000}, {"host": 206_000_000})
+
+
+def test_the_room_for_all_models_is_shown_with_where_it_comes_from(
+    inspect: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_models(tiny={"model": "tiny.gguf"})
+    assert re.search(
+        r"^Room on host: +[\d.]+ GB for all models \(what is free less memory\.host_reserve\)$",
+        inspect("tiny")[1],
+        re.MULTILINE,
+    )
+    monkeypatch.setenv("LLAMAHERD_MEMORY__HOST_BUDGET", "1000000")
+    out = inspect("tiny")[1]
+    assert re.search(r"^Room on host: +1\.0 MB for all models \(memory\.host_budget\)$", out, re.MULTILINE)
+    # It would fit into what is free, and not into the budget.
+    assert re.search(r"^Fits now: +no: host needs [\d.]+ MB and has 1\.0 MB$", out, re.MULTILINE)
+    assert json.loads(inspect("tiny", "--json")[1])["room"] == {"host": 1_000_000}
+
+
+def test_a_model_that_drafts_is_a_part(inspect: Inspect) -> None:
+    list_models(
+        both={"model": "tiny.gguf", "draftModel": "tiny.gguf"},
+        lost={"model": "tiny.gguf", "draftModel": "gone.gguf"},
+    )
+    assert re.search(r"^  draft +host +[\d.]+ MB$", inspect("both")[1], re.MULTILINE)
+    code, out, err = inspect("lost")
+    assert (code, out) == (1, "")
+    assert "gone.gguf does not exist" in err

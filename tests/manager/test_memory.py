@@ -380,7 +380,121 @@ def test_layers_are_shared_out_by_split_or_by_free_memory(
     assert [part.size // layer for part in found.parts if part.name == "cache"] == caches
 
 
+@pytest.mark.parametrize(
+    ("device", "caches"),
+    [
+        ("CUDA1", {"gpu1": 4}),
+        ("CUDA1,CUDA0", {"gpu1": 3, "gpu0": 1}),
+        ("none", {HOST: 4}),
+        ("Vulkan0", {"gpu0": 3, "gpu1": 1}),
+        ("CUDA7", {"gpu0": 3, "gpu1": 1}),
+    ],
+)
+def test_devices_that_the_entry_names_are_used_in_their_order(model: Path, device: str, caches: dict[str, int]) -> None:
+    found = expected(model, (8.0, 8.0), tensor_split=(1.0, 1.0), ctx_size=256, parallel=1, device=device)
+    layer = 256 * TOKEN * 2 // 4
+    assert {part.device: part.size // layer for part in found.parts if part.name == "cache"} == caches
+
+
+def on_gpu(found: Estimate) -> int:
+    return found.needed("gpu0")
+
+
+@pytest.mark.parametrize("layers", range(1, 6))
+def test_open_gpu_layers_are_as_many_as_there_is_room_for(model: Path, layers: int) -> None:
+    params: dict[str, Any] = {"ctx_size": 2048, "parallel": 1}
+    exact = expected(model, (8.0,), gpu_layers=layers, **params)
+    margin = 1024 * MIB
+    room = on_gpu(exact) + margin
+    assert estimate(entry(model, **params), "native", (8.0,), room=(room,)) == exact
+    less = estimate(entry(model, **params), "native", (8.0,), room=(room - 1,))
+    assert less == expected(model, (8.0,), gpu_layers=layers - 1, **params)
+
+
+def test_a_gpu_that_is_not_used_needs_no_room(model: Path) -> None:
+    params: dict[str, Any] = {"split_mode": "none", "main_gpu": 1}
+    found = estimate(entry(model, **params), "native", (8.0, 8.0), room=(0, 1 << 40))
+    assert found == expected(model, (8.0, 8.0), gpu_layers=-1, **params)
+
+
+def test_gpu_layers_that_are_said_need_no_room(model: Path) -> None:
+    assert estimate(entry(model, gpu_layers=-1), "native", (8.0,), room=(0,)) == expected(model, (8.0,))
+
+
+# drafting
+
+
+@pytest.fixture
+def draft(tmp_path: Path) -> Path:
+    return write(tmp_path / "draft.gguf", layers=2, context_length=1024)
+
+
+def test_a_model_that_drafts_takes_what_it_would_alone_but_for_the_process(model: Path, draft: Path) -> None:
+    params: dict[str, Any] = {"ctx_size": 512, "parallel": 2, "draft_max": 0}
+    alone = expected(draft, ctx_size=512, parallel=2)
+    both, one = expected(model, draft_model=str(draft), **params), expected(model, ctx_size=512, parallel=2)
+    assert both.total - one.total == both.of("draft")
+    # A vocabulary and room for graphs are in its process part too.
+    assert 0 < both.of("draft") - (alone.total - alone.of("process")) < alone.of("process") - 20 * MIB
+
+
+def test_a_draft_has_the_window_of_its_model_and_a_cache_of_16_bits(model: Path, draft: Path) -> None:
+    def of_draft(**params: Any) -> int:
+        return expected(model, draft_model=str(draft), parallel=1, ctx_size=512, **params).of("draft")
+
+    eight = of_draft(cache_type_k="q8_0", cache_type_v="q8_0", flash_attn="on")
+    assert eight == of_draft(flash_attn="on")
+    trained = expected(model, draft_model=str(draft), parallel=1, ctx_size=0).of("draft")
+    cells = 8192 - 512
+    # Its two layers are half of what TOKEN counts; the mask of the buffers grows too.
+    assert trained - of_draft() == cells * TOKEN // 2 * 2 + 512 * 2 * cells
+
+
+def test_logits_of_all_drafted_tokens_take_an_output_each(model: Path, draft: Path) -> None:
+    def output(**params: Any) -> int:
+        return expected(model, draft_model=str(draft), parallel=2, **params).of("output")
+
+    row = VOCABULARY * 4
+    assert output(draft_max=7) - output(draft_max=0) == 2 * 7 * row
+    assert output() == output(draft_max=3)
+    assert output(draft_max=0) == expected(model, parallel=2).of("output")
+
+
+def test_layers_of_the_draft_are_placed_by_its_own_number(model: Path, draft: Path) -> None:
+    def placed(**params: Any) -> dict[str, int]:
+        found = expected(model, (8.0,), draft_model=str(draft), parallel=1, ctx_size=256, gpu_layers=0, **params)
+        return {part.device: part.size for part in found.parts if part.name == "draft"}
+
+    # The model itself is told to leave the GPU alone.
+    assert list(placed(draft_gpu_layers=0)) == [HOST]
+    some, whole = placed(draft_gpu_layers=1), placed()
+    assert 0 < some["gpu0"] < whole["gpu0"]
+    assert placed(draft_gpu_layers=-1) == placed(draft_gpu_layers=99) == whole
+
+
+def test_copies_of_a_four_bit_draft_can_be_taken_back_too(model: Path, tmp_path: Path) -> None:
+    four = write(tmp_path / "q.gguf", kind="Q4_0")
+    assert expected(model, draft_model=str(four)).reclaimable == expected(four).reclaimable > 0
+
+
 # what is no model
+
+
+def test_more_layers_than_any_model_has_are_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_block_count(1 << 31)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(LoadFailed, match=r"m\.gguf claims 2,147,483,648 layers"):
+        read_model(tmp_path / "m.gguf")
+
+
+def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf", layers=2)
+    assert len(read_model(path).layers) == 2
+    assert read_model(path) is read_model(path)
+    assert len(read_model(write(path, layers=3)).layers) == 3
 
 
 def test_a_file_without_an_architecture_is_refused(tiny_gguf: Path) -> None:

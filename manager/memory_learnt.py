@@ -1,0 +1,152 @@
+"""What models really took, kept in a file, and how it corrects the estimate of the next load."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from manager.memory import HOST, Estimate
+
+logger = logging.getLogger(__name__)
+
+VERSION: Final = 1
+# Lives that count, and shapes of models that are remembered; the oldest go.
+LIVES: Final = 5
+SHAPES: Final = 500
+# What the next life may take beyond the largest one so far.
+MARGIN: Final = 1.03
+# How much of an estimate has to be there at least; and of the process's own part, which is mostly libraries: other
+# processes may have a share of them, so that it takes less.
+FLOOR: Final = 0.9
+PROCESS_FLOOR: Final = 0.5
+# How much of a peak and all buffers: little enough for a life that had touched all of them, and enough for the next
+# one where none had been.
+UNTOUCHED: Final = 0.87
+# Parts of an estimate that are there from the load on and are touched by use.
+BUFFERS: Final = frozenset({"compute", "output"})
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """The most that one life of a model took, in bytes by device. `served`: it had requests."""
+
+    peak: Mapping[str, int]
+    served: bool
+
+
+# By fingerprint: a model's name, for whoever reads the file, and its last lives.
+Shapes = dict[str, tuple[str, tuple[Life, ...]]]
+
+
+class Learnt:
+    """The last lives of each shape of a model, by its fingerprint. Only `read` and `write` block.
+
+    A shape is everything that decides on memory: files, parameters, launcher.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._shapes: Shapes = {}
+
+    def read(self) -> None:
+        """Take over what the file holds. Where it can't be read a warning says so, and nothing is known yet."""
+        try:
+            self._shapes = _parsed(json.loads(self._path.read_bytes()))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or "it is not what was written there"
+            logger.warning("memory_file=%s ignored, learning starts anew: %s", self._path, reason)
+
+    def snapshot(self) -> Shapes:
+        """All of it as it is now, for `write`, while others learn on."""
+        return dict(self._shapes)
+
+    def write(self, shapes: Shapes) -> None:
+        """Replace the file as a whole. Raises OSError."""
+        models = {fingerprint: _as_json(*shape) for fingerprint, shape in shapes.items()}
+        text = json.dumps({"version": VERSION, "models": models}, indent=1, ensure_ascii=False)
+        part = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(text, encoding="utf-8")
+            part.replace(self._path)
+        except OSError:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+
+    def add(self, fingerprint: str, model: str, life: Life) -> None:
+        _, lives = self._shapes.pop(fingerprint, (model, ()))
+        self._shapes[fingerprint] = (model, (*lives, life)[-LIVES:])
+        while len(self._shapes) > SHAPES:
+            del self._shapes[next(iter(self._shapes))]
+
+    def lives(self, fingerprint: str) -> tuple[Life, ...]:
+        return self._shapes.get(fingerprint, ("", ()))[1]
+
+
+def peaks(lives: tuple[Life, ...]) -> dict[str, int]:
+    """The largest peak on each device."""
+    devices = dict.fromkeys(device for life in lives for device in life.peak)
+    return {device: max(life.peak.get(device, 0) for life in lives) for device in devices}
+
+
+def corrected(estimate: Estimate, lives: tuple[Life, ...]) -> dict[str, int]:
+    """What has to be there on each device before the next load, in bytes.
+
+    It is the largest peak of the lives and a margin, less what the kernel can take back. Upwards every life counts,
+    downwards only those that had requests. Their use may have been light all the same, which leaves buffers of the
+    host untouched: so UNTOUCHED of the peak with all these buffers is needed, up to the estimate. And pages of the file
+    may have been shared with other processes: so FLOOR of the estimate is needed but for its process. On a GPU there is
+    no such doubt: llama.cpp takes everything at the load, and shares nothing.
+    """
+    everything, served = peaks(lives), peaks(tuple(life for life in lives if life.served))
+    result = {}
+    for device in dict.fromkeys([*estimate.devices, *everything]):
+        peak, needed = everything.get(device, 0), estimate.needed(device)
+        reclaimable = estimate.devices.get(device, 0) - needed
+        least = round(MARGIN * peak) - reclaimable
+        if device not in served:
+            least = max(least, needed)
+        elif device == HOST:
+            used = round(UNTOUCHED * (peak + _sum(estimate, BUFFERS))) - reclaimable
+            least = max(least, min(used, needed), _unshared(estimate))
+        result[device] = max(0, least)
+    return result
+
+
+def _sum(estimate: Estimate, names: Collection[str]) -> int:
+    return sum(part.size for part in estimate.parts if part.device == HOST and part.name in names)
+
+
+def _unshared(estimate: Estimate) -> int:
+    process = _sum(estimate, {"process"})
+    return round(FLOOR * (estimate.needed(HOST) - process) + PROCESS_FLOOR * process)
+
+
+def _parsed(data: Any) -> Shapes:
+    """Raises ValueError, TypeError, KeyError or AttributeError where it is not what `write` writes."""
+    if data["version"] != VERSION:
+        raise ValueError("another version")
+    return {
+        str(fingerprint): (str(shape["model"]), tuple(_life(one) for one in shape["lives"])[-LIVES:])
+        for fingerprint, shape in list(data["models"].items())[-SHAPES:]
+    }
+
+
+def _life(data: Any) -> Life:
+    peak = {str(device): size for device, size in data["peak"].items()}
+    if not all(isinstance(size, int) and size >= 0 for size in peak.values()):
+        raise ValueError("a size is no number of bytes")
+    return Life(peak, data["served"] is True)
+
+
+def _as_json(model: str, lives: tuple[Life, ...]) -> dict[str, Any]:
+    return {"model": model, "lives": [{"served": life.served, "peak": dict(life.peak)} for life in lives]}

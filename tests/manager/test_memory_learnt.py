@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manager.memory import HOST, Estimate, Part
+from manager.memory_learnt import FLOOR, LIVES, PROCESS_FLOOR, SHAPES, UNTOUCHED, Learnt, Life, corrected, peaks
+
+GPU = "gpu0"
+
+
+def needs(host: int, gpu: int = 0, *, reclaimable: int = 0) -> Estimate:
+    parts = (Part("weights", HOST, host), *([Part("weights", GPU, gpu)] if gpu else []))
+    return Estimate(parts, reclaimable, ())
+
+
+def served(**peak: int) -> Life:
+    return Life(peak, served=True)
+
+
+def unused(**peak: int) -> Life:
+    return Life(peak, served=False)
+
+
+def known(path: Path, fingerprint: str = "f") -> tuple[Life, ...]:
+    learnt = Learnt(path)
+    learnt.read()
+    return learnt.lives(fingerprint)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "memory.json"
+
+
+# the correction
+
+
+def test_nothing_learnt_changes_nothing() -> None:
+    assert corrected(needs(1000, 500, reclaimable=100), ()) == {HOST: 900, GPU: 500}
+
+
+@pytest.mark.parametrize("life", [served(host=1500), unused(host=1500)])
+def test_more_than_was_expected_counts_with_a_margin(life: Life) -> None:
+    assert corrected(needs(1000), (life,)) == {HOST: 1545}
+
+
+def test_less_counts_where_the_model_was_used() -> None:
+    assert corrected(needs(1000), (served(host=930),)) == {HOST: 958}
+
+
+def test_less_does_not_count_where_it_was_only_loaded() -> None:
+    assert corrected(needs(1000, 800), (unused(host=500, gpu0=100),)) == {HOST: 1000, GPU: 800}
+
+
+def of_parts(**sizes: int) -> Estimate:
+    return Estimate(tuple(Part(name, HOST, size) for name, size in sizes.items()), 0, ())
+
+
+def test_a_life_that_was_hardly_used_leaves_room_for_its_buffers() -> None:
+    estimate = of_parts(cache=1000, compute=250, output=50, process=400)
+    # Nothing of them was touched; a full use takes 1700.
+    assert corrected(estimate, (served(host=1400),)) == {HOST: round(UNTOUCHED * 1700)}
+
+
+def test_buffers_are_not_expected_beyond_the_estimate() -> None:
+    estimate = of_parts(cache=1000, compute=900)
+    assert corrected(estimate, (served(host=1800),)) == {HOST: 1900}
+
+
+def test_pages_that_were_shared_with_others_are_needed_all_the_same() -> None:
+    assert corrected(needs(1000), (served(host=300),)) == {HOST: round(FLOOR * 1000)}
+
+
+def test_the_process_itself_may_take_much_less() -> None:
+    estimate = of_parts(cache=1000, process=500)
+    assert corrected(estimate, (served(host=1200),)) == {HOST: 1236}
+    assert corrected(estimate, (served(host=900),)) == {HOST: round(FLOOR * 1000 + PROCESS_FLOOR * 500)}
+
+
+def test_the_largest_of_the_lives_counts_whichever_came_last() -> None:
+    lives = (served(host=980), served(host=910), unused(host=920))
+    assert corrected(needs(1000), lives) == {HOST: 1009}
+    assert peaks(lives) == {HOST: 980}
+
+
+def test_a_loaded_life_that_took_more_than_a_used_one_is_not_forgotten() -> None:
+    assert corrected(needs(1000), (served(host=910), unused(host=950))) == {HOST: 978}
+
+
+def test_a_gpu_has_all_its_buffers_from_the_load_on_and_no_floor() -> None:
+    assert corrected(needs(1000, 1000), (served(host=980, gpu0=400),)) == {HOST: 1009, GPU: 412}
+
+
+def test_what_was_not_measured_keeps_its_estimate() -> None:
+    assert corrected(needs(1000, 1000), (served(host=1000),))[GPU] == 1000
+
+
+def test_a_device_that_nobody_expected_counts() -> None:
+    assert corrected(needs(1000), (served(host=1000, gpu0=200),)) == {HOST: 1030, GPU: 206}
+
+
+def test_what_the_kernel_takes_back_need_not_be_there() -> None:
+    estimate = needs(2000, reclaimable=900)
+    assert corrected(estimate, (served(host=2000),)) == {HOST: 2060 - 900}
+    # The kernel had taken it back already: the rest is needed all the same.
+    assert corrected(estimate, (served(host=1100),)) == {HOST: round(FLOOR * 1100)}
+
+
+# the memory of it
+
+
+def test_lives_come_back_from_the_file(file: Path) -> None:
+    learnt = Learnt(file)
+    learnt.read()
+    learnt.add("f", "smol", served(host=5, gpu0=7))
+    learnt.add("f", "smol", unused(host=6))
+    learnt.write(learnt.snapshot())
+    assert known(file) == (served(host=5, gpu0=7), unused(host=6))
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_only_the_last_lives_are_kept(file: Path) -> None:
+    learnt = Learnt(file)
+    for size in range(LIVES + 3):
+        learnt.add("f", "smol", served(host=size))
+    learnt.write(learnt.snapshot())
+    assert [life.peak[HOST] for life in known(file)] == list(range(3, LIVES + 3))
+
+
+def test_only_so_many_shapes_are_kept_and_the_oldest_go(file: Path) -> None:
+    learnt = Learnt(file)
+    for number in range(SHAPES):
+        learnt.add(f"f{number}", "smol", served(host=number))
+    learnt.add("f0", "smol", served(host=9))  # is new again
+    learnt.add("more", "smol", served(host=1))
+    learnt.write(learnt.snapshot())
+    assert len(json.loads(file.read_text())["models"]) == SHAPES
+    assert [len(known(file, name)) for name in ("f0", "f1", "f2", "more")] == [2, 0, 1, 1]
+
+
+def test_no_file_is_nothing_learnt_and_no_warning(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert known(file) == ()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b'{"version": 2, "models": {}}',
+        b'{"version": 1, "models": []}',
+        b'{"version": 1, "models": {"f": {"model": "m", "lives": [{"served": true, "peak": {"host": -1}}]}}}',
+        b'{"version": 1, "models": {"f": {"model": "m", "lives": [{"served": true, "peak": {"host": "1"}}]}}}',
+        b'{"version": 1, "models": {"f": {"model": "m", "lives": {"a": 1}}}}',
+        b'{"version": 1, "models": {"f": null}}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_broken_file_is_named_and_learning_starts_anew(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "memory.json"
+    file.write_bytes(content)
+    learnt = Learnt(file)
+    learnt.read()
+    assert learnt.lives("f") == ()
+    (record,) = caplog.records
+    assert str(file) in record.message
+    learnt.add("f", "smol", served(host=3))
+    learnt.write(learnt.snapshot())
+    assert known(file) == (served(host=3),)
+
+
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert known(tmp_path) == ()
+    assert f"{tmp_path} ignored" in caplog.text
+    assert "Is a directory" in caplog.text
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(file: Path) -> None:
+    file.mkdir(parents=True)
+    (file / "in the way").touch()
+    learnt = Learnt(file)
+    learnt.add("f", "smol", served(host=3))
+    with pytest.raises(OSError, match=r"memory\.json"):
+        learnt.write(learnt.snapshot())
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_what_is_learnt_while_it_is_written_does_not_disturb(file: Path) -> None:
+    learnt = Learnt(file)
+    learnt.add("f", "smol", served(host=3))
+    snapshot: Any = learnt.snapshot()
+    learnt.add("f", "smol", served(host=4))
+    learnt.add("g", "smol", served(host=5))
+    learnt.write(snapshot)
+    assert known(file) == (served(host=3),)
+    assert known(file, "g") == ()
