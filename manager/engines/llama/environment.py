@@ -30,6 +30,8 @@ def child_environment(key: str, cuda_visible_devices: str | None) -> dict[str, s
         for name, value in os.environ.items()
         if name in ENVIRONMENT or name.startswith(ENVIRONMENT_PREFIXES)
     }
+    # Else CUDA puts the fastest GPU first, and what is known of GPUs is by their order on the bus.
+    kept.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     if cuda_visible_devices is not None:
         kept["CUDA_VISIBLE_DEVICES"] = cuda_visible_devices
     return {**kept, **ASK, "LLAMA_API_KEY": key}

@@ -22,6 +22,8 @@ BACKLOG_PAUSE_MOST: Final = 0.02
 
 # A connection that is found closed so soon after a request, by an engine that is gone, was closed before it.
 ENDED_BEFORE: Final = 0.05
+# One that is closed later than this had taken the request: if that ends engines, it must not end another one.
+BEGUN_AFTER: Final = 0.5
 
 
 class Exchange:
@@ -44,7 +46,7 @@ class Exchange:
             sent = loop.time()
             if await self._send(connection, data):
                 return self
-            if connection.touched:
+            if connection.touched or loop.time() - sent > BEGUN_AFTER:
                 raise self._closed(connection)
             try:
                 connection = await self._client.connect()
@@ -54,7 +56,7 @@ class Exchange:
                 raise self._closed(connection) from error  # it ended with the request in hand
         else:
             connection = await self._client.connect()
-        sent = loop.time()
+            sent = loop.time()
         if not await self._send(connection, data):
             if not connection.touched and loop.time() - sent < ENDED_BEFORE:
                 # A process that is dying takes connections for a moment still.

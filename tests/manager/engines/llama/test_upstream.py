@@ -12,6 +12,7 @@ import pytest
 
 from manager.engines import UpstreamRequest, UpstreamResponse
 from manager.engines.llama import upstream as module
+from manager.engines.llama import upstream as upstream_module
 from manager.engines.llama.connection import HIGH_WATER
 from manager.engines.llama.upstream import UpstreamClient
 from manager.errors import UpstreamClosed, UpstreamConnectError, UpstreamError
@@ -406,6 +407,27 @@ async def test_reused_connection_that_closes_before_a_byte_costs_one_retry(serve
     assert await ask(server.client, body) == b"ok"
     assert server.connections == [1, 1, 2]
     assert server.seen[1][1] == server.seen[2][1]
+
+
+async def test_request_that_was_in_work_when_its_connection_closed_is_not_sent_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream_module, "BEGUN_AFTER", 0.01)
+    worked = asyncio.Event()
+
+    async def answer(peer: Peer) -> None:
+        if peer.requests == 1:
+            await ok(peer)
+        else:
+            await worked.wait()
+            peer.close()
+
+    server = await serve(answer)
+    await ask(server.client)
+    asyncio.get_running_loop().call_later(0.05, worked.set)
+    with pytest.raises(UpstreamClosed):
+        await ask(server.client)
+    assert server.connections == [1, 1]
 
 
 async def test_retry_that_closes_too_is_not_repeated(serve: Serve) -> None:
