@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from manager.engines.llama.native import Launcher, choose_launcher
+from manager.engines.llama.native import Launcher, choose_launcher, drives_cuda
 from manager.entry import ModelEntry
 from manager.errors import ConfigError, LoadFailed
 from manager.memory import HOST, Estimate, estimate
@@ -125,11 +125,11 @@ class Ledger:
 
     def _estimated(self, entry: ModelEntry) -> tuple[str, Estimate]:
         """The fingerprint of all that decides on an entry's memory, and the estimate. Raises as `estimate`. Blocks."""
-        launcher = self._launcher()
+        launcher, binary = self._launcher()
         if entry.engine == "hf":
             found = estimate_folder(entry)
         else:
-            nvidia = self._gpus(launcher)
+            nvidia = self._gpus(binary)
             shares = [float(max(1, gpu.free)) if gpu.total else 0.0 for gpu in nvidia]
             found = estimate(entry, launcher, shares, room=self._room_of(nvidia))
         params = entry.params.model_dump(mode="json", include=set(SHAPING))
@@ -172,18 +172,18 @@ class Ledger:
 
     def _devices(self) -> list[Free]:
         """The host first. A GPU that does not tell its memory uses the host's, and is none of them. Blocks."""
-        return [self._host(), *(gpu for gpu in self._gpus(self._launcher()) if gpu.total)]
+        return [self._host(), *(gpu for gpu in self._gpus(self._launcher()[1]) if gpu.total)]
 
-    def _gpus(self, launcher: Launcher) -> tuple[Free, ...]:
-        """Those that count: the wheel that the embedded launcher runs is built for the CPU."""
-        found = self._nvidia.free(self._visible) if launcher == "native" else ()
-        return found if any(gpu.total for gpu in found) else ()
+    def _gpus(self, binary: Path | None) -> tuple[Free, ...]:
+        """Those that this llama-server uses: none without it, as the wheel of the embedded one is for the CPU."""
+        found = self._nvidia.free(self._visible) if binary is not None else ()
+        return found if binary is not None and any(gpu.total for gpu in found) and drives_cuda(binary) else ()
 
-    def _launcher(self) -> Launcher:
+    def _launcher(self) -> tuple[Launcher, Path | None]:
         try:
-            return choose_launcher(self._settings)[0]
+            return choose_launcher(self._settings)
         except ConfigError:  # a load will say it
-            return "embedded"
+            return "embedded", None
 
 
 def _files(entry: ModelEntry) -> Iterator[Path]:

@@ -320,3 +320,10 @@ async def test_a_broken_file_is_named_and_stops_nothing(
 def test_a_ledger_can_be_made_before_the_loop_runs(machine: Machine) -> None:
     make: Callable[[], Ledger] = machine.ledger
     assert asyncio.run(make().room(NONE))[HOST] > 0
+
+
+async def test_gpus_do_not_count_for_a_server_that_was_not_compiled_for_them(machine: Machine, model: Path) -> None:
+    machine.binary.write_text("#!/bin/sh\necho 'Available devices:'\necho '  (none)'\n")
+    ledger = machine.ledger(Gpu())
+    assert list((await ledger.expected(entry(model))).needed) == [HOST]
+    assert list(await ledger.room(NONE)) == [HOST]

@@ -176,7 +176,7 @@ def test_places_count_like_memory() -> None:
 
 def test_no_plan_breaks_a_promise() -> None:
     """Many situations drawn by chance: what holds for every plan."""
-    chance = random.Random(7)  # noqa: S311  no secret
+    chance = random.Random(7)
     for _ in range(3000):
         room = {"host": 100, "models": chance.randint(1, 5)}
         phases = list(Phase)

@@ -30,7 +30,7 @@ def made_up(rng: random.Random) -> tuple[list[Candidate], dict[str, int]]:
     return candidates, {resource: rng.randint(-2, 12) for resource in rng.sample(RESOURCES, rng.randint(0, 3))}
 
 
-CASES = [made_up(random.Random(seed)) for seed in range(500)]  # noqa: S311  to be the same again
+CASES = [made_up(random.Random(seed)) for seed in range(500)]
 
 
 def test_chosen_ones_free_enough_and_none_of_them_could_stay() -> None:
@@ -66,7 +66,7 @@ def test_nobody_goes_who_frees_nothing_of_what_lacks() -> None:
 
 
 def test_choice_does_not_depend_on_the_order_of_the_candidates() -> None:
-    rng = random.Random(7)  # noqa: S311  to be the same again
+    rng = random.Random(7)
     for candidates, lacking in CASES:
         assert choose(rng.sample(candidates, len(candidates)), lacking) == choose(candidates, lacking)
 
@@ -153,7 +153,7 @@ def test_worth_is_that_of_the_loaded_models_and_does_not_change_by_looking(name:
 
 
 def test_gdsf_raises_the_level_by_evictions_only_and_never_lowers_it() -> None:
-    rng = random.Random(3)  # noqa: S311  to be the same again
+    rng = random.Random(3)
     policy = make_policy("gdsf")
     uses = dict.fromkeys("abcdef", 1)
     level = 0.0

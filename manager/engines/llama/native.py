@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 Launcher = Literal["native", "embedded"]
 
+# What llama-server writes above its devices, and how long it may take for that: CUDA needs a second or more to begin.
+DEVICES: Final = "Available devices:"
+LIST_TIMEOUT: Final = 30.0
 BINARY_NAME: Final = "llama-server"
 EMBEDDED_PACKAGE: Final = "xllamacpp"
 
@@ -57,6 +62,25 @@ def choose_launcher(settings: Settings) -> tuple[Launcher, Path | None]:
         other = "" if launcher == "embedded" else f", or set llama.binary to a {BINARY_NAME}, or put one on PATH"
         raise ConfigError(f"GGUF models can't be run here: install the package {EMBEDDED_PACKAGE}{other}")
     return "embedded", None
+
+
+def drives_cuda(binary: Path) -> bool:
+    """Whether this llama-server was compiled for NVIDIA GPUs and finds one; also where it does not say. Blocks."""
+    seen = binary.stat()
+    return _drives_cuda(binary, seen.st_mtime_ns, seen.st_size)
+
+
+@lru_cache
+def _drives_cuda(binary: Path, _changed: int, _size: int) -> bool:
+    try:
+        done = subprocess.run(  # noqa: S603  the one that runs the models
+            [str(binary), "--list-devices"], stdin=subprocess.DEVNULL, capture_output=True, timeout=LIST_TIMEOUT
+        )
+    except (OSError, subprocess.SubprocessError):
+        return True
+    text = (done.stdout + done.stderr).decode("utf-8", "replace")
+    listed = text.partition(DEVICES)
+    return not listed[1] or any(line.strip().startswith("CUDA") for line in listed[2].splitlines())
 
 
 def _runnable(path: Path) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from manager.engines.llama.native import choose_launcher, find_binary
+from manager.engines.llama.native import choose_launcher, drives_cuda, find_binary
 from manager.errors import ConfigError
 from tests.conftest import MakeSettings
 
@@ -80,3 +80,22 @@ def test_without_binary_and_wheel_both_ways_out_are_told(
     monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if "PathFinder" not in repr(finder)])
     with pytest.raises(ConfigError, match=r"install the package xllamacpp.*llama\.binary.*PATH"):
         choose_launcher(settings)
+
+
+@pytest.mark.parametrize(
+    ("script", "drives"),
+    [
+        ("echo 'Available devices:'; echo '  CUDA0: NVIDIA H200 (143000 MiB, 142000 MiB free)'", True),
+        ("echo 'Available devices:'; echo '  (none)'", False),
+        ("echo 'Available devices:'; echo '  Vulkan0: NVIDIA H200 (143000 MiB)'", False),
+        ("echo 'error: unknown argument' >&2; exit 1", True),  # it does not say
+    ],
+)
+def test_server_that_was_not_compiled_for_gpus_uses_none(script: str, drives: bool, tmp_path: Path) -> None:
+    assert drives_cuda(executable(tmp_path / "llama-server", script)) is drives
+
+
+def test_server_is_asked_for_its_devices_once(tmp_path: Path) -> None:
+    server = executable(tmp_path / "llama-server", f"echo asked >> {tmp_path}/log; echo 'Available devices:'")
+    assert [drives_cuda(server) for _ in range(3)] == [False] * 3
+    assert (tmp_path / "log").read_text() == "asked\n"
