@@ -39,7 +39,9 @@ class Backoff:
         self.exit_code = failure.exit_code if isinstance(failure, LoadFailed) else exit_code
         delay = FIRST * 2 ** (self.failures - 1)
         self._until = math.inf if self.given_up else time.monotonic() + delay
-        if failure.should_retry is not False:
+        if self.given_up:
+            failure.retry_after, failure.should_retry = None, False
+        elif failure.should_retry is not False:
             failure.retry_after = delay
 
     def forget(self) -> None:

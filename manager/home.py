@@ -9,7 +9,7 @@ from typing import Final
 
 from manager.errors import ModelNotFound
 from manager.pool import ModelPool
-from manager.state import ModelState
+from manager.state import SETTLED
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,6 @@ async def _load(pool: ModelPool, name: str) -> None:
     except ModelNotFound as error:
         logger.warning("scheduling.home: %s", error.message)
         return
-    if pool.state(entry.name) is ModelState.STOPPED:
+    if pool.state(entry.name) in SETTLED:
         logger.info("model=%s loaded because nothing else is in use", entry.name)
         await pool.warm(entry, evicts=True)

@@ -234,6 +234,7 @@ class ModelInstance:
         if life is not None and not life.in_flight and not life.stop_asked.is_set():
             life.admits = False
             self.evictions += 1
+            self.waiting.step_back()
             life.stop_asked.set()
 
     def renew(self, entry: ModelEntry, *, restart: bool) -> None:
@@ -301,7 +302,11 @@ class ModelInstance:
         if self.waiting:
             self._serve_waiting()
         life = self.life
-        if life is not None and not life.in_flight:
+        if life is None:
+            return
+        if life.proven and self._backoff.failures:
+            self._backoff.forget()
+        if not life.in_flight:
             if life.stale:
                 self._end_if_stale(life)
             self._keeper.idle(self)

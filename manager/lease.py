@@ -54,6 +54,11 @@ class Lease:
         life = self._life
         return life.failure if life is not None and await self.engine_lost() else None
 
+    def served(self) -> None:
+        """What the lease was for has been done: the engine works."""
+        if self._life is not None:
+            self._life.proven = True
+
     def release(self) -> None:
         """Give the place back. Calling it again does nothing."""
         life, self._life = self._life, None

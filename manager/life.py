@@ -38,13 +38,24 @@ class Life:
     """One start of the engine. Times are of time.monotonic, memory is bytes by device.
 
     `admits`: whether a lease can be had now. `yielding`: it admits nobody, because others wait for its place.
-    `stale`: its entry has changed; it ends when it is idle. `memory`: what it was admitted with; `measured`: the most
-    that it took so far.
+    `proven`: a request was answered, so that failures of before don't count. `stale`: its entry has changed; it ends when
+    it is idle. `memory`: what it was admitted with; `measured`: the most that it took so far.
     """
 
     __slots__ = (
         *("admits", "drained", "engine", "entry", "error", "exit_code", "failure", "hung", "hurry", "idle_since"),
-        *("in_flight", "measured", "memory", "over", "ready_at", "released", "stale", "started_at", "stop_asked"),
+        *(
+            "in_flight",
+            "measured",
+            "memory",
+            "over",
+            "proven",
+            "ready_at",
+            "released",
+            "stale",
+            "started_at",
+            "stop_asked",
+        ),
         *("uses", "yielding"),
     )
 
@@ -61,7 +72,7 @@ class Life:
         self.idle_since = self.started_at
         self.in_flight = 0
         self.uses = 0
-        self.admits = self.yielding = self.stale = self.hung = self.hurry = False
+        self.admits = self.yielding = self.proven = self.stale = self.hung = self.hurry = False
         self.error: HerdError | None = None  # why it did not come up; set before the life settles
         self.failure: HerdError | None = None  # why it ended, where nobody asked for that
         self.exit_code: int | None = None

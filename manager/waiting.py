@@ -63,6 +63,12 @@ class Waiting:
         if future.done() and not future.cancelled() and future.exception() is None:
             future.result().release()
 
+    def step_back(self) -> None:
+        """Their model has had its turn: they keep their order, and count as having come now."""
+        now = time.monotonic()
+        for waiter in self._waiters:
+            waiter.due, waiter.number = now, next(self._numbers)
+
     def serve(self, lease: Lease) -> None:
         """Give the first one its lease."""
         waiter = self._waiters.pop(0)

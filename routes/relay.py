@@ -146,7 +146,10 @@ async def _answer(
             out.running.leased_at = time.monotonic()
             try:
                 ready = upstream if isinstance(upstream, UpstreamRequest) else await upstream(lease)
-                return await _exchange(lease, ready, out)
+                ended = await _exchange(lease, ready, out)
+                if ended[0] == OK:
+                    lease.served()
+                return ended
             except (UpstreamError, GenerationFailed) as error:
                 if again and isinstance(error, UpstreamConnectError) and await lease.engine_lost():
                     again = False  # its process had just ended, and nobody got the request: the next one may

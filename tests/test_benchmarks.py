@@ -102,7 +102,7 @@ def tiny_trace(rng: random.Random, *, sizes: Sequence[int]) -> list[Request]:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_bound_never_exceeds_the_optimum_and_no_policy_goes_below_either(seed: int) -> None:
-    rng = random.Random(seed)  # noqa: S311  to be the same again
+    rng = random.Random(seed)
     trace = tiny_trace(rng, sizes=range(1, 9))
     memory = rng.randint(8, 20)
     least = least_load_seconds(trace, memory)
@@ -113,7 +113,7 @@ def test_bound_never_exceeds_the_optimum_and_no_policy_goes_below_either(seed: i
 
 @pytest.mark.parametrize("seed", range(10))
 def test_bound_is_the_optimum_where_all_sizes_are_equal(seed: int) -> None:
-    rng = random.Random(seed)  # noqa: S311  to be the same again
+    rng = random.Random(seed)
     trace = tiny_trace(rng, sizes=[1])
     assert lower_bound(trace, 2, lambda model: model.load) == pytest.approx(least_load_seconds(trace, 2), rel=0.01)
 

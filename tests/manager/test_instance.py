@@ -583,6 +583,17 @@ async def test_backoff_starts_again_after_a_healthy_minute(make_bench: MakeFakeB
     assert status.retry_at == clock.now + 1
 
 
+async def test_answered_request_gives_a_clean_slate(make_bench: MakeFakeBench, clock: Clock) -> None:
+    bench = make_bench()
+    await delays(bench, clock, 4)
+    clock.now += 8
+    with await soon(bench.instance.lease(10)) as lease:
+        lease.served()
+    assert bench.instance.status().failures == 0
+    bench.engines[-1].exit()
+    assert (await bench.reaches(FAILED)).retry_at == clock.now + 1
+
+
 async def test_backoff_goes_on_after_a_short_life(make_bench: MakeFakeBench, clock: Clock) -> None:
     bench = make_bench()
     await delays(bench, clock, 3)

@@ -207,3 +207,14 @@ async def test_an_error_that_nobody_looks_at_is_no_complaint() -> None:
     line.fail(LoadFailed("it fell over"))
     gc.collect()
     assert complaints == []
+
+
+async def test_who_steps_back_keeps_the_order_and_comes_after_those_who_came_before(clock: Clock) -> None:
+    line, other = Waiting(), Waiting()
+    second, first = add(line), add(line, priority=5)
+    clock.now += 1
+    add(other)
+    clock.now += 1
+    line.step_back()
+    assert list(line) == [first, second]
+    assert line.due > other.due
