@@ -38,15 +38,15 @@ class Life:
     """One start of the engine. Times are of time.monotonic, memory is bytes by device.
 
     `admits`: whether a lease can be had now. `yielding`: it admits nobody, because others wait for its place.
-    `proven`: a request was answered, so failures of before don't count. `stale`: its entry has changed, and it ends when it
-    is idle. `memory`: what it was admitted with; `measured`: the most that it took so far.
+    `proven`: a request was answered, so failures of before don't count. `stale`: its entry has changed, and it ends when
+    it is idle. `memory`: what it was admitted with; `measured`: the most that it took so far.
     """
 
     # fmt: off
     __slots__ = (
-        "admits", "drained", "engine", "entry", "error", "exit_code", "failure", "hung", "hurry", "idle_since", "in_flight",
-        "measured", "memory", "over", "proven", "ready_at", "released", "stale", "started_at", "stop_asked", "uses",
-        "yielding",
+        "admits", "drained", "engine", "entry", "error", "exit_code", "failure", "hung", "hurry", "idle_since",
+        "in_flight", "measured", "memory", "over", "proven", "ready_at", "released", "stale", "started_at",
+        "stop_asked", "uses", "yielding",
     )
     # fmt: on
 

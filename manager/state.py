@@ -38,7 +38,7 @@ class ModelStatus:
 
     `waiting`: requests that wait for it. `yielding`: it takes no new requests, because others wait for its place.
     `progress`: how much of it is loaded, 0 to 1. `memory`: what it was admitted with; `measured`: what it took.
-    `failures`: in a row. `loads`, `evictions`: since the service started.
+    `failures`: in a row. `loads`, `evictions`: since the service started, or since the model was last added.
     """
 
     model: str

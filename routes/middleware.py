@@ -26,6 +26,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 KEY: Final = web.RequestKey("key", ApiKey)
 ROUTE: Final = web.RequestKey("route", str)  # its pattern
+# Nobody reads an answer; this is what the log and the metrics say of it.
+CLIENT_LEFT: Final = 499
 _ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Ids need to be unlike each other, not unguessable: a random prefix per process and a count.
 _PREFIX: Final = secrets.token_hex(4)
@@ -54,7 +56,7 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
         service = request.app[SERVICE]
         request_id = request[REQUEST_ID] = _request_id(request)
         request[ROUTE] = route
-        status = 499  # the client left; no answer has a status then
+        status = CLIENT_LEFT
         try:
             authorise(request, service, access.scope)
             response = await handler(request)
@@ -85,7 +87,7 @@ def _request_id(request: web.Request) -> str:
 
 def _answer_to(error: Exception, request: web.Request, access: Access) -> web.Response:
     if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
-        raise error  # the client is gone: nobody reads an answer
+        return web.Response(status=CLIENT_LEFT)  # raised, it would be a traceback in the log for every such client
     if not isinstance(error, web.HTTPException):
         answer = error_response(as_herd_error(request, error), plain=access.plain_errors)
         if isinstance(error, BrokenBody):
