@@ -105,9 +105,9 @@ class InFlight:
         del self._running[running]
         running.excuse()  # a cancel that another error was faster than must not count for the task's next wait
 
-    def cancel(self, request_id: str) -> bool:
-        """End every request of that id; False where there is none (any more)."""
+    def cancel(self, request_id: str) -> int:
+        """End every request of that id; returns how many there were."""
         found = [running for running in self._running if running.id == request_id]
         for running in found:
             running.cancel()
-        return bool(found)
+        return len(found)

@@ -71,6 +71,7 @@ class ModelInstance:
         self._task: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()  # replaced at each move, so that a waiter sees every one
         self._closing = False
+        self._retired: HerdError | None = None
         self._backoff = Backoff()
         self._retry: asyncio.TimerHandle | None = None
         self._measured: Mapping[str, int] = NOTHING
@@ -178,10 +179,11 @@ class ModelInstance:
         self.personality = None
         life = self.life
         if life is not None:
-            life.stop_asked.set()
+            life.end()
             while self.life is life:
                 await self._moved.wait()
         self._forget_failure()
+        self._ask()
 
     async def close(self) -> None:
         """Stop for good, without draining: waiters and later callers get ShuttingDown."""
@@ -232,20 +234,27 @@ class ModelInstance:
         """Stop it for others. Nothing is in flight: there is no await since that was seen, and none gets in."""
         life = self.life
         if life is not None and not life.in_flight and not life.stop_asked.is_set():
-            life.admits = False
             self.evictions += 1
             self.waiting.step_back()
-            life.stop_asked.set()
+            life.end()
 
     def renew(self, entry: ModelEntry, *, restart: bool) -> None:
-        """Take a changed entry. With `restart` what runs ends as soon as it is idle; failures of before don't count."""
+        """Take an entry. With `restart` what runs ends as soon as it is idle; failures of before don't count."""
         self.entry = entry
-        if not restart:
-            return
-        self._forget_failure()
+        self._retired = None
+        if restart:
+            self._forget_failure()
+            self._ask()
         if self.life is not None:
-            self.life.stale = True
+            self.life.stale = restart
+            self.life.renewed.set()
             self._end_if_stale(self.life)
+            self._serve_waiting()
+
+    def retire(self, error: HerdError) -> None:
+        """It is no model any more: who waits for it, or asks for it still, gets the error."""
+        self._retired = error
+        self.waiting.fail(error)
 
     # waiting
 
@@ -267,15 +276,18 @@ class ModelInstance:
         """Raise where nobody may wait."""
         if self._closing:
             raise _shutting_down()
+        if self._retired is not None:
+            raise self._retired
         error = self._backoff.answer() if self._state is ModelState.FAILED else None
         if error is not None:
             raise error
         most = self._timing.queue if self.entry.queue is None else self.entry.queue
         # Who waits for a load does not queue for a place.
-        if limited and len(self.waiting) >= max(most, 0 if self._state is ModelState.READY else 1):
+        queues = self.life is not None and self.life.admits
+        if limited and len(self.waiting) >= max(most, 0 if queues else 1):
             raise QueueFull(
                 f"{len(self.waiting)} requests wait for the model '{self.entry.name}' already, and no more may.",
-                retry_after=1 if self._state is ModelState.READY else 5,
+                retry_after=1 if queues else 5,
             )
 
     def _ask(self) -> None:
@@ -294,8 +306,11 @@ class ModelInstance:
     def _serve_waiting(self) -> None:
         life = self.life
         most = self.entry.concurrency
-        while self.waiting and life is not None and life.admits and (most is None or life.in_flight < most):
-            self.waiting.serve(Lease(life, self.entry, self.personality))
+        while life is not None and life.admits and (most is None or life.in_flight < most):
+            waiter = self.waiting.next()
+            if waiter is None:
+                return
+            waiter.future.set_result(Lease(life, self.entry, self.personality))
 
     def _released(self) -> None:
         """A lease was given back."""
@@ -307,18 +322,16 @@ class ModelInstance:
         if life.proven and self._backoff.failures:
             self._backoff.forget()
         if not life.in_flight:
-            if life.stale:
-                self._end_if_stale(life)
+            self._end_if_stale(life)
             self._keeper.idle(self)
 
     def _end_if_stale(self, life: Life) -> None:
-        if life.ready_at is not None and not life.in_flight:
-            life.admits = False
-            life.stop_asked.set()
+        if life.stale and life.ready_at is not None and not life.in_flight:
+            life.end()
 
     def _admits(self, life: Life) -> bool:
-        idle_or_young = life.in_flight or not life.stale
-        return bool(self._state is ModelState.READY and not self._closing and not life.yielding and idle_or_young)
+        wanted = not (life.yielding or life.stop_asked.is_set() or self._closing)
+        return bool(self._state is ModelState.READY and wanted and (life.in_flight or not life.stale))
 
     # the life; everything below runs in, or to start, the instance's own task
 
@@ -359,8 +372,7 @@ class ModelInstance:
         self._move(ModelState.READY)
         self._keeper.ready(self)
         self._serve_waiting()
-        if life.stale:
-            self._end_if_stale(life)
+        self._end_if_stale(life)
 
     def _idle_left(self) -> float | None:
         """Seconds until the model has been idle long enough, at the earliest; None where it may stay for ever."""

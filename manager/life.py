@@ -38,15 +38,15 @@ class Life:
     """One start of the engine. Times are of time.monotonic, memory is bytes by device.
 
     `admits`: whether a lease can be had now. `yielding`: it admits nobody, because others wait for its place.
-    `proven`: a request was answered, so failures of before don't count. `stale`: its entry has changed, and it ends when
-    it is idle. `memory`: what it was admitted with; `measured`: the most that it took so far.
+    `proven`: a request was answered, so failures of before don't count. `stale`: its entry has changed, and it ends
+    when it is idle. `memory`: what it was admitted with; `measured`: the most that it took so far.
     """
 
     # fmt: off
     __slots__ = (
         "admits", "drained", "engine", "entry", "error", "exit_code", "failure", "hung", "hurry", "idle_since",
-        "in_flight", "measured", "memory", "over", "proven", "ready_at", "released", "stale", "started_at",
-        "stop_asked", "uses", "yielding",
+        "in_flight", "measured", "memory", "over", "proven", "ready_at", "released", "renewed", "stale",
+        "started_at", "stop_asked", "uses", "yielding",
     )
     # fmt: on
 
@@ -69,13 +69,18 @@ class Life:
         self.exit_code: int | None = None
         self.stop_asked = asyncio.Event()
         self.drained = asyncio.Event()
+        self.renewed = asyncio.Event()  # the time to live may be another one
         self.over = asyncio.Event()  # no new lease on this life any more
+
+    def end(self) -> None:
+        """Stop, after what is in flight."""
+        self.admits = False
+        self.stop_asked.set()
 
     def end_at_once(self) -> None:
         """Stop without draining."""
-        self.admits = False
         self.hurry = True
-        self.stop_asked.set()
+        self.end()
         self.drained.set()
 
     async def start(self, limit: float, progress: Callable[[], None]) -> HerdError | None:
@@ -113,7 +118,7 @@ class Life:
         measured = asyncio.create_task(self._keep_measuring())
         drained: asyncio.Task[Any] | None = None
         try:
-            await _until_unwanted({ended, stop, hung}, idle_left)
+            await self._until_unwanted({ended, stop, hung}, idle_left)
             if not (ended.done() or hung.done()):
                 draining()
                 if self.in_flight and not self.hurry:
@@ -140,9 +145,26 @@ class Life:
             await self.engine.stop(force=self.hung)
         except Exception:  # a model that stays in STOPPING could never be used again
             logger.exception("model=%s its engine could not be stopped cleanly", self.entry.name)
+        self.engine.log.close()
         if measuring is not None:
             with contextlib.suppress(Exception):
                 self._took(await measuring)
+
+    async def _until_unwanted(self, ends: set[asyncio.Task[Any]], idle_left: Callable[[], float | None]) -> None:
+        """Until one of the ends has come, or it was idle for its time to live.
+
+        Between "it is idle" and what follows there is no await: a request before it is served, one after it waits.
+        """
+        while not any(end.done() for end in ends):
+            self.renewed.clear()
+            renewed = asyncio.create_task(self.renewed.wait())
+            try:
+                await asyncio.wait({*ends, renewed}, timeout=idle_left(), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                renewed.cancel()
+            left = idle_left()
+            if left is not None and left <= 0:
+                return
 
     async def _until_hung(self, limit: float | None) -> str:
         if limit is None:
@@ -161,18 +183,6 @@ class Life:
     def _took(self, now: Mapping[str, int]) -> None:
         for device, size in now.items():
             self.measured[device] = max(size, self.measured.get(device, 0))
-
-
-async def _until_unwanted(ends: set[asyncio.Task[Any]], idle_left: Callable[[], float | None]) -> None:
-    """Until one of the ends has come, or it was idle for its time to live.
-
-    Between "it is idle" and what follows there is no await: a request before it is served, one after it waits.
-    """
-    while not any(end.done() for end in ends):
-        await asyncio.wait(ends, timeout=idle_left(), return_when=asyncio.FIRST_COMPLETED)
-        left = idle_left()
-        if left is not None and left <= 0:
-            return
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

@@ -53,16 +53,21 @@ class Wanted:
     evicts: bool = True
 
 
+class Why(StrEnum):
+    """Why a model is refused."""
+
+    NEVER = "never"  # it is larger than all that there could ever be
+    PINNED = "pinned"  # models that never go are in its way
+    NOW = "now"  # there is no room now
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why it can't be loaded, or not now. `lacks`: what is needed and what there is, by resource.
+    """`lacks`: what is needed and what there is, by resource. `beside`: models that are in its way."""
 
-    `keepers`: pinned models that are in its way. `lasting`: it would not help to wait.
-    """
-
+    why: Why
     lacks: Mapping[str, tuple[int, int]]
-    keepers: tuple[str, ...] = ()
-    lasting: bool = True
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -77,22 +82,29 @@ class Plan:
     again_at: float | None = None
 
 
-def make_plan(wanted: Sequence[Wanted], running: Iterable[Running], room: Mapping[str, int]) -> Plan:
+def make_plan(
+    wanted: Sequence[Wanted],
+    running: Iterable[Running],
+    room: Mapping[str, int],
+    most: Mapping[str, int] | None = None,
+) -> Plan:
     """`wanted` in the order of their turn; `room` is what all may hold together, of each resource that is limited.
 
+    `most`: what that could be at the most, where it is more: room can be less because of other programs.
     The first in line gets its place first. Who comes after it goes ahead only where that takes nothing from it.
     """
-    planner = _Planner({one.name: one for one in running}, room)
+    planner = _Planner({one.name: one for one in running}, room, most or room)
     for one in wanted:
         planner.place(one)
     return planner.plan
 
 
 class _Planner:
-    def __init__(self, running: dict[str, Running], room: Mapping[str, int]) -> None:
+    def __init__(self, running: dict[str, Running], room: Mapping[str, int], most: Mapping[str, int]) -> None:
         self.plan = Plan()
         self._running = running
         self._room = room
+        self._most = most
         self._going = {name for name, one in running.items() if one.phase is Phase.LEAVING}
         self._begun: list[Mapping[str, int]] = []
         self._promised: list[Mapping[str, int]] = []  # to all that came before, those begun included
@@ -116,27 +128,23 @@ class _Planner:
             self._earlier.add(one.name)
 
     def _impossible(self, one: Wanted) -> Refusal | None:
-        alone = {
-            name: (need, self._room[name]) for name, need in one.needs.items() if need > self._room.get(name, need)
-        }
-        if alone:
-            return Refusal(alone)
+        for why, room in ((Why.NEVER, self._most), (Why.NOW, self._room)):
+            lacks = {name: (need, room[name]) for name, need in one.needs.items() if need > room.get(name, need)}
+            if lacks:
+                return Refusal(why, lacks)
         pinned = {name: other for name, other in self._running.items() if other.phase is Phase.PINNED}
         lacking = self._lacking(one, pinned, [])
         holding = {name for name, other in pinned.items() if lacking.keys() & other.holds.keys()}
-        keepers = tuple(sorted(holding | (one.foes & pinned.keys())))
-        if not keepers:
-            return None
-        left = {name: (one.needs[name], one.needs[name] - lack) for name, lack in lacking.items()}
-        return Refusal(left, keepers)
+        beside = tuple(sorted(holding | (one.foes & pinned.keys())))
+        return Refusal(Why.PINNED, _numbers(one, lacking), beside) if beside else None
 
     def _make_room(self, one: Wanted, foes: Sequence[Running]) -> None:
         lacking = self._lacking(one, self._staying(), self._promised)
         if not foes and not lacking:
             return  # what is on its way will do
         if not one.evicts:
-            short = {name: (one.needs[name], max(0, one.needs[name] - lack)) for name, lack in lacking.items()}
-            self.plan.refuse[one.name] = Refusal(short, tuple(foe.name for foe in foes), lasting=False)
+            beside = tuple(foe.name for foe in foes)
+            self.plan.refuse[one.name] = Refusal(Why.NOW, _numbers(one, lacking), beside)
             return
         victims = self._victims(lacking, foes)
         if victims is None:
@@ -150,7 +158,8 @@ class _Planner:
         if waits:
             self.plan.again_at = min(waits if self.plan.again_at is None else [*waits, self.plan.again_at])
         else:
-            self.plan.hold.update((victim.name, one.name) for victim in victims)
+            # Those that are free stay open until these are too: that may take long, or never come.
+            self.plan.hold.update((victim.name, one.name) for victim in victims if victim.phase is Phase.DUE)
 
     def _victims(self, lacking: Mapping[str, int], foes: Sequence[Running]) -> list[Running] | None:
         """Those that are to go; None where those that may are not enough."""
@@ -181,6 +190,10 @@ class _Planner:
             if lack > 0 and need:
                 lacking[name] = lack
         return lacking
+
+
+def _numbers(one: Wanted, lacking: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    return {name: (one.needs[name], max(0, one.needs[name] - lack)) for name, lack in lacking.items()}
 
 
 def _sums(shares: Iterable[Mapping[str, int]]) -> dict[str, int]:

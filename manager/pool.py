@@ -92,6 +92,7 @@ class ModelPool:
         self._scheduler = Scheduler(self._instances, settings, self.ledger, self._note_eviction)
         self._active: list[str] = []  # the last one that is still wanted is the active model
         self._tasks: set[asyncio.Task[None]] = set()
+        self._revivals: dict[str, asyncio.TimerHandle] = {}
         self._started = time.time()
         self._closing = False
 
@@ -204,6 +205,7 @@ class ModelPool:
             return None
         # Before the stop: while it drains it must not be what the next request without a name gets.
         self._deactivate(name)
+        self._forget_revival(name)
         if name in self._instances:
             await self._instances[name].unload()
         return name
@@ -237,7 +239,7 @@ class ModelPool:
                 self._drop_lost_personality(instance)
             else:
                 self._deactivate(name)
-                instance.refuse(ModelNotFound(f"The model '{name}' was removed.", param="model"))
+                instance.retire(ModelNotFound(f"The model '{name}' was removed.", param="model"))
                 removals.append(self._own(self._remove(instance), f"unload removed {name}"))
         self.feed.publish("catalog", {"models": list(catalog.names), "default": self.default})
         return removals
@@ -263,6 +265,8 @@ class ModelPool:
     async def close(self) -> None:
         """Stop every instance at once and end the feed. Draining is the caller's, before."""
         self._closing = True
+        for name in [*self._revivals]:
+            self._forget_revival(name)
         self.end_feeds()
         await self._scheduler.close()
         await asyncio.gather(*(instance.close() for instance in self._instances.values()))
@@ -312,7 +316,7 @@ class ModelPool:
             )
             self._metrics.failed(status.model, status.error_code or "")
             self.feed.publish("error", self.errors[-1].as_dict())
-            self._revive(status)
+            self._revive_later(status)
         self.bus.publish(describe(status, self.loaded))
         self.feed.publish("model", status_dict(status))
         self._scheduler.changed()
@@ -330,21 +334,29 @@ class ModelPool:
         self._scheduler.changed()
 
     def ended(self, life: Life) -> None:
-        self._scheduler.stopped()
+        self._scheduler.stopped(life)
         if life.measured:
             self.ledger.learn(life.entry, life.measured, served=bool(life.uses))
             self._own(self.ledger.flush(), "write what was learnt")
 
-    def _revive(self, status: ModelStatus) -> None:
-        """A pinned model that broke is started again when its back-off is over."""
+    def _revive_later(self, status: ModelStatus) -> None:
+        """A pinned model that broke is started again when its back-off is over, unless somebody unloads it."""
+        self._forget_revival(status.model)
         entry = self._catalog.get(status.model)
         if entry is not None and entry.pinned and status.retry_at is not None and not self._closing:
-            self._own(self._warm_later(entry, status.retry_at - time.time()), f"revive {entry.name}")
+            delay = max(0.0, status.retry_at - time.time())
+            self._revivals[status.model] = asyncio.get_running_loop().call_later(delay, self._revive, status.model)
 
-    async def _warm_later(self, entry: ModelEntry, delay: float) -> None:
-        await asyncio.sleep(max(0.0, delay))
-        if not self._closing and self._catalog.get(entry.name) is entry:
-            await self.warm(entry, evicts=True)
+    def _revive(self, name: str) -> None:
+        self._revivals.pop(name, None)
+        entry = self._catalog.get(name)
+        if entry is not None and entry.name == name and entry.pinned and self.state(name) in SETTLED:
+            self._own(self.warm(entry, evicts=True), f"revive {name}")
+
+    def _forget_revival(self, name: str) -> None:
+        revival = self._revivals.pop(name, None)
+        if revival is not None:
+            revival.cancel()
 
     def _note_eviction(self, victim: str, wanted: str) -> None:
         self._metrics.evicted(victim)

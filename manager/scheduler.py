@@ -9,14 +9,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from manager.entry import ModelEntry
 from manager.errors import InsufficientMemory, LoadFailed
 from manager.instance import ModelInstance
-from manager.memory_ledger import Expected
-from manager.plan import Phase, Plan, Refusal, Running, Wanted, make_plan
+from manager.life import Life
+from manager.memory_ledger import Admitted, Expected, Room
+from manager.plan import Phase, Plan, Refusal, Running, Wanted, Why, make_plan
 from manager.policy import Policy, Usage, make_policy
 from manager.settings import SchedulingSettings, Settings
 from manager.state import SETTLED, ModelState
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 # A GPU's memory can come back some time after the process that had it has gone.
 SETTLE: Final = 5.0
 SETTLE_STEP: Final = 0.05
+ROUND_PAUSE: Final = 0.002
 # What a load is taken to cost where none was measured yet.
 LOAD_SECONDS: Final = 1.0
 MODELS: Final = "models"
@@ -34,12 +36,21 @@ PLACES: Final = frozenset({MODELS, GROUP})
 GIB: Final = 1 << 30
 
 
+@dataclass(slots=True)
+class _Gone:
+    """Engines that ended: when the last one did (monotonic), what there was before, and what they had."""
+
+    at: float
+    there: Mapping[str, int]
+    had: dict[str, int] = field(default_factory=dict)
+
+
 class Ledger(Protocol):
     """What models are expected to take, and what there is: see `manager.memory_ledger`."""
 
     async def expected(self, entry: ModelEntry) -> Expected: ...
 
-    async def room(self, running: Mapping[int, Mapping[str, int]]) -> Mapping[str, int]: ...
+    async def room(self, running: Mapping[int, Admitted]) -> Room: ...
 
     async def total(self) -> Mapping[str, int]: ...
 
@@ -67,7 +78,8 @@ class Scheduler:
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._wanting = False
-        self._stopped_at = float("-inf")  # monotonic
+        self._room = Room({}, {}, {})  # as it was seen last
+        self._gone: _Gone | None = None
 
     def want(self) -> None:
         """A model that does not run is waited for."""
@@ -81,9 +93,14 @@ class Scheduler:
         if self._wanting:
             self._woken.set()
 
-    def stopped(self) -> None:
+    def stopped(self, life: Life) -> None:
         """An engine has ended; what it had may take a moment to come back."""
-        self._stopped_at = time.monotonic()
+        now = time.monotonic()
+        if self._gone is None or now > self._gone.at + SETTLE:
+            self._gone = _Gone(now, self._room.there)
+        self._gone.at = now
+        for device, size in life.memory.items():
+            self._gone.had[device] = self._gone.had.get(device, 0) + size
 
     async def close(self) -> None:
         if self._task is not None:
@@ -92,16 +109,27 @@ class Scheduler:
 
     async def room(self) -> Mapping[str, int]:
         """What all models may hold together: bytes by device, places by the name of their limit."""
-        lives = [instance.life for instance in self._instances.values()]
-        running = {life.engine.pid: life.memory for life in lives if life is not None and life.engine.pid is not None}
-        memory = await self._ledger.room(running) if self._admission else {}
-        return {**memory, **_places(self._settings)}
+        return (await self._look_around()).there
 
     async def would_evict(self, entry: ModelEntry) -> tuple[str, ...] | None:
         """Who would go, were this model loaded now; None where it can't be."""
-        wanted, room = await self._wanted(entry), await self.room()
-        plan = make_plan([wanted], self._running(room), room)
+        wanted, room = await self._wanted(entry), await self._look_around()
+        plan = make_plan([wanted], self._running(room), room.there, room.most)
         return None if entry.name in plan.refuse else plan.victims.get(entry.name, ())
+
+    async def _look_around(self) -> Room:
+        """The devices and the limits of numbers, together."""
+        memory = Room({}, {}, {})
+        if self._admission:
+            lives = [one.life for one in self._instances.values() if one.life is not None]
+            running = {
+                life.engine.pid: Admitted(life.memory, life.ready_at is not None)
+                for life in lives
+                if life.engine.pid is not None
+            }
+            memory = await self._ledger.room(running)
+        places = _places(self._settings)
+        return Room({**memory.there, **places}, {**memory.most, **places}, memory.held)
 
     async def _run(self) -> None:
         again_at: float | None = None
@@ -112,6 +140,7 @@ class Scheduler:
                     await self._woken.wait()
             except TimeoutError:
                 pass
+            await asyncio.sleep(ROUND_PAUSE)  # what happens in one moment is looked at together
             self._woken.clear()
             try:
                 again_at = await self._round()
@@ -132,12 +161,13 @@ class Scheduler:
             return None
         entries = [instance.entry for instance in in_line]  # kept, so that an id stays that of its entry
         asked = {id(entry): await self._wanted(entry) for entry in entries}
-        room = await self.room()
+        room = self._room = await self._look_around()
         # From here on there is no await: what is seen is what is acted on.
         known = [instance for instance in self._in_line() if id(instance.entry) in asked]
         wanted = [replace(asked[id(one.entry)], evicts=_evicts(one)) for one in known]
-        plan = make_plan(wanted, self._running(room), room)
-        again_at = self._act(plan, {one.name: one.needs for one in wanted})
+        plan = make_plan(wanted, self._running(room), room.there, room.most)
+        self._begin(plan, {one.name: one.needs for one in wanted})
+        again_at = time.monotonic() + SETTLE_STEP if self._is_late(room) else self._make_way(plan)
         if len(known) < len(self._in_line()):  # somebody came meanwhile, or an entry is another one now
             self._woken.set()
         return again_at
@@ -147,16 +177,19 @@ class Scheduler:
         for instance in self._instances.values():
             instance.resume()
 
-    def _act(self, plan: Plan, needs: Mapping[str, Mapping[str, int]]) -> float | None:
-        again_at = plan.again_at
+    def _begin(self, plan: Plan, needs: Mapping[str, Mapping[str, int]]) -> None:
+        for name in plan.begin:
+            memory = {resource: size for resource, size in needs[name].items() if _kind(resource) not in PLACES}
+            self._instances[name].begin(memory)
         for name, refusal in plan.refuse.items():
-            if self._may_pass(refusal):
-                soon = time.monotonic() + SETTLE_STEP
-                again_at = soon if again_at is None else min(again_at, soon)
-            else:
-                error = _refusal_error(name, refusal)
-                logger.warning("model=%s refused: %s", name, error.message)
-                self._instances[name].refuse(error)
+            if refusal.why is Why.NEVER:
+                self._refuse(name, refusal)
+
+    def _make_way(self, plan: Plan) -> float | None:
+        """Evict, hold and refuse; returns when to look again."""
+        for name, refusal in plan.refuse.items():
+            if refusal.why is not Why.NEVER:
+                self._refuse(name, refusal)
         for name, instance in self._instances.items():
             if name not in plan.hold and name not in plan.evict:
                 instance.resume()
@@ -167,14 +200,22 @@ class Scheduler:
             self._policy.evicted(name)
             self._instances[name].evict()
             self._evicted(name, wanted)
-        for name in plan.begin:
-            memory = {resource: size for resource, size in needs[name].items() if _kind(resource) not in PLACES}
-            self._instances[name].begin(memory)
-        return again_at
+        return plan.again_at
 
-    def _may_pass(self, refusal: Refusal) -> bool:
-        """Whether memory that one of ours has just given back may still be missing."""
-        return not refusal.keepers and time.monotonic() - self._stopped_at < SETTLE
+    def _refuse(self, name: str, refusal: Refusal) -> None:
+        error = _refusal_error(name, refusal)
+        logger.warning("model=%s refused: %s", name, error.message)
+        self._instances[name].refuse(error)
+
+    def _is_late(self, room: Room) -> bool:
+        """Whether memory that one of ours had is still missing. Nobody goes, or is refused, because of that."""
+        gone = self._gone
+        if gone is not None and time.monotonic() < gone.at + SETTLE:
+            missing = {device: gone.there.get(device, 0) - room.there.get(device, 0) for device in gone.had}
+            if any(missing[device] > size / 2 for device, size in gone.had.items()):
+                return True
+        self._gone = None
+        return False
 
     def _in_line(self) -> list[ModelInstance]:
         """Those that are waited for and don't run, in the order of their turn."""
@@ -188,15 +229,15 @@ class Scheduler:
         memory = expected.needed if self._admission else {}
         return Wanted(entry.name, {**memory, **dict.fromkeys(self._places_of(entry.name), 1)}, self._foes(entry.name))
 
-    def _running(self, room: Mapping[str, int]) -> list[Running]:
+    def _running(self, room: Room) -> list[Running]:
         loaded = [one for one in self._instances.values() if one.life is not None]
-        worth = self._policy.rank(_usage(one, room) for one in loaded if one.state is ModelState.READY)
-        now = time.monotonic()
-        return [self._look(one, worth.get(one.entry.name, 0.0), now) for one in loaded]
+        worth = self._policy.rank(_usage(one, room.there) for one in loaded if one.state is ModelState.READY)
+        return [self._look(one, room, worth.get(one.entry.name, 0.0)) for one in loaded]
 
-    def _look(self, instance: ModelInstance, worth: float, now: float) -> Running:
+    def _look(self, instance: ModelInstance, room: Room, worth: float) -> Running:
         life = instance.life
         assert life is not None  # noqa: S101  only lives are looked at
+        now = time.monotonic()
         phase, until = Phase.STARTING, 0.0
         if instance.leaving:
             phase = Phase.LEAVING
@@ -211,8 +252,11 @@ class Scheduler:
                 phase = Phase.FREE
             else:
                 phase, until = Phase.LINGERING, lingers
-        places = dict.fromkeys(self._places_of(instance.entry.name), 1)
-        return Running(instance.entry.name, phase, {**life.memory, **places}, worth, until)
+        holds = dict.fromkeys(self._places_of(instance.entry.name), 1)
+        # What it has grown by is given back too when it goes.
+        held = {} if life.engine.pid is None else room.held.get(life.engine.pid, {})
+        holds |= {device: max(size, held.get(device, 0)) for device, size in life.memory.items()}
+        return Running(instance.entry.name, phase, holds, worth, until)
 
     def _places_of(self, name: str) -> list[str]:
         """The limits of numbers that count this model."""
@@ -254,19 +298,19 @@ def _usage(instance: ModelInstance, room: Mapping[str, int]) -> Usage:
 
 
 def _refusal_error(name: str, refusal: Refusal) -> LoadFailed:
-    """The error with its numbers. Only what nobody could make room for is not worth trying again."""
-    lacks = " and ".join(_lack(resource, *numbers) for resource, numbers in refusal.lacks.items())
-    beside = ", ".join(f"'{keeper}'" for keeper in refusal.keepers)
+    """The error with its numbers. Only what is larger than all that there is is not worth trying again."""
     reasons = []
-    if lacks:
+    if refusal.lacks:
+        lacks = " and ".join(_lack(resource, *numbers) for resource, numbers in refusal.lacks.items())
         reasons.append(f"it needs {lacks}")
-    if beside:
-        reasons.append(f"{'pinned' if refusal.lasting else 'loaded'} beside it: {beside}")
-    now = "" if refusal.lasting else " now"
-    message = f"The model '{name}' does not fit{now}: {'; '.join(reasons)}."
+    if refusal.beside:
+        what = "pinned" if refusal.why is Why.PINNED else "loaded"
+        reasons.append(f"{what} beside it: " + ", ".join(f"'{other}'" for other in refusal.beside))
+    when = " now" if refusal.why is Why.NOW else ""
+    message = f"The model '{name}' does not fit{when}: {'; '.join(reasons)}."
     memory = any(resource not in PLACES for resource in map(_kind, refusal.lacks))
     kind = InsufficientMemory if memory else LoadFailed
-    return kind(message, should_retry=False if refusal.lasting and not refusal.keepers else None)
+    return kind(message, should_retry=False if refusal.why is Why.NEVER else None)
 
 
 def _kind(resource: str) -> str:

@@ -115,7 +115,7 @@ class Server:
         """Admit nothing, end the feeds, and wait for what is in flight: up to the limit, or until `skip`."""
         service = self._app[SERVICE]
         service.gate.close()
-        service.pool.bus.close()
+        service.pool.end_feeds()
         waits = [asyncio.create_task(service.gate.wait_empty()), asyncio.create_task(skip.wait())]
         await asyncio.wait(waits, timeout=self._settings.drain_timeout, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:

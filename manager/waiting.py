@@ -69,13 +69,13 @@ class Waiting:
         for waiter in self._waiters:
             waiter.due, waiter.number = now, next(self._numbers)
 
-    def serve(self, lease: Lease) -> None:
-        """Give the first one its lease."""
-        waiter = self._waiters.pop(0)
-        if waiter.future.done():  # it is leaving
-            lease.release()
-        else:
-            waiter.future.set_result(lease)
+    def next(self) -> Waiter | None:
+        """Take out who is served next; None where nobody waits. Those that are leaving are passed over."""
+        while self._waiters:
+            waiter = self._waiters.pop(0)
+            if not waiter.future.done():
+                return waiter
+        return None
 
     def join(self, life: Life) -> None:
         """All share the outcome of this start."""

@@ -206,12 +206,10 @@ async def list_requests(request: web.Request) -> web.Response:
 async def cancel_request(request: web.Request) -> web.Response:
     """DELETE /admin/requests/{id}, POST /admin/requests/{id}/cancel: its client gets 409."""
     name = request.match_info["id"]
-    found = [running for running in request.app[SERVICE].inflight if running.id == name]
-    if not found:
+    cancelled = request.app[SERVICE].inflight.cancel(name)
+    if not cancelled:
         raise RequestNotFound(f"No request with the id '{name}' waits or runs.", param="id")
-    for running in found:
-        running.cancel()
-    return json_response({"cancelled": len(found)})
+    return json_response({"cancelled": cancelled})
 
 
 class RequestNotFound(HerdError):

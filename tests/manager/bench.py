@@ -20,7 +20,7 @@ from manager.instance import ModelInstance
 from manager.lease import Lease
 from manager.life import Life, Timing
 from manager.logbuf import LogBuffer
-from manager.memory_ledger import Expected
+from manager.memory_ledger import Admitted, Expected, Room
 from manager.metrics import Metrics
 from manager.pool import ModelPool
 from manager.settings import Settings
@@ -206,6 +206,8 @@ class FakeLedger:
     def __init__(self, sizes: Mapping[str, int] | None = None, there: int | None = None) -> None:
         self.sizes = dict(sizes or {})
         self.there = there
+        self.most: int | None = None
+        self.held: dict[int, Mapping[str, int]] = {}
         self.learnt: list[tuple[str, Mapping[str, int], bool]] = []
         self.error: Exception | None = None
 
@@ -215,11 +217,12 @@ class FakeLedger:
         needed = {"host": self.sizes[entry.name]} if entry.name in self.sizes else {}
         return Expected(None, {}, needed)
 
-    async def room(self, running: Mapping[int, Mapping[str, int]]) -> Mapping[str, int]:
-        return {} if self.there is None else {"host": self.there}
+    async def room(self, running: Mapping[int, Admitted]) -> Room:
+        there = {} if self.there is None else {"host": self.there}
+        return Room(there, there if self.most is None else {"host": self.most}, self.held)
 
     async def total(self) -> Mapping[str, int]:
-        return await self.room({})
+        return (await self.room({})).most
 
     def learn(self, entry: ModelEntry, peak: Mapping[str, int], *, served: bool) -> None:
         self.learnt.append((entry.name, dict(peak), served))
@@ -247,8 +250,8 @@ class PoolBench:
 
     def _make(self, entry: ModelEntry) -> FakeEngine:
         made = self.engines.setdefault(entry.name, [])
-        made.append(FakeEngine(len(made) + 1, **self.plans.pop(entry.name, {})))
         self.started.append(entry.name)
+        made.append(FakeEngine(len(self.started), **self.plans.pop(entry.name, {})))
         return made[-1]
 
     def entry(self, name: str) -> ModelEntry:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from manager.plan import Phase, Plan, Refusal, Running, Wanted, make_plan
+from manager.plan import Phase, Plan, Refusal, Running, Wanted, Why, make_plan
 
 ROOM = {"host": 100}
 
@@ -79,7 +79,8 @@ def test_idle_ones_stay_until_those_in_use_are_done_too() -> None:
     both = [running("b", Phase.FREE, 40), running("c", Phase.DUE, 40)]
     plan = make_plan([wanted("a", 90)], both, ROOM)
     assert not plan.evict
-    assert plan.hold == {"b": "a", "c": "a"}
+    assert plan.hold == {"c": "a"}
+    assert set(plan.victims["a"]) == {"b", "c"}
 
 
 def test_what_is_on_its_way_is_waited_for() -> None:
@@ -121,13 +122,20 @@ def test_each_has_victims_of_its_own() -> None:
 
 def test_what_can_never_fit_is_refused_with_the_numbers() -> None:
     plan = make_plan([wanted("a", 101)], [running("b")], ROOM)
-    assert plan == Plan(refuse={"a": Refusal({"host": (101, 100)})})
+    assert plan == Plan(refuse={"a": Refusal(Why.NEVER, {"host": (101, 100)})})
+
+
+def test_what_other_programs_took_may_come_back() -> None:
+    plan = make_plan([wanted("a", 70)], [], {"host": 60}, {"host": 100})
+    assert plan.refuse == {"a": Refusal(Why.NOW, {"host": (70, 60)})}
+    plan = make_plan([wanted("a", 101)], [], {"host": 60}, {"host": 100})
+    assert plan.refuse == {"a": Refusal(Why.NEVER, {"host": (101, 100)})}
 
 
 def test_pinned_ones_in_the_way_are_named() -> None:
     kept = [running("b", Phase.PINNED, 60), Running("c", Phase.PINNED, {"gpu0": 9})]
     plan = make_plan([wanted("a", 60)], kept, ROOM)
-    assert plan.refuse == {"a": Refusal({"host": (60, 40)}, ("b",))}
+    assert plan.refuse == {"a": Refusal(Why.PINNED, {"host": (60, 40)}, ("b",))}
 
 
 def test_who_is_refused_keeps_nothing_from_the_others() -> None:
@@ -136,7 +144,7 @@ def test_who_is_refused_keeps_nothing_from_the_others() -> None:
 
 def test_a_load_that_evicts_nobody_is_refused_where_there_is_no_room_now() -> None:
     plan = make_plan([wanted("a", 70, evicts=False)], [running("b")], ROOM)
-    assert plan.refuse == {"a": Refusal({"host": (70, 60)}, lasting=False)}
+    assert plan.refuse == {"a": Refusal(Why.NOW, {"host": (70, 60)})}
     assert make_plan([wanted("a", 60, evicts=False)], [running("b")], ROOM).begin == ["a"]
 
 
@@ -160,7 +168,7 @@ def test_a_foe_on_its_way_or_starting_is_waited_for() -> None:
 
 def test_a_pinned_foe_is_a_refusal() -> None:
     plan = make_plan([wanted("a", foes=frozenset("b"))], [running("b", Phase.PINNED, 10)], ROOM)
-    assert plan.refuse == {"a": Refusal({}, ("b",))}
+    assert plan.refuse == {"a": Refusal(Why.PINNED, {}, ("b",))}
 
 
 def test_of_two_foes_in_line_the_first_begins() -> None:
@@ -199,7 +207,7 @@ def test_no_plan_breaks_a_promise() -> None:
         plan = make_plan(line, there, room)
         phase = {one.name: one.phase for one in there}
         assert all(phase[name] is Phase.FREE for name in plan.evict)
-        assert all(phase[name] in {Phase.FREE, Phase.DUE} for name in plan.hold)
+        assert all(phase[name] is Phase.DUE for name in plan.hold)
         assert not plan.evict.keys() & plan.hold.keys()
         begun = [one for one in line if one.name in plan.begin]
         for resource, most in room.items():

@@ -14,6 +14,7 @@ import pytest
 from manager.catalog import Catalog
 from manager.errors import InsufficientMemory, LoadFailed, LoadTimeout, ModelNotFound
 from manager.lease import Lease
+from manager.memory_ledger import Admitted, Room
 from manager.state import ModelState
 from tests.conftest import MakeSettings
 from tests.manager.bench import ENTRIES, FakeLedger, PoolBench, soon, turn, until
@@ -91,11 +92,12 @@ class LateLedger(FakeLedger):
     """What a process had is missing for some looks after it has gone, as with a GPU's driver."""
 
     looks = 0
+    loaded = 1
 
-    async def room(self, running: Mapping[int, Mapping[str, int]]) -> Mapping[str, int]:
-        if self.looks and not running:
+    async def room(self, running: Mapping[int, Admitted]) -> Room:
+        if self.looks and len(running) < self.loaded:
             self.looks -= 1
-            return {"host": 4}
+            return Room({"host": 4}, {"host": 10}, {})
         return await super().room(running)
 
 
@@ -110,11 +112,32 @@ async def test_memory_that_comes_back_late_is_waited_for(make_settings: MakeSett
     await close(bench)
 
 
+async def test_nobody_else_goes_while_memory_is_on_its_way_back(make_settings: MakeSettings) -> None:
+    ledger = LateLedger({"a": 3, "b": 3, "c": 5}, 10)
+    bench = PoolBench(make_settings(scheduling={"linger": 0.001}), ledger=ledger)
+    await bench.use("a")
+    await bench.use("b")
+    ledger.looks, ledger.loaded = 3, 2
+    await bench.use("c")
+    assert ledger.looks == 0
+    assert len(bench.pool.loaded) == 2
+    await close(bench)
+
+
+async def test_what_a_model_has_grown_by_is_given_back_when_it_goes(make_pool: MakePool) -> None:
+    bench = make_pool(sizes={"a": 3, "b": 9})
+    await bench.use("a")
+    bench.ledger.held = {1: {"host": 8}}  # of ten that are there it has eight now
+    await bench.use("b")
+    assert bench.pool.loaded == ("b",)
+
+
 async def test_memory_that_others_took_is_not_waited_for(make_pool: MakePool) -> None:
     bench = make_pool()
-    bench.ledger.there = 4
-    with pytest.raises(InsufficientMemory):
+    bench.ledger.there, bench.ledger.most = 4, 10
+    with pytest.raises(InsufficientMemory, match="does not fit now") as caught:
         await soon(bench.pool.lease(bench.entry("a")))
+    assert caught.value.should_retry is None
     bench.ledger.there = 10
     await bench.use("a")
 
@@ -475,3 +498,147 @@ async def test_one_that_leaves_in_the_moment_of_its_turn_loses_no_place(make_poo
     second.release()
     (await soon(waiting[2])).release()
     assert bench.pool.status("a").in_flight == 0
+
+
+# moments
+
+
+async def test_a_model_that_was_told_to_stop_is_not_opened_again_by_who_gives_up(make_pool: MakePool) -> None:
+    bench = make_pool()
+    lease = await soon(bench.pool.lease(bench.entry("a")))
+    asked = bench.ask("b")
+    await until(lambda: bench.pool.status("a").yielding)
+    late = bench.ask("a")
+    await turn()
+    unloading = asyncio.create_task(bench.pool.unload("a"))
+    asked.cancel()
+    await turn()
+    await asyncio.sleep(0.01)  # a look of the scheduler, which finds that nobody wants the place any more
+    assert not late.done()
+    lease.release()
+    with await soon(late) as fresh:
+        assert fresh.engine is bench.engines["a"][1]
+    await soon(unloading)
+
+
+async def test_unloading_admits_nobody_from_its_first_moment_on(make_pool: MakePool) -> None:
+    bench = make_pool()
+    await bench.use("a")
+    unloading = asyncio.create_task(bench.pool.unload("a"))
+    await asyncio.sleep(0)
+    assert bench.pool.try_lease(bench.entry("a")) is None
+    await soon(unloading)
+
+
+async def test_many_that_leave_at_once_harm_nobody(make_pool: MakePool) -> None:
+    bench = make_pool(entries=entries(a={"concurrency": 1, "queue": 2000}))
+    lease = await soon(bench.pool.lease(bench.entry("a")))
+    waiting = [bench.ask("a") for _ in range(1500)]
+    await turn()
+    for task in waiting:
+        task.cancel()
+    lease.release()
+    await soon(asyncio.wait(waiting))
+    assert (bench.pool.status("a").waiting, bench.pool.status("a").in_flight) == (0, 0)
+    await bench.use("a")
+    assert bench.started == ["a"]
+
+
+async def test_a_queue_of_none_refuses_nobody_while_the_model_is_on_its_way(make_pool: MakePool) -> None:
+    bench = make_pool(entries=entries(a={"queue": 0}))
+    lease = await soon(bench.pool.lease(bench.entry("a")))
+    asked = bench.ask("b")
+    await until(lambda: bench.pool.status("a").yielding)
+    late = bench.ask("a")
+    await turn()
+    lease.release()
+    (await soon(asked)).release()
+    (await soon(late)).release()
+
+
+# changes that count at once
+
+
+async def test_a_time_to_live_that_is_new_counts_for_what_runs(make_pool: MakePool) -> None:
+    bench = make_pool()
+    await bench.use("a")
+    await turn()
+    bench.pool.replace_catalog(Catalog(entries(a={"ttl": 0.01})))
+    await bench.reaches("a", ModelState.STOPPED)
+
+
+async def test_a_model_that_is_pinned_no_longer_may_go(make_pool: MakePool) -> None:
+    bench = make_pool(entries=entries(a={"ttl": 0.01, "pinned": True}))
+    await bench.use("a")
+    await turn()
+    bench.pool.replace_catalog(Catalog(entries(a={"ttl": 0.01})))
+    await bench.reaches("a", ModelState.STOPPED)
+
+
+async def test_more_concurrency_serves_those_who_wait(make_pool: MakePool) -> None:
+    bench = make_pool(entries=entries(a={"concurrency": 1}))
+    with await soon(bench.pool.lease(bench.entry("a"))):
+        waiting = bench.ask("a")
+        await turn()
+        bench.pool.replace_catalog(Catalog(entries(a={"concurrency": 2})))
+        (await soon(waiting)).release()
+
+
+async def test_an_edit_that_is_taken_back_restarts_nothing(make_pool: MakePool) -> None:
+    bench = make_pool()
+    with await soon(bench.pool.lease(bench.entry("a"))):
+        bench.pool.replace_catalog(Catalog(entries(a={"engine": "other"})))
+        bench.pool.replace_catalog(Catalog(ENTRIES))
+    await turn()
+    assert bench.pool.state("a") is ModelState.READY
+
+
+async def test_a_load_behind_the_stop_of_a_removed_model_ends(make_pool: MakePool) -> None:
+    bench = make_pool()
+    bench.plans["a"] = {"hold_stop": True}
+    await bench.use("a")
+    unloading = asyncio.create_task(bench.pool.unload("a"))
+    await bench.reaches("a", ModelState.STOPPING)
+    loading = asyncio.create_task(bench.pool.load("a", None))
+    await turn()
+    bench.pool.replace_catalog(Catalog(ENTRIES[1:]))
+    bench.engines["a"][0].may_stop.set()
+    with pytest.raises(ModelNotFound):
+        await soon(loading)
+    await soon(unloading)
+
+
+async def test_a_pinned_model_comes_back_also_after_an_edit_of_others(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("manager.backoff.FIRST", 0.05)
+    bench = make_pool(entries=entries(a={"pinned": True}))
+    await bench.use("a")
+    bench.engines["a"][0].exit()
+    await bench.reaches("a", ModelState.FAILED)
+    bench.pool.replace_catalog(Catalog(entries(a={"pinned": True}, b={"description": "another"})))
+    await bench.reaches("a", ModelState.READY)
+
+
+async def test_a_pinned_model_that_was_unloaded_by_hand_stays_unloaded(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("manager.backoff.FIRST", 0.02)
+    bench = make_pool(entries=entries(a={"pinned": True}))
+    await bench.use("a")
+    bench.engines["a"][0].exit()
+    await bench.reaches("a", ModelState.FAILED)
+    await soon(bench.pool.unload("a"))
+    await asyncio.sleep(0.05)
+    assert bench.started == ["a"]
+
+
+async def test_close_does_not_wait_for_a_model_that_would_come_back(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("manager.backoff.FIRST", 60.0)
+    bench = make_pool(entries=entries(a={"pinned": True}))
+    await bench.use("a")
+    bench.engines["a"][0].exit()
+    await bench.reaches("a", ModelState.FAILED)
+    await soon(bench.pool.close())
