@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from manager.entry import ModelEntry
+from manager.errors import LoadFailed
 from manager.memory import HOST, Estimate
+from manager.memory_hf import folder_files
+from manager.memory_model import Stamp, part_paths, stamps
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +36,15 @@ UNTOUCHED: Final = 0.87
 # Parts of an estimate that are there from the load on and are touched by use.
 BUFFERS: Final = frozenset({"compute", "output"})
 
+# Parameters that decide on memory. Sampling, threads, templates and such don't.
+# fmt: off
+SHAPING: Final = frozenset({
+    "batch_size", "cache_ram_mib", "cache_type_k", "cache_type_v", "ctx_size", "device", "draft_gpu_layers",
+    "draft_max", "embedding", "extra_args", "flash_attn", "gpu_layers", "kv_unified", "main_gpu", "mlock", "mmap",
+    "parallel", "pooling", "reranking", "split_mode", "tensor_split", "ubatch_size",
+})
+# fmt: on
+
 
 @dataclass(frozen=True, slots=True)
 class Life:
@@ -47,7 +61,7 @@ Shapes = dict[str, tuple[str, tuple[Life, ...]]]
 class Learnt:
     """The last lives of each shape of a model, by its fingerprint. Only `read` and `write` block.
 
-    A shape is everything that decides on memory: files, parameters, launcher.
+    A shape is everything that decides on memory: files, parameters, launcher, GPUs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -98,14 +112,20 @@ def peaks(lives: tuple[Life, ...]) -> dict[str, int]:
     return {device: max(life.peak.get(device, 0) for life in lives) for device in devices}
 
 
-def corrected(estimate: Estimate, lives: tuple[Life, ...]) -> dict[str, int]:
+def corrected(
+    estimate: Estimate, lives: tuple[Life, ...], most: Mapping[str, int], *, settled: bool = True
+) -> dict[str, int]:
     """What has to be there on each device before the next load, in bytes.
 
     It is the largest peak of the lives and a margin, less what the kernel can take back. Upwards every life counts,
     downwards only those that had requests. Their use may have been light all the same, which leaves buffers of the
     host untouched: so UNTOUCHED of the peak with all these buffers is needed, up to the estimate. And pages of the file
     may have been shared with other processes: so FLOOR of the estimate is needed but for its process. On a GPU there is
-    no such doubt: llama.cpp takes everything at the load, and shares nothing.
+    no such doubt: llama.cpp takes everything at the load, and shares nothing. But where layers go by what is free, not
+    `settled`, a life's share says nothing of the next one's, and nothing counts downwards.
+
+    What was learnt above the estimate counts up to `most`, what a device could have at all: a prompt cache grows into
+    what there is, and the model ran. An estimate above that stays.
     """
     everything, served = peaks(lives), peaks(tuple(life for life in lives if life.served))
     result = {}
@@ -113,12 +133,12 @@ def corrected(estimate: Estimate, lives: tuple[Life, ...]) -> dict[str, int]:
         peak, needed = everything.get(device, 0), estimate.needed(device)
         reclaimable = estimate.devices.get(device, 0) - needed
         least = round(MARGIN * peak) - reclaimable
-        if device not in served:
+        if device not in served or not settled:
             least = max(least, needed)
         elif device == HOST:
             used = round(UNTOUCHED * (peak + _sum(estimate, BUFFERS))) - reclaimable
             least = max(least, min(used, needed), _unshared(estimate))
-        result[device] = max(0, least)
+        result[device] = max(0, min(least, max(needed, most.get(device, 0))))
     return result
 
 
@@ -150,3 +170,45 @@ def _life(data: Any) -> Life:
 
 def _as_json(model: str, lives: tuple[Life, ...]) -> dict[str, Any]:
     return {"model": model, "lives": [{"served": life.served, "peak": dict(life.peak)} for life in lives]}
+
+
+def fingerprint(entry: ModelEntry, launcher: str, gpus: Sequence[tuple[str, int]], *, as_read: bool = False) -> str:
+    """Of all that decides on what an entry takes, `gpus` by name and size, and not of what is free.
+
+    `as_read`: the files as they were when the catalog was read, as far as that is known. Raises LoadFailed or OSError
+    where one is missing. Blocks.
+    """
+    params = entry.params.model_dump(mode="json", include=set(SHAPING))
+    whole = json.dumps([_stamps(entry, as_read), params, launcher, list(gpus)], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:32]
+
+
+def file_bytes(entry: ModelEntry) -> int:
+    """How large the files are that are there. Blocks."""
+    size = 0
+    with suppress(LoadFailed, OSError):
+        for path in _files(entry):
+            with suppress(OSError):
+                size += path.stat().st_size
+    return size
+
+
+def _files(entry: ModelEntry) -> Iterator[Path]:
+    """All files that a model is made of. Raises as `folder_files`."""
+    yield from folder_files(entry.path) if entry.engine == "hf" else part_paths(entry.path)
+    if entry.mmproj is not None:
+        yield entry.mmproj
+    if entry.params.draft_model is not None:
+        yield from part_paths(Path(entry.params.draft_model))
+    yield from (Path(adapter.path) for adapter in entry.params.lora)
+
+
+def _stamps(entry: ModelEntry, as_read: bool) -> list[Stamp]:
+    known: dict[Path, Stamp] = {}
+    if as_read:
+        draft, adapters = entry.params.draft_model, (adapter.path for adapter in entry.params.lora)
+        named = [entry.path, *(Path(path) for path in (entry.mmproj, draft, *adapters) if path is not None)]
+        # Entries that no catalog made have no stamps.
+        pairs = zip(named, entry.stamps, strict=False)
+        known = {path: (str(path), size, changed) for path, (changed, size) in pairs if size}
+    return [known.get(path) or stamps([path])[0] for path in _files(entry)]

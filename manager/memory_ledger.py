@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from manager.engines.llama.native import Launcher, choose_launcher, drives_cuda
 from manager.entry import ModelEntry
 from manager.errors import ConfigError, LoadFailed
-from manager.memory import HOST, Estimate, estimate
+from manager.memory import HOST, Estimate, Part, estimate
 from manager.memory_free import Free, Gpus, gpus, host_free
-from manager.memory_hf import estimate_folder, folder_files
-from manager.memory_learnt import Learnt, Life, corrected, peaks
+from manager.memory_hf import estimate_folder
+from manager.memory_learnt import Learnt, Life, corrected, file_bytes, fingerprint, peaks
 from manager.memory_measured import anonymous
-from manager.memory_model import part_paths, stamps
 from manager.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-# Parameters that decide on memory. Sampling, threads, templates and such don't.
-# fmt: off
-SHAPING: Final = frozenset({
-    "batch_size", "cache_ram_mib", "cache_type_k", "cache_type_v", "ctx_size", "device", "draft_gpu_layers",
-    "draft_max", "embedding", "extra_args", "flash_attn", "gpu_layers", "kv_unified", "main_gpu", "mlock", "mmap",
-    "parallel", "pooling", "reranking", "split_mode", "tensor_split", "ubatch_size",
-})
-# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +33,39 @@ class Expected:
     estimate: Estimate | None = None
     learnt: Mapping[str, int] = field(default_factory=dict)
     needed: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A running model: what it was admitted with, in bytes by device. `ready`: its memory is all there."""
+
+    memory: Mapping[str, int]
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes by device.
+
+    `there`: what all models may hold together now, those that run included. `most`: what could be there at all: the
+    budget, or the whole device less the reserve; a model above that can never fit. `held`: by pid, what a running model
+    really has, as far as that is known.
+    """
+
+    there: Mapping[str, int]
+    most: Mapping[str, int]
+    held: Mapping[int, Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What files and devices say of an entry. `settled`: its layers go to the same devices whatever is free."""
+
+    estimate: Estimate | None
+    size: int  # bytes of its files
+    fingerprint: str  # empty where a file is missing
+    most: Mapping[str, int]
+    settled: bool
 
 
 class Ledger:
@@ -62,31 +82,28 @@ class Ledger:
         self._reading = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._changed = False
-        # By name: the entry whose memory was last asked for, and the fingerprint of what decided on it then.
-        self._asked: dict[str, tuple[ModelEntry, str]] = {}
+        self._pending: deque[tuple[ModelEntry, Life]] = deque()  # lives that were not taken in yet
         self._gpu_room: Mapping[str, int] | None = None
 
     async def expected(self, entry: ModelEntry) -> Expected:
-        """Never raises for the sake of an entry: what is wrong with it the load itself will say."""
-        await self._read_once()
-        try:
-            fingerprint, found = await asyncio.to_thread(self._estimated, entry)
-        except (LoadFailed, OSError) as error:
-            logger.debug("model=%s memory is not known: %s", entry.name, error)
-            return Expected()
-        except Exception:  # a header that makes no sense
-            logger.exception("model=%s memory is not known", entry.name)
-            return Expected()
-        self._asked[entry.name] = entry, fingerprint
-        lives = self._learnt.lives(fingerprint)
-        return Expected(found, peaks(lives), corrected(found, lives))
+        """Never raises for the sake of an entry: what is wrong with it the load itself will say.
 
-    async def room(self, running: Mapping[int, Mapping[str, int]]) -> Mapping[str, int]:
-        """What all models may take together, of the host and of each GPU, in bytes.
+        Where a header can't be understood its files count with their sizes, on the host.
+        """
+        await self._take_in()
+        look = await asyncio.to_thread(self._look, entry)
+        if look.estimate is None and not look.size:
+            return Expected()
+        lives = self._learnt.lives(look.fingerprint)
+        found = look.estimate or Estimate((Part("files", HOST, look.size),), 0, ())
+        needed = corrected(found, lives, look.most, settled=look.settled)
+        return Expected(look.estimate, peaks(lives), needed)
 
-        It is the budget of the settings, where there is one, else what is free, less the reserve, and what the models
-        of `running` have of it: pid to what each was admitted with, by device. What one took beyond that is not
-        counted, as it is not there for others.
+    async def room(self, running: Mapping[int, Admitted]) -> Room:
+        """What there is for all models, of the host and of each GPU. `running`: by pid.
+
+        `there` is the budget of the settings, where there is one, else what is free, less the reserve, and what the
+        running models really have: all of it comes back when they go.
         """
         return await asyncio.to_thread(self._room, dict(running))
 
@@ -96,47 +113,69 @@ class Ledger:
         return {device.device: device.total for device in devices}
 
     def learn(self, entry: ModelEntry, peak: Mapping[str, int], *, served: bool) -> None:
-        """Take in the most that a life took; `served`: it had requests. `expected` was asked before that life.
-
-        Nothing is learnt where the entry has been changed meanwhile: what it took is not what the new one will take.
-        """
-        asked, fingerprint = self._asked.get(entry.name, (None, ""))
-        if asked == entry and peak:
-            self._learnt.add(fingerprint, entry.name, Life(dict(peak), served))
-            self._changed = True
+        """Take in the most that a life of this entry took; `served`: it had requests. `flush` writes it."""
+        if peak:
+            self._pending.append((entry, Life(dict(peak), served)))
 
     async def flush(self) -> None:
         """Write what was learnt since the last time. Never raises: a failure is logged, and tried again next time."""
         async with self._writing:
-            if not self._changed:
+            if not (self._pending or self._changed):
                 return
-            self._changed = False
             try:
-                await asyncio.to_thread(self._learnt.write, self._learnt.snapshot())
+                await self._take_in()
+                if self._changed:
+                    self._changed = False
+                    await asyncio.to_thread(self._learnt.write, self._learnt.snapshot())
             except Exception as error:
                 self._changed = True
                 logger.warning("memory_file=%s not written: %s", self._settings.storage.memory_file, error)
 
-    async def _read_once(self) -> None:
+    async def _take_in(self) -> None:
+        """Read the file, once, and add the lives that have ended since."""
         async with self._reading:
             if not self._read:
                 await asyncio.to_thread(self._learnt.read)
                 self._read = True
+            while self._pending:
+                entry, life = self._pending[0]
+                shape = await asyncio.to_thread(self._fingerprint, entry, True)
+                self._pending.popleft()  # not before: a cancelled caller loses nothing
+                if shape:
+                    self._learnt.add(shape, entry.name, life)
+                    self._changed = True
 
-    def _estimated(self, entry: ModelEntry) -> tuple[str, Estimate]:
-        """The fingerprint of all that decides on an entry's memory, and the estimate. Raises as `estimate`. Blocks."""
-        launcher, binary = self._launcher()
-        if entry.engine == "hf":
-            found = estimate_folder(entry)
-        else:
+    def _look(self, entry: ModelEntry) -> _Look:
+        """Blocks."""
+        found: Estimate | None = None
+        nvidia: tuple[Free, ...] = ()
+        try:
+            launcher, binary = self._launcher()
             nvidia = self._gpus(binary)
-            shares = [float(max(1, gpu.free)) if gpu.total else 0.0 for gpu in nvidia]
-            found = estimate(entry, launcher, shares, room=self._room_of(nvidia))
-        params = entry.params.model_dump(mode="json", include=set(SHAPING))
-        # Where its layers are: what each GPU gets may depend on what is free.
-        weights = [(part.device, part.size) for part in found.parts if part.name in ("weights", "draft")]
-        whole = json.dumps([stamps(_files(entry)), params, launcher, weights], sort_keys=True)
-        return hashlib.sha256(whole.encode()).hexdigest()[:32], found
+            if entry.engine == "hf":
+                found = estimate_folder(entry)
+            else:
+                shares = [float(max(1, gpu.free)) if gpu.total else 0.0 for gpu in nvidia]
+                found = estimate(entry, launcher, shares, room=self._room_of(nvidia))
+        except (LoadFailed, OSError) as error:
+            logger.debug("model=%s memory is not known: %s", entry.name, error)
+        except Exception:  # a header that makes no sense
+            logger.exception("model=%s memory is not known", entry.name)
+        most = {device.device: self._most(device) for device in (self._host(), *nvidia) if device.total}
+        size = 0 if found else file_bytes(entry)
+        return _Look(found, size, self._fingerprint(entry, False), most, _settled(entry, len(nvidia)))
+
+    def _fingerprint(self, entry: ModelEntry, as_read: bool) -> str:
+        """See `fingerprint`; empty where a file is missing. Blocks."""
+        try:
+            launcher, binary = self._launcher()
+            nvidia = [(gpu.limit, gpu.total) for gpu in self._gpus(binary)]
+            return fingerprint(entry, launcher, nvidia, as_read=as_read)
+        except (LoadFailed, OSError) as error:
+            logger.debug("model=%s nothing can be learnt of it: %s", entry.name, error)
+        except Exception:  # it must not stop what others learn
+            logger.exception("model=%s nothing can be learnt of it", entry.name)
+        return ""
 
     def _room_of(self, nvidia: Sequence[Free]) -> list[int]:
         """What each GPU has for models, those that run included, as far as `room` has been asked."""
@@ -147,28 +186,37 @@ class Ledger:
         known = self._gpu_room or {}
         return [known.get(gpu.device, 0) for gpu in nvidia]
 
-    def _room(self, running: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
-        memory = self._memory
+    def _room(self, running: Mapping[int, Admitted]) -> Room:
+        devices = self._devices()
+        held = {pid: self._held(pid, len(devices) > 1) for pid in running}
         theirs = Counter[str]()
         for pid, admitted in running.items():
-            theirs.update(self._has(pid, admitted))
-        room = {}
-        for device in self._devices():
-            budget, reserve = (
-                (memory.host_budget, memory.host_reserve)
-                if device.device == HOST
-                else (memory.gpu_budget, memory.gpu_reserve)
-            )
-            free = max(0, device.free + theirs[device.device] - reserve)
-            room[device.device] = free if budget is None else budget
-        self._gpu_room = room
-        return room
+            # Not ready, its memory may be free still, and counted it would be there twice.
+            guess = admitted.memory if admitted.ready else {}
+            theirs.update({**guess, **held[pid]})
+        there, most = {}, {}
+        for device in devices:
+            name = device.device
+            budget, reserve = self._limits(device)
+            there[name] = max(0, device.free + theirs[name] - reserve) if budget is None else budget
+            most[name] = self._most(device)
+        self._gpu_room = there
+        return Room(there, most, held)
 
-    def _has(self, pid: int, admitted: Mapping[str, int]) -> dict[str, int]:
-        """What a running model has of what it was admitted with."""
-        has = self._nvidia.used({pid}, self._visible) if admitted.keys() - {HOST} else {}
-        has[HOST] = anonymous(pid)
-        return {device: min(most, has.get(device, most)) for device, most in admitted.items()}
+    def _held(self, pid: int, with_gpus: bool) -> dict[str, int]:
+        """What a process has, without GPUs of which that is not known."""
+        return {HOST: anonymous(pid), **(self._nvidia.used({pid}, self._visible) if with_gpus else {})}
+
+    def _most(self, device: Free) -> int:
+        budget, reserve = self._limits(device)
+        return max(0, device.total - reserve) if budget is None else budget
+
+    def _limits(self, device: Free) -> tuple[int | None, int]:
+        """Budget and reserve."""
+        memory = self._memory
+        if device.device == HOST:
+            return memory.host_budget, memory.host_reserve
+        return memory.gpu_budget, memory.gpu_reserve
 
     def _devices(self) -> list[Free]:
         """The host first. A GPU that does not tell its memory uses the host's, and is none of them. Blocks."""
@@ -186,11 +234,7 @@ class Ledger:
             return "embedded", None
 
 
-def _files(entry: ModelEntry) -> Iterator[Path]:
-    """All files that a model is made of."""
-    yield from folder_files(entry.path) if entry.engine == "hf" else part_paths(entry.path)
-    if entry.mmproj is not None:
-        yield entry.mmproj
-    if entry.params.draft_model is not None:
-        yield from part_paths(Path(entry.params.draft_model))
-    yield from (Path(adapter.path) for adapter in entry.params.lora)
+def _settled(entry: ModelEntry, gpus: int) -> bool:
+    params = entry.params
+    shared_out = gpus > 1 and params.tensor_split is None and params.split_mode != "none"
+    return not gpus or params.gpu_layers == 0 or (params.gpu_layers is not None and not shared_out)

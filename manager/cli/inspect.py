@@ -84,7 +84,7 @@ def _looked_up(entry: ModelEntry, settings: Settings) -> _Report:
 
     async def of_ledger() -> tuple[Expected, Mapping[str, int]]:
         ledger = Ledger(settings)
-        return await ledger.expected(entry), await ledger.room({})
+        return await ledger.expected(entry), (await ledger.room({})).there
 
     hf = entry.engine == "hf"
     launcher = None if hf else choose_launcher(settings)[0]

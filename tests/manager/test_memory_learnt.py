@@ -25,6 +25,11 @@ def unused(**peak: int) -> Life:
     return Life(peak, served=False)
 
 
+def bounded(estimate: Estimate, lives: tuple[Life, ...]) -> dict[str, int]:
+    """On devices that are large enough for everything here."""
+    return corrected(estimate, lives, {HOST: 1 << 40, GPU: 1 << 40})
+
+
 def known(path: Path, fingerprint: str = "f") -> tuple[Life, ...]:
     learnt = Learnt(path)
     learnt.read()
@@ -40,20 +45,20 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_nothing_learnt_changes_nothing() -> None:
-    assert corrected(needs(1000, 500, reclaimable=100), ()) == {HOST: 900, GPU: 500}
+    assert bounded(needs(1000, 500, reclaimable=100), ()) == {HOST: 900, GPU: 500}
 
 
 @pytest.mark.parametrize("life", [served(host=1500), unused(host=1500)])
 def test_more_than_was_expected_counts_with_a_margin(life: Life) -> None:
-    assert corrected(needs(1000), (life,)) == {HOST: 1545}
+    assert bounded(needs(1000), (life,)) == {HOST: 1545}
 
 
 def test_less_counts_where_the_model_was_used() -> None:
-    assert corrected(needs(1000), (served(host=930),)) == {HOST: 958}
+    assert bounded(needs(1000), (served(host=930),)) == {HOST: 958}
 
 
 def test_less_does_not_count_where_it_was_only_loaded() -> None:
-    assert corrected(needs(1000, 800), (unused(host=500, gpu0=100),)) == {HOST: 1000, GPU: 800}
+    assert bounded(needs(1000, 800), (unused(host=500, gpu0=100),)) == {HOST: 1000, GPU: 800}
 
 
 def of_parts(**sizes: int) -> Estimate:
@@ -63,51 +68,66 @@ def of_parts(**sizes: int) -> Estimate:
 def test_a_life_that_was_hardly_used_leaves_room_for_its_buffers() -> None:
     estimate = of_parts(cache=1000, compute=250, output=50, process=400)
     # Nothing of them was touched; a full use takes 1700.
-    assert corrected(estimate, (served(host=1400),)) == {HOST: round(UNTOUCHED * 1700)}
+    assert bounded(estimate, (served(host=1400),)) == {HOST: round(UNTOUCHED * 1700)}
 
 
 def test_buffers_are_not_expected_beyond_the_estimate() -> None:
     estimate = of_parts(cache=1000, compute=900)
-    assert corrected(estimate, (served(host=1800),)) == {HOST: 1900}
+    assert bounded(estimate, (served(host=1800),)) == {HOST: 1900}
 
 
 def test_pages_that_were_shared_with_others_are_needed_all_the_same() -> None:
-    assert corrected(needs(1000), (served(host=300),)) == {HOST: round(FLOOR * 1000)}
+    assert bounded(needs(1000), (served(host=300),)) == {HOST: round(FLOOR * 1000)}
 
 
 def test_the_process_itself_may_take_much_less() -> None:
     estimate = of_parts(cache=1000, process=500)
-    assert corrected(estimate, (served(host=1200),)) == {HOST: 1236}
-    assert corrected(estimate, (served(host=900),)) == {HOST: round(FLOOR * 1000 + PROCESS_FLOOR * 500)}
+    assert bounded(estimate, (served(host=1200),)) == {HOST: 1236}
+    assert bounded(estimate, (served(host=900),)) == {HOST: round(FLOOR * 1000 + PROCESS_FLOOR * 500)}
 
 
 def test_the_largest_of_the_lives_counts_whichever_came_last() -> None:
     lives = (served(host=980), served(host=910), unused(host=920))
-    assert corrected(needs(1000), lives) == {HOST: 1009}
+    assert bounded(needs(1000), lives) == {HOST: 1009}
     assert peaks(lives) == {HOST: 980}
 
 
 def test_a_loaded_life_that_took_more_than_a_used_one_is_not_forgotten() -> None:
-    assert corrected(needs(1000), (served(host=910), unused(host=950))) == {HOST: 978}
+    assert bounded(needs(1000), (served(host=910), unused(host=950))) == {HOST: 978}
 
 
 def test_a_gpu_has_all_its_buffers_from_the_load_on_and_no_floor() -> None:
-    assert corrected(needs(1000, 1000), (served(host=980, gpu0=400),)) == {HOST: 1009, GPU: 412}
+    assert bounded(needs(1000, 1000), (served(host=980, gpu0=400),)) == {HOST: 1009, GPU: 412}
 
 
 def test_what_was_not_measured_keeps_its_estimate() -> None:
-    assert corrected(needs(1000, 1000), (served(host=1000),))[GPU] == 1000
+    assert bounded(needs(1000, 1000), (served(host=1000),))[GPU] == 1000
 
 
 def test_a_device_that_nobody_expected_counts() -> None:
-    assert corrected(needs(1000), (served(host=1000, gpu0=200),)) == {HOST: 1030, GPU: 206}
+    assert bounded(needs(1000), (served(host=1000, gpu0=200),)) == {HOST: 1030, GPU: 206}
 
 
 def test_what_the_kernel_takes_back_need_not_be_there() -> None:
     estimate = needs(2000, reclaimable=900)
-    assert corrected(estimate, (served(host=2000),)) == {HOST: 2060 - 900}
+    assert bounded(estimate, (served(host=2000),)) == {HOST: 2060 - 900}
     # The kernel had taken it back already: the rest is needed all the same.
-    assert corrected(estimate, (served(host=1100),)) == {HOST: round(FLOOR * 1100)}
+    assert bounded(estimate, (served(host=1100),)) == {HOST: round(FLOOR * 1100)}
+
+
+def test_what_was_learnt_counts_up_to_what_a_device_could_have() -> None:
+    life = served(host=5000, gpu0=900)
+    assert corrected(needs(1000, 500), (life,), {HOST: 2000, GPU: 600}) == {HOST: 2000, GPU: 600}
+
+
+def test_an_estimate_above_what_a_device_could_have_stays() -> None:
+    assert corrected(needs(1000, 500), (served(host=5000, gpu0=900),), {HOST: 800, GPU: 400}) == {HOST: 1000, GPU: 500}
+
+
+def test_where_layers_go_by_what_is_free_nothing_counts_downwards() -> None:
+    most, life = {HOST: 9000, GPU: 9000}, served(host=930, gpu0=200)
+    assert corrected(needs(1000, 500), (life,), most, settled=False) == {HOST: 1000, GPU: 500}
+    assert corrected(needs(1000, 100), (life,), most, settled=False) == {HOST: 1000, GPU: 206}
 
 
 # the memory of it

@@ -14,7 +14,7 @@ import pytest
 from manager.entry import LlamaParams, ModelEntry
 from manager.memory import HOST
 from manager.memory_free import Free, Gpus
-from manager.memory_ledger import Expected, Ledger
+from manager.memory_ledger import Admitted, Expected, Ledger
 from manager.memory_measured import anonymous
 from tests.conftest import EMPTY_GGUF, MakeSettings
 from tests.fakes.nvml import FakeNvml, Gpu
@@ -22,7 +22,7 @@ from tests.gguf_files import write_adapter, write_tiny_gguf
 
 MIB = 1 << 20
 GIB = 1 << 30
-NONE: Mapping[int, Mapping[str, int]] = {}
+NONE: Mapping[int, Admitted] = {}
 
 
 @dataclass
@@ -55,6 +55,10 @@ def model(tmp_path: Path) -> Path:
 
 def entry(path: Path, name: str = "tiny", **params: Any) -> ModelEntry:
     return ModelEntry(name, path, LlamaParams(model=str(path), **params))
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size
 
 
 async def learn_twice_what_is_needed(ledger: Ledger, model: ModelEntry) -> dict[str, int]:
@@ -124,14 +128,78 @@ async def test_another_launcher_is_another_shape(machine: Machine, model: Path) 
     assert (await embedded.expected(entry(model))).learnt == {}
 
 
-async def test_a_life_of_what_is_no_longer_the_entry_teaches_nothing(machine: Machine, model: Path) -> None:
+async def test_a_life_teaches_of_the_entry_that_it_had(machine: Machine, model: Path) -> None:
     ledger = machine.ledger()
     old, new = entry(model), entry(model, ctx_size=512)
     await ledger.expected(old)
     await ledger.expected(new)
     ledger.learn(old, {HOST: GIB}, served=True)
-    ledger.learn(entry(model, "never asked for"), {HOST: GIB}, served=True)
-    assert [(await ledger.expected(one)).learnt for one in (old, new)] == [{}, {}]
+    assert [(await ledger.expected(one)).learnt for one in (old, new)] == [{HOST: GIB}, {}]
+
+
+async def test_a_life_teaches_though_its_memory_was_never_asked_for(machine: Machine, model: Path) -> None:
+    first, second = machine.ledger(), machine.ledger()
+    first.learn(entry(model), {HOST: GIB}, served=True)
+    await first.flush()
+    second.learn(entry(model, ctx_size=512), {HOST: 2 * GIB}, served=True)
+    await second.flush()
+    last = machine.ledger()
+    assert (await last.expected(entry(model))).learnt == {HOST: GIB}
+    assert (await last.expected(entry(model, ctx_size=512))).learnt == {HOST: 2 * GIB}
+
+
+async def test_what_takes_no_memory_may_change_while_a_model_runs(machine: Machine, model: Path) -> None:
+    ledger = machine.ledger()
+    ledger.learn(entry(model), {HOST: GIB}, served=True)
+    changed = replace(entry(model), ttl=5.0, description="new", concurrency=3, aliases=("x",))
+    assert (await ledger.expected(changed)).learnt == {HOST: GIB}
+
+
+async def test_a_life_of_a_file_that_was_replaced_meanwhile_teaches_nothing_of_the_new_one(
+    machine: Machine, model: Path, tmp_path: Path
+) -> None:
+    draft = write_tiny_gguf(tmp_path / "draft.gguf")
+    seen = [path.stat() for path in (model, draft)]
+    stamps = tuple((stat.st_mtime_ns, stat.st_size) for stat in seen)
+    one = replace(entry(model, draft_model=str(draft)), stamps=stamps)
+    ledger = machine.ledger()
+    os.utime(draft, ns=(0, 0))
+    ledger.learn(one, {HOST: GIB}, served=True)
+    assert (await ledger.expected(one)).learnt == {}
+    os.utime(draft, ns=(seen[1].st_mtime_ns, seen[1].st_mtime_ns))
+    assert (await ledger.expected(one)).learnt == {HOST: GIB}
+
+
+async def test_a_life_whose_file_is_gone_stops_nobody(machine: Machine, model: Path, tmp_path: Path) -> None:
+    ledger = machine.ledger()
+    ledger.learn(entry(tmp_path / "gone.gguf"), {HOST: MIB}, served=True)
+    ledger.learn(entry(model), {HOST: GIB}, served=True)
+    await ledger.flush()
+    assert (await machine.ledger().expected(entry(model))).learnt == {HOST: GIB}
+
+
+async def test_what_grew_with_use_never_makes_a_model_impossible(machine: Machine, model: Path) -> None:
+    ledger = machine.ledger(host_budget=GIB)
+    first = (await ledger.expected(entry(model))).needed[HOST]
+    ledger.learn(entry(model), {HOST: first + 4 * GIB}, served=True)
+    assert (await ledger.room(NONE)).most == {HOST: GIB}
+    assert (await ledger.expected(entry(model))).needed == {HOST: GIB}
+
+
+async def test_without_a_budget_what_was_learnt_counts_up_to_the_device_less_the_reserve(
+    machine: Machine, model: Path
+) -> None:
+    ledger = machine.ledger(Gpu(total=4 * GIB, free=2 * GIB), host_reserve=GIB, gpu_reserve=MIB)
+    ledger.learn(entry(model), {HOST: 90 * GIB, "gpu0": 90 * GIB}, served=True)
+    most = {HOST: 15 * GIB, "gpu0": 4 * GIB - MIB}
+    assert (await ledger.expected(entry(model))).needed == (await ledger.room(NONE)).most == most
+
+
+async def test_an_estimate_beyond_the_budget_stays_what_it_is(machine: Machine, model: Path) -> None:
+    free, tight = machine.ledger(), machine.ledger(host_budget=MIB)
+    estimate = (await free.expected(entry(model))).needed
+    tight.learn(entry(model), {HOST: GIB}, served=True)
+    assert (await tight.expected(entry(model))).needed == estimate
 
 
 async def test_a_model_that_was_loaded_and_not_used_lowers_nothing(machine: Machine, model: Path) -> None:
@@ -142,26 +210,45 @@ async def test_a_model_that_was_loaded_and_not_used_lowers_nothing(machine: Mach
     assert (after.learnt, after.needed) == ({HOST: MIB}, before.needed)
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "cut off", "no folder"])
-async def test_what_can_not_be_read_needs_nothing_for_the_load_says_what_is_wrong(
+@pytest.mark.parametrize("kind", ["missing", "no folder", "empty folder"])
+async def test_what_is_not_there_needs_nothing_for_the_load_says_what_is_wrong(
     kind: str, machine: Machine, tmp_path: Path
 ) -> None:
-    path = tmp_path / "broken.gguf"
+    missing = entry(tmp_path if kind == "empty folder" else tmp_path / "none")
     if kind != "missing":
-        path.write_bytes(EMPTY_GGUF if kind == "empty" else EMPTY_GGUF[:9])
-    broken = entry(path) if kind != "no folder" else replace(entry(tmp_path / "none"), engine="hf")
-    assert await machine.ledger().expected(broken) == Expected()
+        missing = replace(missing, engine="hf")
+    assert await machine.ledger().expected(missing) == Expected()
+
+
+async def test_a_file_that_is_not_understood_needs_its_size(machine: Machine, model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(EMPTY_GGUF[:9] + bytes(3 * MIB))
+    expected = await machine.ledger().expected(entry(broken))
+    assert expected == Expected(None, {}, {HOST: 3 * MIB + 9})
+    # Of the model that drafts for it, too.
+    drafts = await machine.ledger().expected(entry(broken, draft_model=str(model)))
+    assert drafts.needed == {HOST: 3 * MIB + 9 + size(model)}
+
+
+async def test_what_a_file_that_is_not_understood_took_counts(machine: Machine, tmp_path: Path) -> None:
+    path = tmp_path / "new.gguf"
+    path.write_bytes(EMPTY_GGUF[:9])
+    ledger = machine.ledger()
+    ledger.learn(entry(path), {HOST: GIB}, served=True)
+    assert await ledger.expected(entry(path)) == Expected(None, {HOST: GIB}, {HOST: round(1.03 * GIB)})
 
 
 async def test_a_header_that_makes_no_sense_is_logged_and_stops_nobody(
     machine: Machine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "odd.gguf", "llama")
+    path = tmp_path / "odd.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
     writer.add_float32("llama.block_count", float("inf"))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    assert await machine.ledger().expected(entry(tmp_path / "odd.gguf", "odd")) == Expected()
+    expected = await machine.ledger().expected(entry(path, "odd"))
+    assert expected == Expected(None, {}, {HOST: size(path)})
     assert "model=odd memory is not known" in caplog.text
 
 
@@ -181,42 +268,66 @@ async def test_hugging_face_folders_have_an_estimate(machine: Machine, tmp_path:
 
 async def test_room_is_what_is_free_less_the_reserve(machine: Machine) -> None:
     ledger = machine.ledger(Gpu(24 * GIB, 20 * GIB), host_reserve=GIB, gpu_reserve=MIB)
-    assert await ledger.room(NONE) == {HOST: 9 * GIB, "gpu0": 20 * GIB - MIB}
+    room = await ledger.room(NONE)
+    assert room.there == {HOST: 9 * GIB, "gpu0": 20 * GIB - MIB}
+    assert room.most == {HOST: 15 * GIB, "gpu0": 24 * GIB - MIB}
+    assert room.held == {}
     assert await ledger.total() == {HOST: 16 * GIB, "gpu0": 24 * GIB}
 
 
-async def test_a_reserve_above_what_is_free_leaves_nothing(machine: Machine) -> None:
-    assert await machine.ledger(host_reserve=20 * GIB).room(NONE) == {HOST: 0}
+async def test_a_reserve_above_what_is_there_leaves_nothing(machine: Machine) -> None:
+    room = await machine.ledger(host_reserve=20 * GIB).room(NONE)
+    assert room.there == room.most == {HOST: 0}
 
 
 async def test_a_budget_counts_whatever_is_free(machine: Machine) -> None:
     ledger = machine.ledger(Gpu(), Gpu(), host_budget=3 * GIB, gpu_budget=5 * GIB)
-    running = {os.getpid(): {HOST: GIB, "gpu0": GIB}}
-    assert await ledger.room(running) == {HOST: 3 * GIB, "gpu0": 5 * GIB, "gpu1": 5 * GIB}
+    room = await ledger.room({os.getpid(): Admitted({HOST: GIB, "gpu0": GIB}, ready=True)})
+    assert room.there == room.most == {HOST: 3 * GIB, "gpu0": 5 * GIB, "gpu1": 5 * GIB}
 
 
-async def test_what_running_models_have_is_theirs_to_share(machine: Machine) -> None:
-    ledger = machine.ledger(host_reserve=0)
-    room = (await ledger.room({os.getpid(): {HOST: 8 * GIB}}))[HOST] - machine.free
+@pytest.mark.parametrize("admitted", [4096, 8 * GIB])
+@pytest.mark.parametrize("ready", [True, False])
+async def test_what_a_running_model_really_has_is_theirs_to_share_whatever_it_was_admitted_with(
+    admitted: int, ready: bool, machine: Machine
+) -> None:
+    room = await machine.ledger(host_reserve=0).room({os.getpid(): Admitted({HOST: admitted}, ready)})
+    held = room.held[os.getpid()]
+    assert room.there == {HOST: machine.free + held[HOST]}
     # This process grows a little while it looks.
     has = await asyncio.to_thread(anonymous, os.getpid())
-    assert 0.9 * has < room < 1.1 * has
+    assert 0.9 * has < held[HOST] < 1.1 * has
 
 
-async def test_what_a_model_took_beyond_its_admission_is_not_there_for_others(machine: Machine) -> None:
-    ledger = machine.ledger(Gpu(free=GIB, used={7: 9 * GIB}), host_reserve=0, gpu_reserve=0)
-    running = {os.getpid(): {HOST: 4096}, 7: {"gpu0": 2 * GIB}}
-    assert await ledger.room(running) == {HOST: machine.free + 4096, "gpu0": 3 * GIB}
+async def test_of_a_gpu_what_nvml_says_of_a_process_counts(machine: Machine) -> None:
+    ledger = machine.ledger(Gpu(free=GIB, used={7: 9 * GIB, 8: GIB}), gpu_reserve=0)
+    running = {7: Admitted({"gpu0": 2 * GIB}, ready=True), 8: Admitted({"gpu0": 3 * GIB}, ready=False)}
+    room = await ledger.room(running)
+    assert room.there["gpu0"] == 11 * GIB
+    assert [room.held[pid]["gpu0"] for pid in (7, 8)] == [9 * GIB, GIB]
 
 
-async def test_of_gpus_what_a_process_has_counts_and_else_what_it_was_admitted_with(machine: Machine) -> None:
-    ledger = machine.ledger(Gpu(free=GIB, used={7: GIB, 8: None}), gpu_reserve=0, host_reserve=0)
-    assert (await ledger.room({7: {"gpu0": 3 * GIB}}))["gpu0"] == 2 * GIB
-    assert (await ledger.room({9: {"gpu0": 3 * GIB}}))["gpu0"] == 4 * GIB
+async def test_a_gpu_that_a_model_was_not_admitted_to_counts_all_the_same(machine: Machine) -> None:
+    ledger = machine.ledger(Gpu(free=GIB), Gpu(free=GIB, used={7: MIB}, uuid="other"), gpu_reserve=0)
+    room = await ledger.room({7: Admitted({HOST: GIB}, ready=True)})
+    assert (room.there["gpu0"], room.there["gpu1"], room.held[7]["gpu1"]) == (GIB, GIB + MIB, MIB)
+
+
+@pytest.mark.parametrize("used", [{}, {7: None}], ids=["not listed", "listed without a size"])
+async def test_what_nvml_does_not_know_is_guessed_where_a_model_is_ready_and_still_free_where_it_is_not(
+    used: Mapping[int, int | None], machine: Machine
+) -> None:
+    ledger = machine.ledger(Gpu(free=10 * GIB, used=used), gpu_reserve=0)
+    for ready, there in ((True, 13 * GIB), (False, 10 * GIB)):
+        room = await ledger.room({7: Admitted({"gpu0": 3 * GIB}, ready)})
+        assert room.there["gpu0"] == there
+        assert "gpu0" not in room.held[7]
 
 
 async def test_a_process_that_is_gone_has_nothing(machine: Machine) -> None:
-    assert await machine.ledger(host_reserve=0).room({2**22 + 1: {HOST: GIB}}) == {HOST: machine.free}
+    gone = 2**22 + 1
+    room = await machine.ledger(host_reserve=0).room({gone: Admitted({HOST: GIB}, ready=True)})
+    assert (room.there, room.held) == ({HOST: machine.free}, {gone: {HOST: 0}})
 
 
 # GPUs
@@ -226,7 +337,7 @@ async def test_gpus_count_for_the_native_launcher_only(machine: Machine, model: 
     native, embedded = machine.ledger(Gpu()), machine.ledger(Gpu(), llama={"launcher": "embedded"})
     assert list((await native.expected(entry(model))).needed) == [HOST, "gpu0"]
     assert list((await embedded.expected(entry(model))).needed) == [HOST]
-    assert list(await embedded.room(NONE)) == list(await embedded.total()) == [HOST]
+    assert list((await embedded.room(NONE)).there) == list(await embedded.total()) == [HOST]
 
 
 @pytest.mark.parametrize(("visible", "devices"), [("", [HOST]), ("1", [HOST, "gpu0"]), (None, [HOST, "gpu0", "gpu1"])])
@@ -234,13 +345,13 @@ async def test_only_visible_gpus_count(visible: str | None, devices: list[str], 
     ledger = machine.ledger(
         Gpu(uuid="a"), Gpu(uuid="b"), llama={"binary": machine.binary, "cuda_visible_devices": visible}
     )
-    assert list(await ledger.room(NONE)) == devices
+    assert list((await ledger.room(NONE)).there) == devices
     assert list((await ledger.expected(entry(model, split_mode="layer", tensor_split=[1, 1]))).needed) == devices
 
 
 async def test_a_gpu_without_memory_of_its_own_uses_the_hosts(machine: Machine, model: Path) -> None:
     ledger = machine.ledger(Gpu(broken=["memory"]))
-    assert list(await ledger.room(NONE)) == [HOST]
+    assert list((await ledger.room(NONE)).there) == [HOST]
     assert list((await ledger.expected(entry(model))).needed) == [HOST]
 
 
@@ -265,8 +376,39 @@ async def test_models_that_run_leave_room_on_the_gpu_for_the_layers_of_another(
     large = entry(write_tiny_gguf(tmp_path / "large.gguf", layers=8, width=512), ctx_size=65536)
     full = machine.ledger(Gpu(total=24 * GIB, free=MIB, used={7: 20 * GIB}))
     alone = await machine.ledger(Gpu(total=24 * GIB, free=20 * GIB)).expected(large)
-    await full.room({7: {"gpu0": 20 * GIB}})
+    await full.room({7: Admitted({"gpu0": 20 * GIB}, ready=True)})
     assert (await full.expected(large)).needed == alone.needed
+
+
+async def test_what_is_free_on_several_gpus_does_not_change_what_was_learnt(machine: Machine, model: Path) -> None:
+    gpus = [Gpu(uuid="a"), Gpu(uuid="b")]
+    ledger = machine.ledger(*gpus)
+    peak = await learn_twice_what_is_needed(ledger, entry(model))
+    await ledger.flush()
+    gpus[0].free = 2 * GIB
+    assert (await ledger.expected(entry(model))).learnt == peak
+
+
+@pytest.mark.parametrize(
+    ("params", "lowers"),
+    [({}, False), ({"gpu_layers": -1}, False), ({"gpu_layers": -1, "tensor_split": [1, 1]}, True)],
+    ids=["open", "by what is free", "settled"],
+)
+async def test_on_gpus_less_counts_only_where_the_layers_always_go_to_the_same(
+    params: dict[str, Any], lowers: bool, machine: Machine, model: Path
+) -> None:
+    ledger, one = machine.ledger(Gpu(uuid="a"), Gpu(uuid="b")), entry(model, **params)
+    before = (await ledger.expected(one)).needed
+    ledger.learn(one, {**before, "gpu0": MIB}, served=True)
+    assert ((await ledger.expected(one)).needed["gpu0"] < before["gpu0"]) == lowers
+
+
+@pytest.mark.parametrize("other", [[Gpu()], [Gpu(), Gpu(name="Tesla T4")], [Gpu(), Gpu(total=80 * GIB)], []])
+async def test_other_gpus_are_another_shape(other: list[Gpu], machine: Machine, model: Path) -> None:
+    ledger = machine.ledger(Gpu(), Gpu())
+    await learn_twice_what_is_needed(ledger, entry(model))
+    await ledger.flush()
+    assert (await machine.ledger(*other).expected(entry(model))).learnt == {}
 
 
 # the file
@@ -319,11 +461,11 @@ async def test_a_broken_file_is_named_and_stops_nothing(
 
 def test_a_ledger_can_be_made_before_the_loop_runs(machine: Machine) -> None:
     make: Callable[[], Ledger] = machine.ledger
-    assert asyncio.run(make().room(NONE))[HOST] > 0
+    assert asyncio.run(make().room(NONE)).there[HOST] > 0
 
 
 async def test_gpus_do_not_count_for_a_server_that_was_not_compiled_for_them(machine: Machine, model: Path) -> None:
     machine.binary.write_text("#!/bin/sh\necho 'Available devices:'\necho '  (none)'\n")
     ledger = machine.ledger(Gpu())
     assert list((await ledger.expected(entry(model))).needed) == [HOST]
-    assert list(await ledger.room(NONE)) == [HOST]
+    assert list((await ledger.room(NONE)).there) == [HOST]

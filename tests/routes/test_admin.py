@@ -12,7 +12,7 @@ import pytest
 from tests.gguf_files import write_tiny_gguf
 from tests.routes.conftest import StartHerd
 from tests.routes.herd import Herd, said, until
-from tests.routes.stage import CHAT, Fake, Stage
+from tests.routes.stage import CHAT, EMPTY_GGUF, Fake, Stage
 
 
 async def shown(herd: Herd, name: str = "alpha") -> Any:
@@ -173,8 +173,9 @@ async def test_one_model_is_told_with_what_it_runs_with(stage: Stage, start_herd
 
 async def test_one_model_is_told_with_the_room_and_an_estimate_where_there_is_one(herd: Herd) -> None:
     model = (await herd.get("/admin/models/alpha")).json
-    # The header of these files is empty: nothing can be told of them, and so nothing is needed.
-    assert (model["estimate"], model["learnt"], model["needed"], model["would_evict"]) == (None, {}, {}, [])
+    # The header of these files is empty: nothing can be told of them but their size.
+    assert (model["estimate"], model["learnt"], model["needed"]) == (None, {}, {"host": len(EMPTY_GGUF)})
+    assert model["would_evict"] == []
     assert 0 < model["room"]["host"] <= model["total"]["host"]
 
 
