@@ -5,7 +5,7 @@ import gc
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,16 @@ class Models:
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalogs = [catalog]
+        self.removals: list[asyncio.Task[None]] = []
         self.feed = Feed()
 
     @property
     def catalog(self) -> Catalog:
         return self.catalogs[-1]
 
-    def replace_catalog(self, catalog: Catalog, /) -> None:
+    def replace_catalog(self, catalog: Catalog, /) -> Collection[asyncio.Task[None]]:
         self.catalogs.append(catalog)
+        return self.removals
 
 
 async def make_key(path: Path, name: str) -> None:
@@ -220,7 +222,7 @@ async def test_the_same_mistake_is_logged_once_until_it_is_mended(
 
 
 async def test_an_unforeseen_error_is_logged_and_ends_nobody(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(_: Catalog) -> None:
+    def fail(_: Catalog) -> Collection[asyncio.Task[None]]:
         raise ZeroDivisionError
 
     house.models.replace_catalog = fail  # type: ignore[method-assign]
@@ -303,3 +305,22 @@ async def test_after_close_nothing_changes_and_callers_are_told(house: House, ga
     await soon(house.reloader.try_reload())
     gate.let_pass(gate.good.replace("alpha", "beta"))
     assert house.names == ("alpha",)
+
+
+async def test_what_a_removed_model_saves_when_it_stops_is_removed_too(house: House) -> None:
+    saved = house.slots / "beta-01234567"
+    may_stop = asyncio.Event()
+
+    async def stop() -> None:
+        await may_stop.wait()
+        saved.mkdir(parents=True)
+
+    house.write("alpha", "beta")
+    await soon(house.reloader.reload())
+    house.models.removals = [asyncio.create_task(stop())]
+    house.write("alpha")
+    await soon(house.reloader.reload())
+    may_stop.set()
+    await soon(asyncio.wait(house.models.removals))
+    await until(lambda: not saved.exists())
+    await house.reloader.close()
