@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from manager.engines import Activity, Engine
 
+logger = logging.getLogger(__name__)
+
 # Between two looks: a part of the limit, so that one answer that does not come decides nothing.
 LOOKS: Final = 4
 PERIOD_MOST: Final = 15.0
 PERIOD_LEAST: Final = 0.02
+# A look that comes after that many periods was held up, and counts as one that came in time.
+LATE: Final = 2
 # What a process uses that only waits and answers our looks is far less.
 WORKING_CPU: Final = 0.01
 COUNTER: Final = b"_total"  # the ending of a counter's name, by Prometheus' convention
@@ -31,67 +36,76 @@ async def until_hung(
     It hangs where it gave no good answer for that long, or where for that long, with requests in flight, no byte
     came, it used no CPU worth the name, and its counters of work stood still.
     """
-    watch = _Watch(engine, timeout, clock)
+    period = max(PERIOD_LEAST, min(PERIOD_MOST, timeout / LOOKS))
+    watch = _Watch(engine, timeout, period, clock)
     while True:
-        await sleep(max(PERIOD_LEAST, min(PERIOD_MOST, timeout / LOOKS)))
-        reason = await watch.health() or await watch.work(in_flight())
+        await sleep(period)
+        reason = await watch.look(in_flight())
         if reason is not None:
             return reason
 
 
 class _Watch:
-    """What was seen of an engine so far. Times are those of `clock`."""
+    """What was seen of an engine so far."""
 
-    def __init__(self, engine: Engine, timeout: float, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, timeout: float, period: float, clock: Callable[[], float]) -> None:
         self._engine = engine
         self._timeout = timeout
+        self._period = period
         self._clock = clock
-        self._answered_at = clock()
-        self._missed = 0
-        self._seen_at = 0.0
-        self._seen_cpu = 0.0
-        self._quiet_since: float | None = None  # the last sign of work; None while nothing is in flight
+        self._looked_at = clock()
+        self._silent = 0.0  # seconds since its last good answer
+        self._quiet = 0.0  # seconds with requests in flight since the last sign of work
+        self._cpu = 0.0
+        self._cpu_at = 0.0
         self._counters: frozenset[bytes] | None = None
+        self._faults: set[type[Exception]] = set()
 
-    async def health(self) -> str | None:
-        """Why it hangs as far as its health tells; else None."""
-        answered = await self._engine.answers()
+    async def look(self, in_flight: int) -> str | None:
+        """Why it hangs; None where it does not, as far as can be seen."""
         now = self._clock()
-        if answered:
-            self._answered_at, self._missed = now, 0
-            return None
-        self._missed += 1
-        # This process itself may have been stopped for a while: the first answer that is missed says nothing.
-        if self._missed > 1 and now - self._answered_at > self._timeout:
-            return f"it did not answer for {self._timeout:g} s"
-        return None
+        passed, self._looked_at = now - self._looked_at, now
+        # This process, and maybe the engine with it, was stopped for a while: that says nothing.
+        counts = passed if passed <= LATE * self._period else self._period
+        return await self._judged(self._health(counts)) or await self._judged(self._work(counts if in_flight else 0.0))
 
-    async def work(self, in_flight: int) -> str | None:
-        """Why it hangs as far as the requests in flight tell; else None."""
-        if not in_flight:
-            self._quiet_since = self._counters = None
+    async def _judged(self, judgement: Awaitable[str | None]) -> str | None:
+        """Its reason; None where it can't be had, as a fault of ours says nothing of the engine."""
+        try:
+            return await judgement
+        except Exception as error:
+            if type(error) not in self._faults:
+                self._faults.add(type(error))
+                logger.warning("pid=%s can't be watched", self._engine.pid, exc_info=True)
             return None
-        activity = await self._engine.activity()
-        now = self._clock()
-        quiet_since = self._note(activity, now)
+
+    async def _health(self, counts: float) -> str | None:
+        """Why it hangs as far as its health tells; else None. `counts`: seconds since the last look."""
+        self._silent = 0.0 if await self._engine.answers() else self._silent + counts
+        return f"it did not answer for {self._timeout:g} s" if self._silent > self._timeout else None
+
+    async def _work(self, counts: float) -> str | None:
+        """Why it hangs as far as requests tell; else None. `counts`: seconds in flight since the last look."""
+        self._note(await self._engine.activity(), counts)
+        if self._quiet <= self._timeout / 2:
+            self._counters = None
         # Asked late: only then does it matter, and its answer may be slow to come.
-        if now - quiet_since > self._timeout / 2 and await self._counters_moved():
-            self._quiet_since = quiet_since = now
-        if now - quiet_since > self._timeout:
+        elif counts and await self._counters_moved():
+            self._quiet = 0.0
+        if counts and self._quiet > self._timeout:
             return f"a request got no byte for {self._timeout:g} s and its process used no CPU"
         return None
 
-    def _note(self, activity: Activity, now: float) -> float:
-        """Take in one look; returns since when it has been quiet."""
-        quiet_since = self._quiet_since
-        used, passed = activity.cpu - self._seen_cpu, now - self._seen_at
-        self._seen_cpu, self._seen_at = activity.cpu, now
-        if quiet_since is None or used >= WORKING_CPU * passed:
-            quiet_since = now
-        self._quiet_since = max(quiet_since, activity.heard_at)
-        if self._quiet_since == now:
-            self._counters = None
-        return self._quiet_since
+    def _note(self, activity: Activity, counts: float) -> None:
+        """Take in one look."""
+        now = self._clock()
+        used, passed = activity.cpu - self._cpu, now - self._cpu_at
+        self._cpu, self._cpu_at = activity.cpu, now
+        if used >= WORKING_CPU * passed:
+            self._quiet = 0.0
+        else:
+            # A sum, as nobody may have asked anything in between; no longer than a byte has been waited for.
+            self._quiet = min(self._quiet + counts, now - activity.heard_at)
 
     async def _counters_moved(self) -> bool:
         """Whether it counted anything since the last time, so that a GPU works while its process only waits."""

@@ -58,8 +58,8 @@ class EngineExit:
 class Activity:
     """Signs of work. `cpu`: the CPU seconds used so far.
 
-    `heard_at`: when the request that has waited longest for its next byte got its last one (time.monotonic); now, where
-    no byte is due.
+    `heard_at`: now (time.monotonic), less the seconds for which a byte was due in vain: to the request that has waited
+    longest for its next one, and to those before it that were given up since the body of any answer got a byte.
     """
 
     heard_at: float

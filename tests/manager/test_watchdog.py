@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from manager import watchdog
 from manager.engines import Activity, Engine, UpstreamRequest
 from manager.engines.llama import vitals
 from manager.engines.llama.engine import LlamaEngine
@@ -35,6 +38,9 @@ class Watched:
         self.heard_at = self.now
         self.cpu = 5.0
         self.counters: bytes | None = None
+        self.pid = 7
+        self.faults: dict[str, Exception] = {}  # by the question that breaks
+        self.held_up = 0.0  # how much longer than it should the next sleep takes
         self.looks = 0
         self.asked_metrics: list[float] = []
         self._script = script
@@ -46,20 +52,28 @@ class Watched:
     async def answers(self) -> bool:
         self.looks += 1
         self._script(self, self.age)
+        self._break("answers")
         return self.healthy
 
     async def activity(self) -> Activity:
+        self._break("activity")
         return Activity(self.heard_at, self.cpu)
 
     async def metrics(self) -> bytes | None:
         self.asked_metrics.append(self.age)
+        self._break("metrics")
         return self.counters
 
     async def sleep(self, seconds: float) -> None:
         assert 0 < seconds <= 15
-        self.now += seconds
+        self.now += seconds + self.held_up
+        self.held_up = 0.0
         if self.age > 3600:
             raise TimeoutError
+
+    def _break(self, question: str) -> None:
+        if question in self.faults:
+            raise self.faults[question]
 
     async def hangs(self, timeout: float = TIMEOUT) -> str | None:
         """Why it is taken to hang; None where it is not within an hour."""
@@ -178,11 +192,105 @@ async def test_engine_whose_metrics_fail_is_judged_without_them() -> None:
     assert engine.age <= TIMEOUT + 2 * 15
 
 
-async def test_pauses_between_requests_begin_the_count_anew() -> None:
-    def come_and_go(engine: Watched, now: float) -> None:
-        engine.flying = 0 if engine.looks % 6 == 0 else 1
+async def test_requests_that_are_given_up_and_tried_again_do_not_hide_a_hang() -> None:
+    def give_up(engine: Watched, now: float) -> None:
+        engine.flying = 0 if engine.looks % 4 == 0 else 1  # nobody waits for a whole limit
 
-    assert await Watched(come_and_go).hangs() is None
+    engine = Watched(give_up)
+    assert await engine.hangs() == "a request got no byte for 120 s and its process used no CPU"
+    assert TIMEOUT < engine.age <= 4 / 3 * TIMEOUT + 3 * 15
+
+
+async def test_time_in_which_nobody_asks_anything_does_not_count() -> None:
+    def rarely(engine: Watched, now: float) -> None:
+        engine.flying = 1 if engine.looks % 40 == 0 else 0
+
+    assert await Watched(rarely).hangs() is None
+
+
+async def test_request_that_has_waited_briefly_is_no_hang_though_one_was_there_at_every_look() -> None:
+    def brief(engine: Watched, now: float) -> None:
+        engine.heard_at = engine.now - 3
+
+    assert await Watched(brief).hangs() is None
+
+
+async def test_work_that_ends_what_was_given_up_begins_the_count_anew() -> None:
+    def give_up(engine: Watched, now: float) -> None:
+        engine.flying = engine.looks % 2
+        if engine.looks % 14 == 0:  # nobody is there to see it
+            engine.cpu += 10
+
+    assert await Watched(give_up).hangs() is None
+
+
+# the watch itself
+
+
+@pytest.mark.parametrize("inside", [True, False])
+async def test_time_in_which_service_and_engine_were_frozen_does_not_count(inside: bool) -> None:
+    def compute(engine: Watched, now: float) -> None:
+        engine.cpu += 15
+        if engine.looks == 20 and inside:
+            engine.now += 300
+        if engine.looks == 20 and not inside:
+            engine.held_up = 300
+        if engine.looks == 21:
+            engine.cpu -= 14.95  # a moment since it was thawed
+
+    engine = Watched(compute)
+    assert await engine.hangs() is None
+    assert engine.asked_metrics == []
+
+
+async def test_health_that_fails_after_a_frost_has_the_whole_limit_to_come_back() -> None:
+    def frost(engine: Watched, now: float) -> None:
+        engine.healthy = not 20 <= engine.looks < 20 + TIMEOUT // 15
+        if engine.looks == 20:
+            engine.held_up = 300
+
+    assert await Watched(frost, flying=0).hangs() is None
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+async def test_hang_is_found_though_every_look_is_late(healthy: bool) -> None:
+    def late(engine: Watched, now: float) -> None:
+        engine.healthy = healthy
+        engine.held_up = 100
+
+    engine = Watched(late)
+    assert await engine.hangs() is not None
+    assert engine.looks <= TIMEOUT // 15 + 2
+
+
+@pytest.mark.parametrize("question", ["answers", "activity", "metrics"])
+async def test_fault_of_the_watch_is_no_hang_and_is_told_once(question: str, caplog: pytest.LogCaptureFixture) -> None:
+    engine = Watched(flying=0 if question == "answers" else 1)
+    engine.faults = {question: OSError(errno.EMFILE, "Too many open files")}
+    assert await engine.hangs() is None
+    assert [record.getMessage() for record in caplog.records] == ["pid=7 can't be watched"]
+
+
+async def test_faults_of_another_kind_are_told_too(caplog: pytest.LogCaptureFixture) -> None:
+    engine = Watched()
+    engine.faults = {"answers": OSError(), "activity": RuntimeError("can't start new thread")}
+    assert await engine.hangs() is None
+    assert len(caplog.records) == 2
+
+
+async def test_hang_is_found_when_the_watch_works_again() -> None:
+    def recover(engine: Watched, now: float) -> None:
+        engine.faults = {"answers": OSError(), "activity": OSError()} if now < 600 else {}
+
+    engine = Watched(recover)
+    assert await engine.hangs() is not None
+    assert 600 + TIMEOUT - 15 < engine.age <= 600 + TIMEOUT + 2 * 15
+
+
+async def test_request_that_hangs_is_found_though_health_can_not_be_asked() -> None:
+    engine = Watched()
+    engine.faults = {"answers": OSError()}
+    assert await engine.hangs() == "a request got no byte for 120 s and its process used no CPU"
 
 
 async def test_it_can_be_cancelled_at_any_time() -> None:
@@ -228,6 +336,26 @@ async def test_process_that_stops_in_the_middle_of_an_answer_hangs(
     await soon(engine.stop(force=True))
     with pytest.raises(UpstreamError):
         await soon(asking)
+
+
+async def test_process_that_stops_hangs_though_each_client_gives_up_before(
+    llama: LlamaFakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "WORKING_CPU", 0.9)  # taking ten requests a second is no work either
+    engine = llama.engine(stall_stream_after=0, ignore_sigterm=True)
+    await soon(engine.start())
+
+    async def try_again() -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await ask(engine, stream=False)
+
+    trying = asyncio.create_task(try_again())
+    assert await hang_of(engine) == "a request got no byte for 0.5 s and its process used no CPU"
+    trying.cancel()
+    await asyncio.wait({trying})
+    await soon(engine.stop(force=True))
 
 
 async def test_answers_that_wait_for_a_slow_client_are_no_hang(llama: LlamaFakes) -> None:

@@ -18,8 +18,9 @@ PING: Final = b":\n\n"
 class Connection(asyncio.Protocol):
     """One connection and the response that is arriving on it. Also the callbacks of the httptools parser."""
 
-    def __init__(self, on_lost: Callable[[Connection], None]) -> None:
+    def __init__(self, on_lost: Callable[[Connection], None], on_heard: Callable[[], None]) -> None:
         self._on_lost = on_lost
+        self._on_heard = on_heard  # called at what comes of a body; a head may come before inference did anything
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -85,6 +86,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if body != PING:
             self.heard_at = self._now()
+            self._on_heard()
         self.parts.append(body)
         self.buffered += len(body)
 

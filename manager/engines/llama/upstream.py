@@ -89,7 +89,7 @@ class Exchange:
         if connection.complete and connection.reusable and not connection.lost:
             self._client.give_back(connection)
         else:
-            connection.abort()
+            self._client.give_up(connection)
 
     @property
     def status(self) -> int:
@@ -150,6 +150,8 @@ class UpstreamClient:
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._closed = False
+        # Seconds that requests waited that were given up since the last byte, and when the last of them was.
+        self._vain = self._given_up_at = 0.0
 
     def open(self, request: UpstreamRequest) -> Exchange:
         return Exchange(self, request)
@@ -162,6 +164,30 @@ class UpstreamClient:
     def due_since(self) -> float | None:
         """Since when the request that has waited longest for its next byte waits, by the loop's clock."""
         return min((since for each in self._open if (since := each.due_since) is not None), default=None)
+
+    @property
+    def in_vain(self) -> float:
+        """Seconds for which a byte has been waited for: by the request that has waited longest, and by those before it
+        that were given up since any body got a byte. Times in between without a request don't count.
+        """
+        return self._waited(self.due_since)
+
+    def _waited(self, since: float | None) -> float:
+        if since is None:
+            return self._vain
+        now = asyncio.get_running_loop().time()
+        return max(now - since, self._vain + now - max(since, self._given_up_at))
+
+    def heard(self) -> None:
+        """A body got a byte."""
+        self._vain = self._given_up_at = 0.0
+
+    def give_up(self, connection: Connection) -> None:
+        """End a connection whose answer is unfinished."""
+        since = connection.due_since
+        if since is not None:
+            self._vain, self._given_up_at = self._waited(since), asyncio.get_running_loop().time()
+        connection.abort()
 
     def close(self) -> None:
         """End every connection; requests in flight get UpstreamClosed."""
@@ -212,7 +238,9 @@ class UpstreamClient:
             if self._closed:
                 raise UpstreamConnectError("The engine has been stopped.")
             try:
-                _, connection = await loop.create_unix_connection(lambda: Connection(self.forget), self._socket)
+                _, connection = await loop.create_unix_connection(
+                    lambda: Connection(self.forget, self.heard), self._socket
+                )
             except OSError as error:
                 if error.errno != errno.EAGAIN or loop.time() > deadline:
                     raise UpstreamConnectError("The engine can't be reached.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 from typing import Final
 
@@ -17,6 +18,8 @@ from manager.errors import UpstreamError
 PROBE_TIMEOUT: Final = 2.0
 HEALTH_TIMEOUT: Final = 5.0
 METRICS_TIMEOUT: Final = 1.0
+# What this service itself has too little of, where it can't even ask.
+OUR_OWN_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Vitals:
@@ -32,29 +35,38 @@ class Vitals:
     async def answers(self) -> bool:
         if self._client.connections >= HTTP_THREADS:  # they hold every thread that could answer
             return True
-        return await self._get("/health", HEALTH_TIMEOUT) is not None
+        try:
+            return await self._ask("/health", HEALTH_TIMEOUT) is not None
+        except (UpstreamError, TimeoutError) as error:
+            return _is_our_own_want(error)
 
     async def activity(self, pid: int | None) -> Activity:
-        """`heard_at` is of the request that has waited longest for its next byte; now, where no byte is due."""
-        now = time.monotonic()
-        since = self._client.due_since
-        heard_at = now if since is None else now - (asyncio.get_running_loop().time() - since)
+        """Raises OSError where the process can't be looked at for a want of ours."""
+        heard_at = time.monotonic() - self._client.in_vain
         return Activity(heard_at, await asyncio.to_thread(cpu_seconds, pid))
 
     async def metrics(self) -> bytes | None:
-        return await self._get("/metrics", METRICS_TIMEOUT)
+        try:
+            return await self._ask("/metrics", METRICS_TIMEOUT)
+        except (UpstreamError, TimeoutError):
+            return None
 
     def close(self) -> None:
         self._own.close()
 
-    async def _get(self, path: str, patience: float) -> bytes | None:
-        """The child's answer; None where it is none, or does not come within `patience` seconds."""
-        try:
-            async with asyncio.timeout(patience), self._own.open(UpstreamRequest("GET", path)) as answer:
-                content = await answer.read()
-                return content if answer.status == 200 else None
-        except (UpstreamError, TimeoutError):
-            return None
+    async def _ask(self, path: str, patience: float) -> bytes | None:
+        """The child's answer; None where it is a refusal. UpstreamError, or TimeoutError after `patience` seconds."""
+        async with asyncio.timeout(patience), self._own.open(UpstreamRequest("GET", path)) as answer:
+            content = await answer.read()
+            return content if answer.status == 200 else None
+
+
+def _is_our_own_want(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in OUR_OWN_WANT:
+            return True
+        error = error.__cause__
+    return False
 
 
 async def probe(client: UpstreamClient) -> int:
@@ -68,12 +80,15 @@ async def probe(client: UpstreamClient) -> int:
 
 
 def cpu_seconds(pid: int | None) -> float:
-    """What a process and its children have computed so far; 0 for one that has gone. Blocks."""
+    """What a process and its children have computed so far; 0 for one that has gone. Blocks.
+
+    Raises OSError where this service has no file descriptor left to look: 0 would say that it does not work.
+    """
     total = 0.0
-    with contextlib.suppress(psutil.Error, OSError):
+    with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid) if pid is not None else None
         for each in [process, *process.children(recursive=True)] if process else []:
-            with contextlib.suppress(psutil.Error, OSError):
+            with contextlib.suppress(psutil.Error):
                 times = each.cpu_times()
                 total += times.user + times.system
     return total
