@@ -50,9 +50,19 @@ level_number() {
 }
 
 set_up() {
-    local level stamp done_stamp='' done_level=0 extras
+    local level
     level=$(level_number "$1")
     cd "$ROOT" || die "$ROOT can't be entered."
+    if [ -w "$ROOT" ] && command -v flock >/dev/null; then # two that install at once break each other
+        exec 9>"$ROOT/.venv.lock"
+        flock 9
+    fi
+    install_level "$level"
+    exec 9>&- # what runs from here on must not hold the lock
+}
+
+install_level() {
+    local level=$1 stamp done_stamp='' done_level=0 extras
     if ! "$VENV/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         make_venv
     fi
