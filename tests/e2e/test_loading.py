@@ -97,7 +97,8 @@ async def test_a_stream_is_kept_alive_while_its_model_loads_and_watchers_are_ans
         assert answer.status == 200
         assert await answer.content.readline() == b": loading smol-cold\n"
         async with http.get("/v1/models/smol-cold") as model:
-            assert (await model.json())["state"] == "starting"
+            # What it will take is known before it is started.
+            assert (await model.json())["state"] in {"stopped", "starting"}
         async with http.get("/health") as health:
             assert (await health.json())["status"] == "ok"
         events = (await answer.text()).split("\n\n")
