@@ -138,8 +138,8 @@ def test_mistake_in_the_key_file_is_exit_2_with_file_and_place(run: Run, argumen
         (["serve", "--launcher", "magic"], ["magic", "embedded"]),
         (["key", "create", "x", "--scope", "root"], ["root", "inference"]),
         (["key", "create", "x", "--expires", "soon"], ["soon"]),
-        (["key", "create", "x", "--priority", "101"], ["--priority", "101", "100"]),
-        (["key", "create", "x", "--priority", "high"], ["--priority", "high"]),
+        (["key", "create", "x", "--priority", "101"], ["--priority", "100"]),
+        (["key", "create", "x", "--priority", "high"], ["--priority", "integer"]),
         (["no-such-verb"], ["no-such-verb"]),
     ],
 )

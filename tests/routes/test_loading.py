@@ -50,7 +50,7 @@ async def test_stream_whose_load_fails_after_a_comment_ends_with_an_error_frame(
         os.kill(fake.starts()[0], signal.SIGKILL)  # as the kernel does where memory is short
         *comments, error = await events.rest()
     assert set(comments) <= {b": loading alpha\n"}
-    assert data_of(error)["error"]["code"] == "model_load_failed"
+    assert data_of(error)["error"]["code"] == "insufficient_memory"
     assert "killed by signal 9" in data_of(error)["error"]["message"]
 
 
