@@ -93,6 +93,7 @@ async def test_a_stream_is_kept_alive_while_its_model_loads_and_watchers_are_ans
     http: aiohttp.ClientSession,
 ) -> None:
     body = {"model": "smol-cold", "messages": HELLO, "stream": True, "max_tokens": 3}
+    await _unload(http, "smol-cold")  # other tests may have left it loaded
     async with http.post("/v1/chat/completions", json=body) as answer:
         assert answer.status == 200
         assert await answer.content.readline() == b": loading smol-cold\n"
