@@ -24,7 +24,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._paused = False
+        self._paused = self._body_came = False
         self._now = asyncio.get_running_loop().time
         self.lost = False
         self.reset()
@@ -52,6 +52,10 @@ class Connection(asyncio.Protocol):
         self.touched = True
         try:
             self._parser.feed_data(data)
+            if self._body_came:
+                self._body_came = False
+                self.heard_at = self._now()
+                self._on_heard()
         except httptools.HttpParserError as error:
             self.broken = f"the engine sent no valid HTTP ({type(error).__name__})"
             self.abort()
@@ -85,8 +89,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if body != PING:
-            self.heard_at = self._now()
-            self._on_heard()
+            self._body_came = True  # told of once for all that came together: many tokens may
         self.parts.append(body)
         self.buffered += len(body)
 
