@@ -13,13 +13,15 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from manager.entry import ModelEntry
-from manager.errors import InsufficientMemory, LoadFailed
+from manager.errors import LoadFailed
+from manager.groups import Groups, is_place
 from manager.instance import ModelInstance
 from manager.life import Life
 from manager.memory_ledger import Admitted, Expected, Room
 from manager.plan import Phase, Plan, Refusal, Running, Wanted, Why, make_plan
 from manager.policy import Policy, Usage, make_policy
-from manager.settings import SchedulingSettings, Settings
+from manager.refusal import refusal_error
+from manager.settings import Settings
 from manager.state import SETTLED, ModelState
 
 logger = logging.getLogger(__name__)
@@ -30,10 +32,6 @@ SETTLE_STEP: Final = 0.05
 ROUND_PAUSE: Final = 0.002
 # What a load is taken to cost where none was measured yet.
 LOAD_SECONDS: Final = 1.0
-MODELS: Final = "models"
-GROUP: Final = "group"
-PLACES: Final = frozenset({MODELS, GROUP})
-GIB: Final = 1 << 30
 
 
 @dataclass(slots=True)
@@ -74,6 +72,7 @@ class Scheduler:
         self._admission = settings.memory.admission
         self._ledger = ledger
         self._evicted = evicted
+        self._groups = Groups(settings.scheduling)
         self._policy: Policy = make_policy(self._settings.policy)
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -128,7 +127,7 @@ class Scheduler:
                 if life.engine.pid is not None
             }
             memory = await self._ledger.room(running)
-        places = _places(self._settings)
+        places = self._groups.most
         return Room({**memory.there, **places}, {**memory.most, **places}, memory.held)
 
     async def _run(self) -> None:
@@ -179,7 +178,7 @@ class Scheduler:
 
     def _begin(self, plan: Plan, needs: Mapping[str, Mapping[str, int]]) -> None:
         for name in plan.begin:
-            memory = {resource: size for resource, size in needs[name].items() if _kind(resource) not in PLACES}
+            memory = {resource: size for resource, size in needs[name].items() if not is_place(resource)}
             self._instances[name].begin(memory)
         for name, refusal in plan.refuse.items():
             if refusal.why is Why.NEVER:
@@ -203,7 +202,7 @@ class Scheduler:
         return plan.again_at
 
     def _refuse(self, name: str, refusal: Refusal) -> None:
-        error = _refusal_error(name, refusal)
+        error = refusal_error(name, refusal)
         logger.warning("model=%s refused: %s", name, error.message)
         self._instances[name].refuse(error)
 
@@ -227,7 +226,11 @@ class Scheduler:
         if entry.unavailable is not None and (entry.engine != "llama" or expected.estimate is None):
             return Wanted(entry.name, {})  # its start will say why it can't run; nobody has to go for that
         memory = expected.needed if self._admission else {}
-        return Wanted(entry.name, {**memory, **dict.fromkeys(self._places_of(entry.name), 1)}, self._foes(entry.name))
+        return Wanted(
+            entry.name,
+            {**memory, **dict.fromkeys(self._groups.places(entry.name), 1)},
+            self._groups.foes(entry.name, self._instances),
+        )
 
     def _running(self, room: Room) -> list[Running]:
         loaded = [one for one in self._instances.values() if one.life is not None]
@@ -252,36 +255,15 @@ class Scheduler:
                 phase = Phase.FREE
             else:
                 phase, until = Phase.LINGERING, lingers
-        holds = dict.fromkeys(self._places_of(instance.entry.name), 1)
+        holds = dict.fromkeys(self._groups.places(instance.entry.name), 1)
         # What it has grown by is given back too when it goes.
         held = {} if life.engine.pid is None else room.held.get(life.engine.pid, {})
         holds |= {device: max(size, held.get(device, 0)) for device, size in life.memory.items()}
         return Running(instance.entry.name, phase, holds, worth, until)
 
-    def _places_of(self, name: str) -> list[str]:
-        """The limits of numbers that count this model."""
-        groups = [
-            f"{GROUP}:{key}" for key, group in self._settings.groups.items() if group.most and name in group.models
-        ]
-        return [*([MODELS] if self._settings.most_loaded else []), *groups]
-
-    def _foes(self, name: str) -> frozenset[str]:
-        """Those that can't run beside it, because one of the two is in an exclusive group without the other."""
-        foes: set[str] = set()
-        for group in self._settings.groups.values():
-            if group.exclusive:
-                inside = name in group.models
-                foes |= {other for other in self._instances if (other in group.models) is not inside}
-        return frozenset(foes - {name})
-
 
 def _evicts(instance: ModelInstance) -> bool:
     return any(waiter.evicts for waiter in instance.waiting)
-
-
-def _places(settings: SchedulingSettings) -> dict[str, int]:
-    places = {f"{GROUP}:{name}": group.most for name, group in settings.groups.items() if group.most}
-    return {**places, MODELS: settings.most_loaded} if settings.most_loaded else places
 
 
 def _usage(instance: ModelInstance, room: Mapping[str, int]) -> Usage:
@@ -295,29 +277,3 @@ def _usage(instance: ModelInstance, room: Mapping[str, int]) -> Usage:
         size=max(shares, default=0.0),
         used_at=life.idle_since if not life.in_flight else time.monotonic(),
     )
-
-
-def _refusal_error(name: str, refusal: Refusal) -> LoadFailed:
-    """The error with its numbers. Only what is larger than all that there is is not worth trying again."""
-    reasons = []
-    if refusal.lacks:
-        lacks = " and ".join(_lack(resource, *numbers) for resource, numbers in refusal.lacks.items())
-        reasons.append(f"it needs {lacks}")
-    if refusal.beside:
-        what = "pinned" if refusal.why is Why.PINNED else "loaded"
-        reasons.append(f"{what} beside it: " + ", ".join(f"'{other}'" for other in refusal.beside))
-    when = " now" if refusal.why is Why.NOW else ""
-    message = f"The model '{name}' does not fit{when}: {'; '.join(reasons)}."
-    memory = any(resource not in PLACES for resource in map(_kind, refusal.lacks))
-    kind = InsufficientMemory if memory else LoadFailed
-    return kind(message, should_retry=False if refusal.why is Why.NEVER else None)
-
-
-def _kind(resource: str) -> str:
-    return resource.partition(":")[0]
-
-
-def _lack(resource: str, need: int, there: int) -> str:
-    if _kind(resource) in PLACES:
-        return f"one of the {there} places of {resource}"
-    return f"{need / GIB:.2f} GiB of {resource}, and there are {max(0, there) / GIB:.2f} GiB for it"
