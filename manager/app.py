@@ -65,7 +65,7 @@ def create_app(settings: Settings) -> web.Application:
     app.cleanup_ctx.append(_pool)
     app.cleanup_ctx.append(_reloads)
     if settings.scheduling.home is not None:
-        app.cleanup_ctx.append(_at_home)
+        app.cleanup_ctx.append(_at_home(settings.scheduling.home, settings.scheduling.home_after))
     app.cleanup_ctx.append(_keys_followed)
     app.cleanup_ctx.append(_keys_flushed)
     app.on_shutdown.append(_end_feeds)
@@ -128,11 +128,12 @@ async def _reloads(app: web.Application) -> AsyncIterator[None]:
         await service.reloader.close()
 
 
-async def _at_home(app: web.Application) -> AsyncIterator[None]:
-    service = app[SERVICE]
-    scheduling = service.settings.scheduling
-    async with _background(return_home(service.pool, scheduling.home or "", scheduling.home_after)):
-        yield
+def _at_home(name: str, after: float) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def stay(app: web.Application) -> AsyncIterator[None]:
+        async with _background(return_home(app[SERVICE].pool, name, after)):
+            yield
+
+    return stay
 
 
 def _note_keys(service: Service) -> None:

@@ -239,14 +239,20 @@ async def test_a_pinned_model_stays(make_pool: MakePool) -> None:
     assert bench.pool.loaded == ("a",)
 
 
-async def test_a_pinned_model_that_broke_comes_back_by_itself(
-    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("manager.backoff.FIRST", 0.01)
+async def broken_while_pinned(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, back_off: float) -> PoolBench:
+    """A pinned model `a` that has just failed, and is tried again after that many seconds."""
+    monkeypatch.setattr("manager.backoff.FIRST", back_off)
     bench = make_pool(entries=entries(a={"pinned": True}))
     await bench.use("a")
     bench.engines["a"][0].exit()
     await bench.reaches("a", ModelState.FAILED)
+    return bench
+
+
+async def test_a_pinned_model_that_broke_comes_back_by_itself(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = await broken_while_pinned(make_pool, monkeypatch, 0.01)
     await bench.reaches("a", ModelState.READY)
     assert bench.started == ["a", "a"]
 
@@ -611,11 +617,7 @@ async def test_a_load_behind_the_stop_of_a_removed_model_ends(make_pool: MakePoo
 async def test_a_pinned_model_comes_back_also_after_an_edit_of_others(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("manager.backoff.FIRST", 0.05)
-    bench = make_pool(entries=entries(a={"pinned": True}))
-    await bench.use("a")
-    bench.engines["a"][0].exit()
-    await bench.reaches("a", ModelState.FAILED)
+    bench = await broken_while_pinned(make_pool, monkeypatch, 0.05)
     bench.pool.replace_catalog(Catalog(entries(a={"pinned": True}, b={"description": "another"})))
     await bench.reaches("a", ModelState.READY)
 
@@ -623,11 +625,7 @@ async def test_a_pinned_model_comes_back_also_after_an_edit_of_others(
 async def test_a_pinned_model_that_was_unloaded_by_hand_stays_unloaded(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("manager.backoff.FIRST", 0.02)
-    bench = make_pool(entries=entries(a={"pinned": True}))
-    await bench.use("a")
-    bench.engines["a"][0].exit()
-    await bench.reaches("a", ModelState.FAILED)
+    bench = await broken_while_pinned(make_pool, monkeypatch, 0.02)
     await soon(bench.pool.unload("a"))
     await asyncio.sleep(0.05)
     assert bench.started == ["a"]
@@ -636,9 +634,5 @@ async def test_a_pinned_model_that_was_unloaded_by_hand_stays_unloaded(
 async def test_close_does_not_wait_for_a_model_that_would_come_back(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("manager.backoff.FIRST", 60.0)
-    bench = make_pool(entries=entries(a={"pinned": True}))
-    await bench.use("a")
-    bench.engines["a"][0].exit()
-    await bench.reaches("a", ModelState.FAILED)
+    bench = await broken_while_pinned(make_pool, monkeypatch, 60.0)
     await soon(bench.pool.close())
