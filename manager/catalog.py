@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Iterable, Iterator
 
 from manager.catalog_builder import CatalogBuilder
-from manager.entry import LlamaParams, Lora, ModelEntry, Template
+from manager.entry import HfParams, LlamaParams, Lora, ModelEntry, Template
 from manager.errors import ConfigError, ModelNotFound
 from manager.gguf_file import check_gguf
 from manager.mistakes import did_you_mean, shown
@@ -15,6 +15,7 @@ from manager.settings import Settings
 
 __all__ = [
     "Catalog",
+    "HfParams",
     "LlamaParams",
     "Lora",
     "ModelEntry",

@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, TypeVar
 
-from manager.discovery import FoundModel, distinct, find_gguf_models, find_hf_models
-from manager.entry import LlamaParams, ModelEntry
+from manager.discovery import FoundModel, distinct, find_gguf_models, find_hf_models, hf_files, hf_problem
+from manager.entry import HfParams, LlamaParams, ModelEntry, Template
 from manager.errors import ConfigError
+from manager.extras import missing_hf
 from manager.gguf_file import gguf_problem, split_name
 from manager.mistakes import shown
 from manager.models_file import FileEntry, name_problem
 from manager.settings import Settings
 from manager.templates import find_template
 
-HF_UNAVAILABLE: Final = "this version of llamaherd can't run Hugging Face models"
+Params = TypeVar("Params", LlamaParams, HfParams)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -51,21 +53,21 @@ class CatalogBuilder:
 
     def _from_file(self, name: str, raw: FileEntry) -> ModelEntry:
         folder = self._storage.models_folder
-        params = raw.params
-        path = _inside(folder, params.model, "model")
-        mmproj = None if params.mmproj is None else _inside(folder, params.mmproj, "mmproj")
-        loras = tuple(lora.model_copy(update={"path": str(_inside(folder, lora.path, "lora"))}) for lora in params.lora)
-        draft = None if params.draft_model is None else str(_inside(folder, params.draft_model, "draft_model"))
-        template = None if raw.template is None else find_template(raw.template, self._storage.templates_folder)
+        given = raw.params
+        params: LlamaParams | HfParams
+        if isinstance(given, LlamaParams):
+            params, mmproj = self._filled(_resolved(given, folder)), given.mmproj
+        else:
+            params, mmproj = self._filled(given), None
         entry = ModelEntry(
             name=name,
-            path=path,
-            params=self._filled(params.model_copy(update={"lora": loras, "draft_model": draft})),
+            path=_inside(folder, given.model, "model"),
+            params=params,
             engine=raw.engine,
-            template=template,
+            template=self._template(raw),
             personalities=MappingProxyType(dict(raw.personalities)),
             aliases=raw.aliases,
-            mmproj=mmproj,
+            mmproj=None if mmproj is None else _inside(folder, mmproj, "mmproj"),
             description=raw.description,
             ttl=raw.ttl,
             pinned=raw.pinned,
@@ -75,6 +77,18 @@ class CatalogBuilder:
             source="models.json",
         )
         return self._judged(entry)
+
+    def _template(self, raw: FileEntry) -> Template | None:
+        """Raises ConfigError where there is none of this name that the engine can use."""
+        if raw.template is None:
+            return None
+        folder = self._storage.templates_folder
+        found = find_template(raw.template, folder)
+        if found.file is None and raw.engine == "hf":
+            raise ConfigError(
+                f"{shown(raw.template)} is built into llama.cpp; a model of the engine hf needs a file in {folder}"
+            )
+        return found
 
     def add_from_settings(self) -> None:
         model = self._settings.model
@@ -106,7 +120,7 @@ class CatalogBuilder:
         self.entries.append(self._judged(entry))
 
     def add_discovered(self) -> None:
-        known = {_real(path) for entry in self.entries for path in _files(entry)}
+        known = {_real(path) for entry in self.entries for path in _places(entry)}
         found: list[FoundModel] = []
         hf: set[Path] = set()
         if self._storage.gguf_models_dir is not None:
@@ -128,30 +142,45 @@ class CatalogBuilder:
                 self.entries.append(self._judged(self._discovered(name, model, model.path in hf)))
 
     def _discovered(self, name: str, model: FoundModel, hf: bool) -> ModelEntry:
-        params = LlamaParams(model=str(model.path), mmproj=None if model.mmproj is None else str(model.mmproj))
+        params: LlamaParams | HfParams
+        if hf:
+            params = self._filled(HfParams(model=str(model.path)))
+        else:
+            mmproj = None if model.mmproj is None else str(model.mmproj)
+            params = self._filled(LlamaParams(model=str(model.path), mmproj=mmproj))
         return ModelEntry(
             name=name,
             path=model.path,
-            params=params if hf else self._filled(params),
+            params=params,
             engine="hf" if hf else "llama",
             mmproj=model.mmproj,
             source="discovered",
         )
 
-    def _filled(self, params: LlamaParams) -> LlamaParams:
-        missing = {key: value for key, value in self._defaults.items() if getattr(params, key) is None}
+    def _filled(self, params: Params) -> Params:
+        fields = type(params).model_fields
+        missing = {k: value for k, value in self._defaults.items() if k in fields and getattr(params, k) is None}
         return params.model_copy(update=missing) if missing else params
 
     def _judged(self, entry: ModelEntry) -> ModelEntry:
-        reason = self._unavailable(entry)
-        if reason is not None and entry.engine != "hf":
+        reason = self._broken(entry)
+        if reason is not None:
             self.warnings.append(f"model={entry.name} unavailable={reason}")
+        elif entry.engine == "hf" and (reason := self._missing) is not None:
+            warning = f"engine=hf unavailable={reason}"
+            if warning not in self.warnings:  # once for all its models
+                self.warnings.append(warning)
         created = _created(entry.path, self._storage.models_file)
         return replace(entry, unavailable=reason, created=created, stamps=tuple(map(_stamp, _files(entry))))
 
-    def _unavailable(self, entry: ModelEntry) -> str | None:
+    @cached_property
+    def _missing(self) -> str | None:
+        return missing_hf()
+
+    def _broken(self, entry: ModelEntry) -> str | None:
+        """What is wrong with its files."""
         if entry.engine == "hf":
-            return HF_UNAVAILABLE
+            return hf_problem(entry.path, self._short(entry.path), pickle=entry.hf.allow_pickle)
         for path in _files(entry):
             reason = gguf_problem(path, self._short(path))
             if reason is not None:
@@ -166,6 +195,13 @@ class CatalogBuilder:
 
 class _PathError(Exception):
     """A path in models.json that can't be meant."""
+
+
+def _resolved(params: LlamaParams, folder: Path) -> LlamaParams:
+    """With the paths absolute that an entry names besides its model."""
+    loras = tuple(lora.model_copy(update={"path": str(_inside(folder, lora.path, "lora"))}) for lora in params.lora)
+    draft = None if params.draft_model is None else str(_inside(folder, params.draft_model, "draft_model"))
+    return params.model_copy(update={"lora": loras, "draft_model": draft})
 
 
 def _inside(folder: Path, text: str, key: str) -> Path:
@@ -208,9 +244,17 @@ def _found(find: Callable[[Path], list[FoundModel]], folder: Path, setting: str)
 
 
 def _files(entry: ModelEntry) -> list[Path]:
+    """The files that make it what it is; of a folder all that a loading model may read."""
+    return hf_files(entry.path) if entry.engine == "hf" else _places(entry)
+
+
+def _places(entry: ModelEntry) -> list[Path]:
+    """What an entry names: files, or its folder."""
+    if entry.engine == "hf":
+        return [entry.path]
     projector = [] if entry.mmproj is None else [entry.mmproj]
-    draft = [] if entry.params.draft_model is None else [Path(entry.params.draft_model)]
-    return [entry.path, *projector, *draft, *(Path(lora.path) for lora in entry.params.lora)]
+    draft = [] if entry.llama.draft_model is None else [Path(entry.llama.draft_model)]
+    return [entry.path, *projector, *draft, *(Path(lora.path) for lora in entry.llama.lora)]
 
 
 def _stem(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Finds models in folders: GGUF files (split ones as one, projectors with their models) and Hugging Face folders.
 
-It looks at names only; whether a file is whole is judged in gguf_file.
+It looks at names only; whether a file is whole is judged in gguf_file, or when a folder is loaded.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ _SEPARATORS = re.compile(r"[-_. ]+")
 # Name parts that tell a file's number format and not its model: Q4, K, M, IQ2, XXS, F16, UD, ...
 _FORMAT = re.compile(r"i?q\d+|tq\d|[fb]f?(16|32)|fp(8|16|32)|mxfp\d|[kslm01]|x{1,3}[sl]|nl|ud|imat|gguf", re.IGNORECASE)
 HF_CONFIG: Final = "config.json"
+_SAFETENSORS: Final = ("model.safetensors", "model.safetensors.index.json")
+_PICKLED: Final = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# One of several files with weights: its number, and how many there are.
+_SHARD = re.compile(r"(?:pytorch_)?model-(?P<number>\d{5,6})-of-(?P<count>\d{5,6})\.(?:safetensors|bin)")
+# What the libraries read of a folder: settings, weights, vocabularies, templates, and code where that is allowed.
+_READ: Final = frozenset({".json", ".safetensors", ".bin", ".pt", ".model", ".tiktoken", ".txt", ".jinja", ".py"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,63 @@ def find_hf_models(root: Path) -> list[FoundModel]:
             models.append(FoundModel(folder.name, folder, root))
             subfolders.clear()  # what lies inside a model belongs to it
     return sorted(models, key=lambda model: model.path.relative_to(root).parts)
+
+
+def hf_files(folder: Path) -> list[Path]:
+    """What a loading model may read of its folder, and of the folders right inside (pooling, more templates)."""
+    return [path for one in (folder, *_visible(folder)) for path in _visible(one) if path.suffix in _READ]
+
+
+def hf_problem(folder: Path, shown: str, *, pickle: bool) -> str | None:
+    """Why the folder holds no model that can be loaded, for people; None where nothing is known against it.
+
+    `pickle`: weights that are no safetensors are welcome too.
+    """
+    try:
+        names = {path.name for path in folder.iterdir() if path.is_file()}
+    except FileNotFoundError:
+        return f"{shown} does not exist"
+    except NotADirectoryError:
+        return f"{shown} is no folder; a model of the engine hf is a folder with {HF_CONFIG} and the weights"
+    except OSError as error:
+        return f"{shown} can't be read: {error.strerror}"
+    if HF_CONFIG not in names:
+        return f"{shown} holds no {HF_CONFIG}"
+    kind = next((kind for kind in (_SAFETENSORS, _PICKLED) if not names.isdisjoint(kind)), None)
+    if kind is None:
+        return f"{shown} holds no weights: neither {_SAFETENSORS[0]} nor {_SAFETENSORS[1]}"
+    if kind is _PICKLED and not pickle:
+        return (
+            f"{shown} holds no safetensors, and pytorch_model.bin can run code when it is loaded; "
+            "allow_pickle in its params allows that"
+        )
+    return None if kind[0] in names else _lacking(names, shown, Path(kind[0]).suffix)
+
+
+def _lacking(names: Iterable[str], shown: str, suffix: str) -> str | None:
+    """What is missing of weights in several files, where their names tell: model-00001-of-00002.safetensors."""
+    numbers: defaultdict[int, set[int]] = defaultdict(set)
+    for name in names:
+        found = _SHARD.fullmatch(name)
+        if found is not None and name.endswith(suffix):
+            numbers[int(found["count"])].add(int(found["number"]))
+    if not numbers:
+        named_otherwise = any(name.endswith(suffix) for name in names)
+        return None if named_otherwise else f"{shown} holds no weights, only the index of their files"
+    if any(len(there) >= count for count, there in numbers.items()):
+        return None
+    count, there = max(numbers.items())
+    missing = [str(number) for number in range(1, count + 1) if number not in there]
+    few = ", ".join(missing[:8]) + (", …" if len(missing) > 8 else "")
+    return f"{shown}: of the {count} files of its weights these are missing: {few}"
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What lies in it, without hidden names; nothing where it is no folder, or can't be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
 
 
 def distinct(models: Iterable[FoundModel], taken: Iterable[str]) -> Iterator[tuple[str, FoundModel]]:

@@ -88,7 +88,7 @@ def estimate(
     the entry leaves gpu_layers open, as many layers go to the GPUs as they have room for.
     Raises LoadFailed or OSError where a header can't be read.
     """
-    facts, params = read_model(entry.path), entry.params
+    facts, params = read_model(entry.path), entry.llama
     extras = [*_extras(entry)]
     drafting = None
     if params.draft_model is not None:
@@ -136,7 +136,7 @@ def _draft_params(facts: ModelFacts, params: LlamaParams) -> LlamaParams:
 
 
 def _extras(entry: ModelEntry) -> Iterator[Part]:
-    for adapter in entry.params.lora:
+    for adapter in entry.llama.lora:
         yield Part("lora", HOST, tensor_bytes(Path(adapter.path)))
     if entry.mmproj is not None:
         weights, buffers = read_projector(entry.mmproj)

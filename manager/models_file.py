@@ -11,17 +11,15 @@ import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from manager.entry import LlamaParams
+from manager.entry import HfParams, LlamaParams
 from manager.errors import ConfigError
 from manager.mistakes import did_you_mean, problem, shown
 
-# An entry of "hf" is listed, with the reason why this version can't load it.
-ENGINES: Final = ("llama", "hf")
 # Arguments that would take llama-server off its socket, its key or its routes: it could never be reached.
 OURS_TO_SAY: Final = frozenset({"-a", "--alias", "--api-key", "--api-key-file", "--api-prefix", "--host", "--port"})
 _SCHEMA_KEY: Final = "$schema"
@@ -35,16 +33,16 @@ def _as_tuple(value: Any) -> Any:
 
 
 class FileEntry(BaseModel):
-    """One entry of models.json as it stands in the file."""
+    """One entry of models.json as it stands in the file, whatever its engine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    params: LlamaParams = Field(description="The model's file, how it runs, and defaults of its answers.")
+    params: LlamaParams | HfParams
     template: str | None = Field(
         default=None,
         min_length=1,
-        description="A file in the templates folder (with or without .jinja), or the name of a template that "
-        "llama.cpp knows; else the model's own.",
+        description="A file in the templates folder (with or without .jinja), or, for GGUF models, the name of a "
+        "template that llama.cpp knows; else the model's own.",
     )
     personalities: dict[str, str] = Field(
         default_factory=dict, description="System prompts by the name under which clients ask for them."
@@ -54,8 +52,7 @@ class FileEntry(BaseModel):
     )
     engine: str = Field(
         default="llama",
-        min_length=1,
-        description="What runs the model: llama, or hf, which is listed but can't be run yet.",
+        description="What runs the model: llama (llama.cpp, for GGUF files) or hf (transformers, for folders).",
     )
     description: str | None = Field(default=None, description="A text for people; shown in lists.")
     ttl: float | None = Field(
@@ -78,6 +75,27 @@ class FileEntry(BaseModel):
     queue: int | None = Field(
         default=None, ge=0, description="Most requests that wait for it; else limits.queue. One more gets a 429."
     )
+
+
+class LlamaFileEntry(FileEntry):
+    """An entry of a GGUF model."""
+
+    params: LlamaParams = Field(description="The model's file, how it runs, and defaults of its answers.")
+    engine: Literal["llama"] = Field(default="llama", description=FileEntry.model_fields["engine"].description)
+
+
+class HfFileEntry(FileEntry):
+    """An entry of a Hugging Face model."""
+
+    params: HfParams = Field(description="The model's folder, how it runs, and defaults of its answers.")
+    engine: Literal["hf"] = Field(description=FileEntry.model_fields["engine"].description)
+
+
+# The keys that an entry and its params may have, by engine.
+_FORMS: Final[Mapping[str, type[FileEntry]]] = {"llama": LlamaFileEntry, "hf": HfFileEntry}
+_PARAMS: Final[Mapping[str, type[LlamaParams] | type[HfParams]]] = {"llama": LlamaParams, "hf": HfParams}
+_KIND: Final = {"llama": "GGUF models", "hf": "models of the engine hf"}
+ENGINES: Final = tuple(_FORMS)
 
 
 class _Object(dict[str, Any]):
@@ -162,12 +180,17 @@ def _entry(name: str, value: Any, mistakes: list[str]) -> FileEntry | None:
         return None
     written: dict[tuple[str, ...], str] = {}
     fields = _keys(value, (), FileEntry, written, name, mistakes)
+    engine = fields.get("engine", "llama")
+    if not isinstance(engine, str) or engine not in ENGINES:
+        nearest = did_you_mean(engine, ENGINES) if isinstance(engine, str) else ""
+        mistakes.append(f"{name}.engine: there is no engine {shown(engine)}{nearest}")
+        return None
     if isinstance(fields.get("params"), dict):
-        fields["params"] = _keys(fields["params"], ("params",), LlamaParams, written, name, mistakes)
+        fields["params"] = _keys(fields["params"], ("params",), _PARAMS[engine], written, name, mistakes)
     if len(mistakes) > before:
         return None
     try:
-        entry = FileEntry(**fields)
+        entry = _FORMS[engine](**fields)
     except ValidationError as error:
         mistakes.extend(_worded(name, error, written))
         return None
@@ -196,15 +219,22 @@ def _keys(
         at = ".".join((name, *place, key))
         field = known.get(key)
         if field is None:
-            snake = "_" in key
-            alike = model.model_fields if snake else [to_camel(known_field) for known_field in model.model_fields]
-            mistakes.append(f"{at}: unknown key{did_you_mean(key, alike)}")
+            mistakes.append(f"{at}: {_unknown(key, model)}")
         elif field in fields:
             mistakes.append(f"{at}: is there twice, also as {written[(*place, field)]}")
         else:
             fields[field] = item
             written[(*place, field)] = key
     return fields
+
+
+def _unknown(key: str, model: type[BaseModel]) -> str:
+    """What is wrong with a key that the model does not have: it is another engine's, or nobody's."""
+    for engine, other in _PARAMS.items():
+        if model in _PARAMS.values() and key in _spellings(other):
+            return f"is for {_KIND[engine]} only"
+    alike = model.model_fields if "_" in key else [to_camel(field) for field in model.model_fields]
+    return f"unknown key{did_you_mean(key, alike)}"
 
 
 def _worded(name: str, error: ValidationError, written: Mapping[tuple[str, ...], str]) -> Iterable[str]:
@@ -227,9 +257,8 @@ def _rules(entry: FileEntry, written: Mapping[tuple[str, ...], str]) -> Iterable
         reason = _text_problem(personality) or ("must not contain ':'" if ":" in personality else None)
         if reason is not None:
             yield f"personalities: {shown(personality)}: a personality's name {reason}"
-    if entry.engine not in ENGINES:
-        yield f"engine: there is no engine {shown(entry.engine)}{did_you_mean(entry.engine, ENGINES)}"
-    for number, argument in enumerate(entry.params.extra_args):
+    arguments = entry.params.extra_args if isinstance(entry.params, LlamaParams) else ()
+    for number, argument in enumerate(arguments):
         if _option(argument) in OURS_TO_SAY:
             key = written.get(("params", "extra_args"), "extra_args")
             yield f"params.{key}.{number}: {shown(argument)} is for the service to say and can't be given here"
@@ -262,16 +291,23 @@ def _text_problem(name: str) -> str | None:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of models.json. Every key is there in both spellings."""
-    entry = FileEntry.model_json_schema(ref_template="#/$defs/{model}")
-    definitions = entry.pop("$defs")
-    definitions |= {"Entry": _both_spellings(entry), "LlamaParams": _both_spellings(definitions["LlamaParams"])}
+    definitions: dict[str, Any] = {}
+    for form in _FORMS.values():
+        entry = form.model_json_schema(ref_template="#/$defs/{model}")
+        definitions |= entry.pop("$defs") | {form.__name__: entry}
+    for model in (*_FORMS.values(), *_PARAMS.values()):
+        definitions[model.__name__] = _both_spellings(definitions[model.__name__])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "models.json of llamaherd",
         "description": "The models that are served, by name.",
         "type": "object",
         "properties": {_SCHEMA_KEY: {"type": "string"}},
-        "additionalProperties": {"$ref": "#/$defs/Entry"},
+        "additionalProperties": {
+            "if": {"properties": {"engine": {"const": "hf"}}, "required": ["engine"]},
+            "then": {"$ref": "#/$defs/HfFileEntry"},
+            "else": {"$ref": "#/$defs/LlamaFileEntry"},
+        },
         "$defs": definitions,
     }
 

@@ -59,7 +59,7 @@ async def chat(
 
 def _takes_media(entry: ModelEntry) -> bool:
     # Other engines judge by themselves, and extra_args may name a projector.
-    return entry.mmproj is not None or entry.engine != "llama" or bool(entry.params.extra_args)
+    return entry.mmproj is not None or entry.engine != "llama" or bool(entry.llama.extra_args)
 
 
 async def _chat_upstream(

@@ -1,5 +1,6 @@
 # Sourced by the other scripts. `set_up LEVEL` makes .venv ready and changes to the repository's folder.
-# Levels: run, check, test; each has all of the one before it.
+# Levels: run, check, test; each has all of the one before it. WITH_HF=1 adds what Hugging Face models need to any of
+# them; once installed, that stays a part of the set-up.
 # shellcheck shell=bash
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -40,48 +41,51 @@ wanted_stamp() {
         sha256sum | cut -d' ' -f1
 }
 
-level_number() {
+# The extras of a level, in the order in which all of them are written.
+extras_of() {
     case $1 in
-        run) echo 1 ;;
-        check) echo 2 ;;
-        test) echo 3 ;;
+        run) echo "${WITH_HF:+hf}" ;;
+        check | test) echo "test hf" ;; # types of torch are checked too
         *) die "no level of set-up: $1" ;;
     esac
 }
 
 set_up() {
-    local level
-    level=$(level_number "$1")
+    local wanted
+    wanted=$(extras_of "$1") || exit 1
     cd "$ROOT" || die "$ROOT can't be entered."
     if [ -w "$ROOT" ] && command -v flock >/dev/null; then # two that install at once break each other
         exec 9>"$ROOT/.venv.lock"
         flock 9
     fi
-    install_level "$level"
+    install_extras "$wanted"
     exec 9>&- # what runs from here on must not hold the lock
 }
 
-install_level() {
-    local level=$1 stamp done_stamp='' done_level=0 extras
+install_extras() {
+    local wanted=$1 stamp done_stamp='' done_extras='' extra extras='' lacking=''
     if ! "$VENV/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         make_venv
     fi
     stamp=$(wanted_stamp "$VENV/bin/python")
-    [ ! -f "$STAMP" ] || read -r done_stamp done_level <"$STAMP"
-    if [ "$done_stamp" = "$stamp" ] && [ "$done_level" -ge "$level" ]; then
+    [ ! -f "$STAMP" ] || read -r done_stamp done_extras <"$STAMP"
+    for extra in test hf; do
+        case " $done_extras " in
+            *" $extra "*) extras+=" $extra" ;;
+            *) case " $wanted " in *" $extra "*) extras+=" $extra" lacking=1 ;; esac ;;
+        esac
+    done
+    if [ "$done_stamp" = "$stamp" ] && [ -z "$lacking" ]; then
         return
     fi
-    case $level in
-        1) extras='' ;;
-        2) extras='[test]' ;;
-        3) extras='[test,hf]' ;;
-    esac
-    say "Installing llamaherd$extras into .venv (a minute or so) ..."
-    rm -f "$STAMP" # an interrupted installation is done again
+    wanted=${extras# }
+    wanted=${wanted:+[${wanted// /,}]}
+    say "Installing llamaherd$wanted into .venv (a minute or so) ..."
+    echo "unfinished$extras" >"$STAMP" # an interrupted installation is done again
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
-        --constraint constraints.txt --editable ".$extras" ||
+        --constraint constraints.txt --editable ".$wanted" ||
         die "The installation failed, see above. Running the same command again continues it."
-    echo "$stamp $level" >"$STAMP"
+    echo "$stamp$extras" >"$STAMP"
 }
 
 make_venv() {

@@ -19,9 +19,9 @@ LEVELS = tuple(
     for line in """
         errors logbuf mistakes state
         auth key_file events feed gauges groups inflight log metrics policy settings settings_layers settings_types \
-        starter_model catalog catalog_builder discovery entry gguf_file gguf_header models_file plan refusal summary \
+        starter_model catalog catalog_builder discovery entry extras gguf_file gguf_header models_file params plan refusal summary \
         templates watch
-        engines engine_metrics memory memory_free memory_hf memory_layers memory_learnt memory_ledger memory_measured \
+        engines engine_metrics memory memory_folder memory_free memory_hf memory_layers memory_learnt memory_ledger memory_measured \
         memory_model memory_sizes process run_folder watchdog
         backoff life lease waiting instance reload
         scheduler
@@ -37,7 +37,10 @@ LEVELS = tuple(
 CLOSED_TO_ROUTES = {"process", "instance", "app", "server", "cli"}
 
 # Packages that take seconds to import, and the only place that may do so.
-HEAVY = {"torch": "manager.engines.hf", "transformers": "manager.engines.hf", "xllamacpp": "manager.engines.llama"}
+HEAVY = {
+    **dict.fromkeys(("torch", "transformers", "accelerate", "llguidance", "PIL", "numpy"), "manager.engines.hf"),
+    "xllamacpp": "manager.engines.llama",
+}
 
 # Names under which anything could be put.
 SHAPELESS = {"utils", "util", "helpers", "helper", "common", "base", "misc"}

@@ -104,14 +104,32 @@ def test_second_set_up_does_nothing(tree: Tree) -> None:
 
 
 def test_higher_level_installs_more_and_covers_the_lower_ones(tree: Tree) -> None:
-    tree.set_up("run")
-    tree.done()
-    for level, extras in (("check", "[test]"), ("test", "[test,hf]")):
+    for level, extras in (("run", ""), ("check", "[test,hf]")):
         tree.set_up(level)
-        (installed,) = tree.done()
+        (installed,) = tree.done()[-1:]
         assert installed.endswith(f"--editable .{extras}")
     for level in ("run", "check", "test"):
         tree.set_up(level)
+    assert tree.done() == []
+
+
+def test_what_hugging_face_models_need_comes_on_demand_and_stays(tree: Tree) -> None:
+    tree.set_up("run")
+    tree.done()
+    tree.set_up("run", WITH_HF="1")
+    (installed,) = tree.done()
+    assert installed.endswith("--editable .[hf]")
+    tree.set_up("run")
+    assert tree.done() == []
+    (tree.root / "constraints.txt").write_text("# changed")
+    assert tree.set_up("run", FAKE_PIP_EXIT="1").returncode == 1
+    tree.set_up("run")
+    assert all(line.endswith("--editable .[hf]") for line in tree.done())
+
+
+def test_an_unknown_level_is_refused(tree: Tree) -> None:
+    done = tree.set_up("rum")
+    assert (done.returncode, done.stderr) == (1, "no level of set-up: rum\n")
     assert tree.done() == []
 
 

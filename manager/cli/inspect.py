@@ -58,7 +58,7 @@ class _Report:
     """What is shown. `about` is what the files say, by the name in JSON; `room` is bytes by device for all models."""
 
     entry: ModelEntry
-    launcher: str | None  # None: nothing can run it yet
+    launcher: str | None  # None: it runs in the service itself
     about: Mapping[str, Any]
     estimate: Estimate
     expected: Expected
@@ -102,8 +102,8 @@ def _check(entry: ModelEntry) -> None:
 
     if entry.engine == "hf":
         return
-    draft = entry.params.draft_model
-    others = [*([] if draft is None else [draft]), *(adapter.path for adapter in entry.params.lora)]
+    draft = entry.llama.draft_model
+    others = [*([] if draft is None else [draft]), *(adapter.path for adapter in entry.llama.lora)]
     for path in (entry.path, entry.mmproj, *map(Path, others)):
         if path is not None:
             check_gguf(path)
@@ -127,9 +127,9 @@ def _file(entry: ModelEntry) -> dict[str, Any]:
 
 
 def _folder(entry: ModelEntry) -> dict[str, Any]:
-    from manager.memory_hf import read_folder
+    from manager.memory_folder import read_folder
 
-    facts = read_folder(entry.path)
+    facts = read_folder(entry.path, pickle=entry.hf.allow_pickle)
     return {
         "title": facts.architecture,
         "architecture": facts.architecture,
@@ -167,9 +167,7 @@ def _as_json(report: _Report) -> dict[str, Any]:
 
 
 def _lines(report: _Report, settings: Settings) -> Iterator[str]:
-    about, params = report.about, report.entry.params
-    slots = "a shared cache" if params.kv_unified else "a cache each"
-    runs = f"the {report.launcher} launcher, slots: {params.parallel}, with {slots}"
+    about = report.about
     yield _row("Model", f"{report.entry.name} ({about['title']})")
     yield _row("File" if report.launcher else "Folder", str(report.entry.path))
     parameters = f"{_count(about['parameters'])} parameters, {about['quantisation']}"
@@ -179,7 +177,7 @@ def _lines(report: _Report, settings: Settings) -> Iterator[str]:
     yield _row(
         "Chat template", f"{'' if about['chat_template'] else 'none '}in the {'file' if report.launcher else 'folder'}"
     )
-    yield _row("Runs with", runs if report.launcher else f"nothing: {report.entry.unavailable}")
+    yield _row("Runs with", _runs_with(report))
     yield ""
     yield from _memory_lines(report)
     yield ""
@@ -188,6 +186,15 @@ def _lines(report: _Report, settings: Settings) -> Iterator[str]:
     for name, room in report.room.items():
         yield _row(f"Room on {name}", f"{size(room)} for all models ({_source(name, settings)})")
     yield _row("Fits now", "no: " + ", ".join(report.lacking) if report.lacking else "yes")
+
+
+def _runs_with(report: _Report) -> str:
+    entry = report.entry
+    if report.launcher is None:
+        in_service = f"transformers in the service, sequences at once: {entry.params.parallel}"
+        return f"nothing: {entry.unavailable}" if entry.unavailable else in_service
+    slots = "a shared cache" if entry.llama.kv_unified else "a cache each"
+    return f"the {report.launcher} launcher, slots: {entry.params.parallel}, with {slots}"
 
 
 def _memory_lines(report: _Report) -> Iterator[str]:

@@ -156,7 +156,7 @@ async def _unload(http: aiohttp.ClientSession, model: str) -> Any:
         ("broken", "broken.gguf is cut off"),
         ("text", "text.gguf is not a GGUF file"),
         ("alien", "unknown model architecture: 'alien'"),
-        ("some-hf-model", "can't run Hugging Face models"),
+        ("some-hf-model", "holds no weights"),
     ],
 )
 async def test_a_model_that_cannot_be_loaded_says_why_and_the_service_goes_on(

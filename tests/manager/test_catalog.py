@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 
 from manager.catalog import Catalog, LlamaParams, ModelEntry, Template, load_catalog
-from manager.catalog_builder import HF_UNAVAILABLE
 from manager.errors import ConfigError, ModelNotFound
 from manager.settings import Settings
 from manager.templates import BUILTIN
@@ -129,7 +129,7 @@ def test_projector_and_adapters_are_resolved_like_the_model(house: House) -> Non
     house.write({"m": entry(params={"mmproj": "p.gguf", "lora": [{"path": "l.gguf", "scale": 2}]})})
     found = only(house.load())
     assert found.mmproj == house.models / "p.gguf"
-    assert [(lora.path, lora.scale) for lora in found.params.lora] == [(str(house.models / "l.gguf"), 2.0)]
+    assert [(lora.path, lora.scale) for lora in found.llama.lora] == [(str(house.models / "l.gguf"), 2.0)]
     assert found.unavailable is None
 
 
@@ -156,9 +156,132 @@ def test_broken_files_are_listed_with_the_reason(house: House) -> None:
     ]
 
 
-def test_an_entry_of_the_hugging_face_engine_is_listed_as_unavailable(house: House) -> None:
-    house.write({"m": entry("folder", engine="hf")})
-    assert only(house.load()).unavailable == HF_UNAVAILABLE
+# Hugging Face folders
+
+
+def write_folder(folder: Path, *names: str) -> Path:
+    """A folder with a config.json and these files, all of them empty but that one."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_an_entry_of_the_hugging_face_engine_is_a_folder_with_its_own_parameters(house: House) -> None:
+    folder = write_folder(house.models / "org" / "m", "model.safetensors")
+    more: dict[str, Any] = {"aliases": ["a"], "personalities": {"p": "Be p."}, "ttl": 5, "pinned": True, "queue": 3}
+    house.write({"m": entry("org\\m", {"cacheTokens": 64, "temperature": 0}, engine="hf", **more)})
+    found = only(house.load())
+    assert (found.path, found.engine, found.mmproj, found.unavailable) == (folder, "hf", None, None)
+    assert (found.hf.cache_tokens, found.hf.temperature, found.hf.parallel) == (64, 0, 16)
+    assert (found.aliases, found.personality("p"), found.ttl) == (("a",), "Be p.", 5)
+    assert (found.pinned, found.queue) == (True, 3)
+
+
+def test_parameters_of_the_wrong_engine_are_never_given(house: House) -> None:
+    write_folder(house.models / "f", "model.safetensors")
+    house.write({"f": entry("f", engine="hf"), "g": entry()})
+    folder, file = house.load()
+    with pytest.raises(TypeError, match="f is no GGUF model"):
+        _ = folder.llama
+    with pytest.raises(TypeError, match="g is no Hugging Face model"):
+        _ = file.hf
+
+
+@pytest.mark.parametrize(
+    ("names", "pickle", "reason"),
+    [
+        ((), False, "f holds no weights: neither model.safetensors nor model.safetensors.index.json"),
+        (("adapter_model.safetensors",), False, "f holds no weights"),
+        (("model.safetensors.index.json",), False, "f holds no weights, only the index of their files"),
+        (("model.safetensors.index.json", "other.safetensors"), False, None),
+        (("model.safetensors.index.json", "model-00001-of-00001.safetensors"), False, None),
+        (
+            ("model.safetensors.index.json", "model-00002-of-00003.safetensors"),
+            False,
+            "f: of the 3 files of its weights these are missing: 1, 3",
+        ),
+        (
+            ("pytorch_model.bin",),
+            False,
+            "f holds no safetensors, and pytorch_model.bin can run code when it is loaded; allow_pickle in its params",
+        ),
+        (("pytorch_model.bin",), True, None),
+        (("pytorch_model.bin.index.json",), True, "f holds no weights, only the index of their files"),
+        (("pytorch_model.bin", "model.safetensors"), False, None),
+    ],
+)
+def test_a_folder_without_weights_that_may_be_loaded_is_listed_with_the_reason(
+    names: tuple[str, ...], pickle: bool, reason: str | None, house: House
+) -> None:
+    write_folder(house.models / "f", *names)
+    house.write({"m": entry("f", {"allow_pickle": pickle}, engine="hf")})
+    found = only(house.load()).unavailable
+    assert found is None if reason is None else str(found).startswith(reason)
+
+
+def test_what_is_no_folder_of_a_model_is_listed_with_the_reason(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    (house.models / "empty").mkdir()
+    write_header_only(house.models / "m.gguf")
+    house.write({name: entry(name, engine="hf") for name in ("gone", "empty", "m.gguf")})
+    assert [found.unavailable for found in house.load()] == [
+        "gone does not exist",
+        "empty holds no config.json",
+        "m.gguf is no folder; a model of the engine hf is a folder with config.json and the weights",
+    ]
+    assert "model=gone unavailable=gone does not exist" in caplog.text
+
+
+def test_without_the_extra_models_are_listed_with_the_command_that_installs_it(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)  # by which Python says that it is not there
+    for name in ("a", "b"):
+        write_folder(house.models / name, "model.safetensors")
+    house.write({name: entry(name, engine="hf") for name in ("a", "b", "gone")} | {"m": entry()})
+    reasons = [str(found.unavailable) for found in house.load()]
+    assert all("llguidance" in reason and "pip install" in reason and "[hf]" in reason for reason in reasons[:2])
+    assert reasons[2:] == ["gone does not exist", "m.gguf does not exist"]
+    assert caplog.text.count("llguidance") == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja", "1_Pooling/config.json", "vocab.txt"],
+)
+def test_a_folder_with_another_file_is_another_entry(changed: str, house: House) -> None:
+    names = {"tokenizer.json", "model.safetensors", "chat_template.jinja", "1_Pooling/config.json", "vocab.txt"}
+    folder = write_folder(house.models / "f", *names, "README.md")
+    house.write({"m": entry("f", engine="hf")})
+    before, again = tuple(house.load()), tuple(house.load())
+    (folder / "README.md").write_text("News.", encoding="utf-8")
+    read_again = tuple(house.load())
+    os.utime(folder / changed, ns=(1, 1))
+    after = tuple(house.load())
+    assert before == again
+    assert before[0].stamps == read_again[0].stamps
+    assert before[0].stamps != after[0].stamps
+
+
+def test_a_folder_takes_a_jinja_file_but_no_template_of_llama_cpp(house: House) -> None:
+    folder = house.data / "templates"
+    folder.mkdir()
+    (folder / "own.jinja").write_text("{{ messages }}", encoding="utf-8")
+    house.write({"m": entry("f", engine="hf", template="own")})
+    template = only(house.load()).template
+    assert template is not None
+    assert template.file == folder / "own.jinja"
+    house.write({"m": entry("f", engine="hf", template="zephyr")})
+    assert house.mistake() == (
+        f"m.template: 'zephyr' is built into llama.cpp; a model of the engine hf needs a file in {folder}"
+    )
+
+
+def test_a_folder_that_leads_out_of_the_models_folder_is_a_mistake(house: House) -> None:
+    house.write({"m": entry("../f", engine="hf")})
+    assert house.mistake().startswith("m.params.model: '../f' leads out of the models folder")
 
 
 def test_names_and_aliases_are_unique(house: House) -> None:
@@ -192,9 +315,21 @@ def test_settings_are_defaults_of_every_llama_model_that_does_not_say_its_own(ho
     )
     shown = [
         (p.ctx_size, p.gpu_layers, p.batch_size, p.threads, p.temperature, p.n_predict)
-        for p in (found.params for found in catalog)
+        for p in (found.llama for found in catalog)
     ]
     assert shown == [(0, 0, 32, 2, 0, 5), (64, -1, 32, 3, 0.5, 99), (64, -1, 32, 3, 0.5, 99)]
+
+
+def test_settings_are_defaults_of_hugging_face_models_as_far_as_they_have_them(house: House) -> None:
+    write_folder(house.hf / "found", "model.safetensors")
+    write_folder(house.models / "own", "model.safetensors")
+    house.write({"own": entry("own", {"ctx_size": 0, "temperature": 0}, engine="hf")})
+    catalog = house.discover(
+        model={"ctx_size": 64, "gpu_layers": -1, "batch_size": 32, "threads": 3},
+        generation={"default_temperature": 0.5, "default_max_tokens": 99},
+    )
+    shown = [(p.ctx_size, p.batch_size, p.threads, p.temperature, p.n_predict) for p in (e.hf for e in catalog)]
+    assert shown == [(0, 32, 3, 0, 99), (64, 32, 3, 0.5, 99)]
 
 
 # templates
@@ -428,8 +563,7 @@ def test_a_model_of_the_settings_that_is_missing_is_listed_by_its_file_name_only
 def test_discovered_models_come_after_the_entries(house: House) -> None:
     write_tiny_gguf(house.gguf / "tiny.gguf")
     write_truncated_gguf(house.gguf / "cut.gguf", keep=9000)
-    (house.hf / "org" / "bert").mkdir(parents=True)
-    (house.hf / "org" / "bert" / "config.json").touch()
+    write_folder(house.hf / "org" / "bert", "model.safetensors")
     house.write({"z": entry()})
     catalog = house.discover()
     assert [(found.name, found.source, found.engine) for found in catalog] == [
@@ -440,7 +574,7 @@ def test_discovered_models_come_after_the_entries(house: House) -> None:
     ]
     assert catalog.default == "tiny"
     bert = catalog.find("bert")[0]
-    assert (bert.path, bert.unavailable) == (house.hf / "org" / "bert", HF_UNAVAILABLE)
+    assert (bert.path, bert.unavailable) == (house.hf / "org" / "bert", None)
     assert str(catalog.find("cut")[0].unavailable).startswith("cut.gguf is cut off: 9,000 bytes")
 
 
@@ -459,6 +593,13 @@ def test_an_entry_wins_over_a_discovered_model_of_the_same_name_or_file(house: H
     catalog = house.discover()
     assert catalog.names == ("a", "other", "vision", "c")
     assert catalog.find("a")[0].source == "models.json"
+
+
+def test_an_entry_for_a_folder_wins_over_its_discovery(house: House) -> None:
+    folder = write_folder(house.hf / "bert", "model.safetensors")
+    (house.models / "link").symlink_to(folder)
+    house.write({"other": entry("link", engine="hf")})
+    assert house.discover().names == ("other",)
 
 
 def test_split_models_and_projectors_of_discovery(house: House) -> None:

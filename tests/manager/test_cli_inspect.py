@@ -117,9 +117,7 @@ def write_folder(monkeypatch: pytest.MonkeyPatch, **config: Any) -> None:
     monkeypatch.setenv("HF_MODELS_DIR", str(folder.parent.absolute()))
 
 
-def test_a_hugging_face_folder_is_shown_though_nothing_runs_it(
-    inspect: Inspect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hugging_face_folder_is_shown_and_what_runs_it(inspect: Inspect, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 99}
     write_folder(monkeypatch, architectures=["SomeForCausalLM"], max_position_embeddings=128, **shape)
     code, out, err = inspect("some-model")
@@ -128,10 +126,13 @@ def test_a_hugging_face_folder_is_shown_though_nothing_runs_it(
     assert rows["Architecture"] == "SomeForCausalLM, 0.0 million parameters, BF16"
     assert rows["Layers"] == "3, heads 2, of keys and values 2"
     assert rows["Chat template"] == "none in the folder"
-    assert rows["Runs with"] == "nothing: this version of llamaherd can't run Hugging Face models"
+    assert rows["Runs with"] == "transformers in the service, sequences at once: 16"
     shown = json.loads(inspect("some-model", "--json")[1])
     assert {"name": "weights", "device": "host", "size": 512} in shown["memory"]["parts"]
     assert (shown["launcher"], shown["parameters"]) == (None, 256)
+    monkeypatch.setitem(sys.modules, "torch", None)  # by which Python says that it is not there
+    rows = dict(re.findall(r"^([A-Z][^:]+): +(.+)$", inspect("some-model")[1], re.MULTILINE))
+    assert rows["Runs with"].startswith("nothing: Hugging Face models need torch, which is not installed; ")
 
 
 def test_what_is_missing_in_a_hugging_face_folder_is_named(inspect: Inspect, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from manager.discovery import FoundModel, distinct, find_gguf_models, find_hf_models
+from manager.discovery import FoundModel, distinct, find_gguf_models, find_hf_models, hf_files, hf_problem
 
 
 def touch(root: Path, *names: str) -> None:
@@ -146,3 +146,34 @@ def test_a_folder_that_can_not_be_read_is_logged_and_skipped(tmp_path: Path, cap
         pytest.skip("root reads every folder")
     assert found == ["m"]
     assert "skipped=Permission denied" in caplog.text
+
+
+def test_the_files_of_a_folder_are_what_libraries_read_and_nothing_deep_or_hidden(tmp_path: Path) -> None:
+    read = ["1_Pooling/config.json", "config.json", "model.safetensors", "model.py", "tokenizer.model"]
+    other = ["README.md", "onnx/deep/config.json", ".cache/x.json", ".hidden.json", "onnx/model.onnx", "photo.png"]
+    for name in (*read, *other):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in hf_files(tmp_path)) == sorted(read)
+
+
+def test_a_folder_that_is_gone_has_no_files_and_says_so(tmp_path: Path) -> None:
+    assert hf_files(tmp_path / "gone") == []
+    assert hf_problem(tmp_path / "gone", "the label", pickle=False) == "the label does not exist"
+
+
+def test_a_link_to_weights_that_are_gone_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "blob")
+    assert str(hf_problem(tmp_path, "m", pickle=False)).startswith("m holds no weights")
+    (tmp_path / "blob").touch()
+    assert hf_problem(tmp_path, "m", pickle=False) is None
+
+
+def test_of_weights_in_two_splits_one_whole_split_is_enough(tmp_path: Path) -> None:
+    names = ["model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00001-of-00001.safetensors"]
+    for name in ("config.json", *names):
+        (tmp_path / name).touch()
+    assert hf_problem(tmp_path, "m", pickle=False) is None
+    (tmp_path / names[-1]).unlink()
+    assert hf_problem(tmp_path, "m", pickle=False) == "m: of the 2 files of its weights these are missing: 2"

@@ -10,9 +10,9 @@ import pytest
 from pydantic.alias_generators import to_camel
 
 from manager.catalog import load_catalog
-from manager.entry import LlamaParams, Lora
+from manager.entry import HfParams, LlamaParams, Lora
 from manager.errors import ConfigError
-from manager.models_file import FileEntry, read_models_file, schema
+from manager.models_file import FileEntry, HfFileEntry, LlamaFileEntry, read_models_file, schema
 from tests.conftest import EMPTY_GGUF, MakeSettings
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +35,19 @@ def mistakes(tmp_path: Path, data: Any) -> list[str]:
     return [line.removeprefix(start).removeprefix(": ") for line in lines]
 
 
+def llama(tmp_path: Path, data: Any) -> LlamaParams:
+    """The parameters of the entry m."""
+    params = read(tmp_path, data)["m"].params
+    assert isinstance(params, LlamaParams)
+    return params
+
+
+def hf(tmp_path: Path, **params: Any) -> HfParams:
+    found = read(tmp_path, {"m": {"engine": "hf", **entry(**params)["m"]}})["m"]
+    assert isinstance(found.params, HfParams)
+    return found.params
+
+
 def entry(**params: Any) -> dict[str, Any]:
     return {"m": {"params": {"model": "m.gguf", **params}}}
 
@@ -42,11 +55,22 @@ def entry(**params: Any) -> dict[str, Any]:
 def test_the_form_of_the_original_is_read(tmp_path: Path) -> None:
     found = read_models_file(EXAMPLE)["Mistral-7b"]
     params = found.params
+    assert isinstance(params, LlamaParams)
     assert params.model.endswith("GGUF\\mistral-7b-instruct-v0.2.Q4_K_M.gguf")
     assert (params.instruct, params.temperature, params.gpu_layers, params.threads) == (True, 0.7, 80, 12)
     assert (params.ctx_size, params.repeat_penalty, params.seed, params.n_predict) == (4096, 1.1, 42, -1)
     assert found.template == "zephyr"
     assert found.personalities["geography teacher"].startswith("You will introduce yourself")
+
+
+def test_the_example_has_a_model_of_each_engine_and_kind() -> None:
+    entries = read_models_file(EXAMPLE)
+    folder = entries["SmolLM2-1.7B"].params
+    assert isinstance(folder, HfParams)
+    assert (folder.parallel, folder.dtype, folder.device_map) == (8, "bfloat16", "auto")
+    assert {entry.engine for entry in entries.values()} == {"llama", "hf"}
+    assert any(isinstance(entry.params, LlamaParams) and entry.params.mmproj for entry in entries.values())
+    assert any(entry.params.embedding for entry in entries.values())
 
 
 def test_no_file_means_no_models(tmp_path: Path) -> None:
@@ -71,12 +95,49 @@ def test_every_key_may_be_camel_case_or_snake_case(name: str, tmp_path: Path) ->
 
 
 def test_lists_and_short_forms(tmp_path: Path) -> None:
-    params = read(tmp_path, entry(lora="a.gguf", flashAttn=False, tensorSplit=[3, 1]))["m"].params
+    params = llama(tmp_path, entry(lora="a.gguf", flashAttn=False, tensorSplit=[3, 1]))
     assert params.lora == (Lora(path="a.gguf"),)
     assert params.flash_attn == "off"
     assert params.tensor_split == (3.0, 1.0)
-    params = read(tmp_path, entry(lora=["a.gguf", {"path": "b.gguf", "scale": 0.5}]))["m"].params
+    params = llama(tmp_path, entry(lora=["a.gguf", {"path": "b.gguf", "scale": 0.5}]))
     assert params.lora == (Lora(path="a.gguf"), Lora(path="b.gguf", scale=0.5))
+
+
+@pytest.mark.parametrize("name", [name for name in HfParams.model_fields if to_camel(name) != name])
+def test_every_key_of_an_hf_entry_may_be_camel_case_or_snake_case(name: str, tmp_path: Path) -> None:
+    examples: dict[str, Any] = {"device_map": "cpu", "attn_implementation": "eager"}
+    value = examples.get(name, True if HfParams.model_fields[name].annotation is bool else 1)
+    camel, snake = hf(tmp_path, **{to_camel(name): value}), hf(tmp_path, **{name: value})
+    assert camel == snake
+    assert name in snake.model_fields_set
+
+
+def test_an_hf_entry_says_how_its_folder_is_loaded(tmp_path: Path) -> None:
+    quantization = {"quant_method": "bitsandbytes", "loadIn4bit": True}
+    params = hf(tmp_path, deviceMap={"": "cuda:0", "lm_head": "cpu"}, dtype="bfloat16", quantization=quantization)
+    assert params.device_map == {"": "cuda:0", "lm_head": "cpu"}
+    assert (params.dtype, params.quantization) == ("bfloat16", quantization)
+    assert (params.parallel, params.trust_remote_code, params.allow_pickle) == (16, False, False)
+
+
+@pytest.mark.parametrize(
+    ("params", "place"),
+    [
+        ({"dtype": "int8"}, "dtype: should be 'auto', 'float32', 'float16' or 'bfloat16'"),
+        ({"pooling": "rank"}, "pooling: should be 'mean', 'cls' or 'last'"),
+        ({"cacheTokens": 0}, "cacheTokens: should be greater than or equal to 1"),
+        ({"deviceMap": 0}, "deviceMap: should be a name such as auto or cpu, or an object"),
+        ({"deviceMap": {}}, "deviceMap: should be a name"),
+        ({"deviceMap": {"": True}}, "deviceMap: should be a name"),
+        ({"quantization": "4bit"}, "quantization: must be an object"),
+        ({"trustRemoteCode": "yes"}, "trustRemoteCode: should be a valid boolean"),
+    ],
+)
+def test_values_of_an_hf_entry_that_make_no_sense_are_named(params: dict[str, Any], place: str, tmp_path: Path) -> None:
+    data = entry(**params)
+    data["m"]["engine"] = "hf"
+    (line,) = mistakes(tmp_path, data)
+    assert line.startswith(f"m.params.{place}")
 
 
 def test_params_are_frozen_and_can_be_compared(tmp_path: Path) -> None:
@@ -95,6 +156,18 @@ def test_unknown_keys_are_named_with_the_nearest_in_the_same_spelling(tmp_path: 
         "m.params.gpuLayer: unknown key; did you mean gpuLayers?",
         "m.params.gpu_layer: unknown key; did you mean gpu_layers?",
         "m.params.zzz: unknown key",
+    ]
+
+
+def test_a_key_of_the_other_engine_is_named_as_such(tmp_path: Path) -> None:
+    data = entry(gpuLayers=1, kv_unified=True, dtyp="auto") | {"n": entry(deviceMap="cpu", allow_pickle=True)["m"]}
+    data["m"]["engine"] = "hf"
+    assert mistakes(tmp_path, data) == [
+        "m.params.gpuLayers: is for GGUF models only",
+        "m.params.kv_unified: is for GGUF models only",
+        "m.params.dtyp: unknown key; did you mean dtype?",
+        "n.params.deviceMap: is for models of the engine hf only",
+        "n.params.allow_pickle: is for models of the engine hf only",
     ]
 
 
@@ -154,6 +227,7 @@ def test_values_that_make_no_sense_are_named(params: dict[str, Any], place: str,
             {"m": {"params": {"model": "m"}, "engine": "lama"}},
             "m.engine: there is no engine 'lama'; did you mean llama?",
         ),
+        ({"m": {"params": {"model": "m"}, "engine": None}}, "m.engine: there is no engine None"),
         ({"a, b": {"params": {"model": "m"}}}, "'a, b': a model name must not contain a comma"),
         ({"m": {"params": {"model": "m"}, "aliases": ["a,b"]}}, "m.aliases: 'a,b': an alias must not contain a comma"),
     ],
@@ -256,13 +330,29 @@ def test_the_schema_file_is_the_one_of_the_code() -> None:
 
 def test_the_schema_knows_every_key_in_both_spellings() -> None:
     definitions = schema()["$defs"]
-    for model, name in ((LlamaParams, "LlamaParams"), (FileEntry, "Entry")):
+    for model in (LlamaParams, HfParams, LlamaFileEntry, HfFileEntry):
         expected = {spelling for field in model.model_fields for spelling in (field, to_camel(field))}
-        assert definitions[name]["properties"].keys() == expected
-        assert definitions[name]["additionalProperties"] is False
+        assert definitions[model.__name__]["properties"].keys() == expected
+        assert definitions[model.__name__]["additionalProperties"] is False
+
+
+def test_the_schema_takes_the_keys_of_the_engine_that_an_entry_names() -> None:
+    choice = schema()["additionalProperties"]
+    assert choice["if"] == {"properties": {"engine": {"const": "hf"}}, "required": ["engine"]}
+    definitions = schema()["$defs"]
+    for branch, params in (("then", "HfParams"), ("else", "LlamaParams")):
+        entry = definitions[choice[branch]["$ref"].removeprefix("#/$defs/")]
+        assert entry["properties"]["params"]["$ref"] == f"#/$defs/{params}"
+
+
+def test_the_schema_says_what_each_key_means() -> None:
+    definitions = schema()["$defs"]
+    for model in (LlamaParams, HfParams, LlamaFileEntry, HfFileEntry):
+        properties = definitions[model.__name__]["properties"]
+        assert [name for name, value in properties.items() if not value.get("description")] == []
 
 
 def test_the_page_lists_every_key() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    keys = [*LlamaParams.model_fields, *FileEntry.model_fields]
+    keys = [*LlamaParams.model_fields, *HfParams.model_fields, *FileEntry.model_fields]
     assert [key for key in keys if f"`{key}`" not in page] == []

@@ -53,7 +53,7 @@ class LlamaArgs:
     @classmethod
     def from_entry(cls, entry: ModelEntry, *, socket: Path, log_level: str | int | None = None) -> Self:
         """Raises ConfigError where llama.cpp can't be told what the entry says. Looks at no file."""
-        params = entry.params
+        params = entry.llama
         options: dict[str, Any] = {
             "model": str(entry.path),
             "mmproj": None if entry.mmproj is None else str(entry.mmproj),

@@ -189,9 +189,9 @@ class LlamaEngine:
         """Bytes by stage of the load. Raises LoadFailed where a file is none that can be loaded. Blocks."""
         # Not `entry.unavailable`, which is from when the catalog was read: the file may have come since.
         entry = self._entry
-        draft = entry.params.draft_model
+        draft = entry.llama.draft_model
         stages = {"text_model": entry.path, "spec_model": draft and Path(draft), "mmproj_model": entry.mmproj}
-        for path in (*stages.values(), *(Path(adapter.path) for adapter in entry.params.lora)):
+        for path in (*stages.values(), *(Path(adapter.path) for adapter in entry.llama.lora)):
             if path:
                 check_gguf(path)
         return {stage: _size(path) for stage, path in stages.items() if path}
@@ -212,7 +212,7 @@ class LlamaEngine:
     def _with_slots(self, args: LlamaArgs, binary: Path | None) -> LlamaArgs:
         """Give the child a folder for its slots, where they are to survive it. Blocks."""
         storage = self._settings.storage
-        if not storage.slots_budget or self._entry.params.embedding or self._entry.params.reranking:
+        if not storage.slots_budget or self._entry.llama.embedding or self._entry.llama.reranking:
             return args
         try:
             slots = SlotStore(storage.slots_folder, self._entry.name, fingerprint(args, binary), storage.slots_budget)
