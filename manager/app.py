@@ -15,6 +15,7 @@ import routes
 from manager.auth import KeyStore
 from manager.catalog import load_catalog
 from manager.engines import Engine
+from manager.engines.hf.engine import HfEngine
 from manager.engines.llama.engine import LlamaEngine
 from manager.engines.llama.native import choose_launcher
 from manager.engines.llama.slots import forget_others
@@ -77,6 +78,8 @@ def engine_factory(settings: Settings, run_folder: RunFolder) -> Callable[[Model
     """How an entry becomes an engine. The catalog has refused engines that don't exist."""
 
     def make(entry: ModelEntry) -> Engine:
+        if entry.engine == "hf":
+            return HfEngine(entry)
         return LlamaEngine(entry, settings, run_folder)
 
     return make

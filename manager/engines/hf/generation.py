@@ -19,8 +19,8 @@ class Sampling:
     """How a token is chosen: llama.cpp's names, meanings and defaults, in its order.
 
     `temperature` 0 is greedy; `top_k` 0 keeps all; `repeat_last_n`: how many last tokens, the prompt's included, the
-    penalties look at, 0: none, -1: all. `top_logprobs`: how many likeliest tokens are told of with each; None: none, and
-    no log-probability at all.
+    penalties look at, 0: none, -1: all. `top_logprobs`: how many likeliest tokens are told of with each; None: none,
+    and no log-probability at all.
     """
 
     temperature: float = 0.8
@@ -62,7 +62,8 @@ class Generation:
     """One sequence to generate.
 
     `max_tokens` None: until the window is full. `media`: what the processor made of images, for the model's forward
-    (name to tensor). `stop`: texts before which the answer ends.
+    (name to tensor). `stop`: texts before which the answer ends. `special`: special tokens are shown as text.
+    `reuse`: what earlier sequences left may be used.
     """
 
     prompt: tuple[int, ...]
@@ -70,6 +71,8 @@ class Generation:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    special: bool = False
+    reuse: bool = True
     grammar: Grammar | None = None
     media: Mapping[str, Any] | None = None
 

@@ -1,0 +1,174 @@
+"""HfEngine: one Hugging Face model in the service's own process, from its load until its memory is given back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Final
+
+from manager.engines import Activity, EngineExit, UpstreamRequest, UpstreamResponse
+from manager.engines.hf.metrics import exposition
+from manager.entry import ModelEntry
+from manager.errors import HerdError, LoadAborted, LoadFailed, UpstreamConnectError
+from manager.extras import missing_hf
+from manager.logbuf import LogBuffer
+
+if TYPE_CHECKING:  # they bring in torch, which a service without such models never needs
+    from manager.engines.hf.api import Api
+    from manager.engines.hf.loop import Delivery
+    from manager.engines.hf.residence import Residence
+
+logger = logging.getLogger(__name__)
+
+# How long a thread that was asked to end may take for its step; one that hangs can't be ended.
+PATIENCE: Final = 30.0
+PATIENCE_FORCED: Final = 1.0
+
+
+class HfEngine:
+    """See `manager.engines.Engine`. It has no process: `pid` is None, and its memory is this process's."""
+
+    def __init__(self, entry: ModelEntry) -> None:
+        self.log = LogBuffer()
+        self.pid: int | None = None
+        self.progress: float | None = None
+        self._entry = entry
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loading: asyncio.Task[Residence] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._aborted = False
+        self._api: Api | None = None
+        self._residence: Residence | None = None
+        self._ended: asyncio.Future[EngineExit] | None = None
+        self._forced = asyncio.Event()
+
+    async def start(self) -> None:
+        # Not `entry.unavailable`, which is from when the catalog was read: it may have been installed since.
+        missing = missing_hf()
+        if missing is not None:
+            raise LoadFailed(self._message(missing), should_retry=False)
+        self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        # A task of its own: a thread can't be cancelled, and stop() gives back what it brings.
+        self._loading = asyncio.create_task(asyncio.to_thread(self._load))
+        try:
+            self._residence = residence = await asyncio.shield(self._loading)
+        except HerdError as error:
+            error.message = self._message(error.message)
+            raise
+        from manager.engines.hf.api import Api
+
+        self._api = Api(self._entry, residence)
+        residence.start()
+        self._say(residence.description)
+        self.progress = 1.0
+
+    async def wait_exit(self) -> EngineExit:
+        assert self._ended is not None  # noqa: S101  only called after start()
+        return await asyncio.shield(self._ended)
+
+    async def stop(self, *, force: bool = False) -> None:
+        self._aborted = True
+        if force:
+            self._forced.set()
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(), name=f"stop engine {self._entry.name}")
+        await asyncio.shield(self._stopping)
+
+    async def answers(self) -> bool:
+        return self._residence is not None and self._residence.alive
+
+    async def activity(self) -> Activity:
+        residence = self._residence
+        if residence is None:
+            return Activity(time.monotonic(), 0.0)
+        return Activity(residence.heard_at, residence.cpu)
+
+    async def measure(self) -> Mapping[str, int]:
+        return {} if self._residence is None else self._residence.memory()
+
+    async def metrics(self) -> bytes | None:
+        return None if self._residence is None else exposition(self._residence.counters)
+
+    def open(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamResponse]:
+        if self._api is None or self._aborted:
+            raise UpstreamConnectError(f"The model '{self._entry.name}' is not there any more.")
+        return self._api.open(request)
+
+    def _load(self) -> Residence:
+        """In a thread."""
+        from manager.engines.hf.runtime import bring_in
+
+        bring_in()
+        from manager.engines.hf.residence import Residence
+
+        return Residence.load(self._entry, self._note_progress, self._deliver, self._note_end)
+
+    def _note_progress(self, part: float) -> None:
+        if self._aborted:
+            raise LoadAborted(self._message("it was unloaded meanwhile."))
+        self.progress = part
+
+    def _deliver(self, news: Delivery) -> None:
+        """From the thread that generates to whoever asked, on the event loop."""
+        assert self._loop is not None  # noqa: S101  set before the thread is there
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to be told
+            self._loop.call_soon_threadsafe(_hand_out, news)
+
+    def _note_end(self, failure: BaseException | None) -> None:
+        assert self._loop is not None  # noqa: S101  set before the thread is there
+        reason = "its thread ended" if failure is None else f"its thread broke: {type(failure).__name__}: {failure}"
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._end, EngineExit(reason))
+
+    def _end(self, end: EngineExit) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._say(end.reason)
+            self._ended.set_result(end)
+
+    async def _stop(self) -> None:
+        residence: Residence | None = None
+        if self._loading is not None:
+            with contextlib.suppress(Exception):  # nothing was loaded, and start() has said why
+                residence = await self._loading
+        if residence is None:
+            return
+        try:
+            residence.close()
+            gone = await self._gone(residence)
+            if gone:
+                # Nothing may be computed any more: the memory goes, whoever still holds a reference.
+                await asyncio.to_thread(residence.release)
+            else:
+                logger.error("model=%s its thread hangs and can't be ended; its memory stays taken", self._entry.name)
+        except Exception:
+            logger.exception("model=%s its engine could not be stopped cleanly", self._entry.name)
+        finally:
+            self._residence = self._api = None
+            if self._ended is not None and not self._ended.done():
+                self._ended.set_result(EngineExit("it was stopped"))
+
+    async def _gone(self, residence: Residence) -> bool:
+        """Whether the thread ends in good time, or at all where it hangs."""
+        waiting = asyncio.create_task(asyncio.to_thread(residence.join, PATIENCE))
+        forced = asyncio.create_task(self._forced.wait())
+        await asyncio.wait({waiting, forced}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            await asyncio.wait({waiting}, timeout=PATIENCE_FORCED)
+        forced.cancel()
+        return waiting.done() and waiting.result()
+
+    def _say(self, line: str) -> None:
+        self.log.feed(line.encode() + b"\n")
+
+    def _message(self, reason: str) -> str:
+        return f"The model '{self._entry.name}' could not be loaded: {reason}"
+
+
+def _hand_out(news: Delivery) -> None:
+    for sink, update in news:
+        sink(update)
