@@ -408,7 +408,7 @@ class ModelInstance:
     def _log(self, status: ModelStatus) -> None:
         more = ""
         if status.state is ModelState.READY:
-            more = f" load_s={status.load_seconds:.2f} pid={status.pid}"
+            more = f" load_s={status.load_seconds:.2f} pid={status.pid or '-'}"
         elif status.state is ModelState.FAILED:
             more = f" exit_code={status.exit_code} error={status.error!r}"
         logger.info("model=%s state=%s%s", status.model, status.state, more)

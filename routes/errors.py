@@ -81,10 +81,11 @@ def from_engine(status: int, body: bytes, model: str, path: str = "") -> HerdErr
     try:
         reported = orjson.loads(body)["error"]
         message, kind = without_folders(str(reported["message"])), str(reported.get("type"))
+        field = reported.get("param")
     except (ValueError, KeyError, TypeError, AttributeError):
-        message, kind = f"The engine of '{model}' answered with status {status}.", ""
+        message, kind, field = f"The engine of '{model}' answered with status {status}.", "", None
     if kind == "exceed_context_size_error":
-        return ContextLengthExceeded(message, param="messages")
+        return ContextLengthExceeded(message, param=field or "messages")
     if kind == "not_supported_error" or status in {404, 405, 501}:
         return EndpointUnsupported(f"The model '{model}' can't do this: {message}")
     if "--jinja" in message:  # a built-in template, rendered by llama.cpp's own code; reported with status 500
@@ -95,7 +96,7 @@ def from_engine(status: int, body: bytes, model: str, path: str = "") -> HerdErr
     if status in {401, 403}:
         return UpstreamError(f"The engine of '{model}' did not accept the service.")
     if status < 500:
-        return InvalidRequest(message)
+        return InvalidRequest(message, param=field)
     if status == 503:
         return Unavailable(message, retry_after=1)
     return GenerationFailed(message)

@@ -17,6 +17,7 @@ from manager.engines.hf.answers import Head, StreamedAnswer, WholeAnswer
 from manager.engines.hf.exchange import Assembly, HfAnswer, error_answer
 from manager.engines.hf.generation import Ending, Update
 from manager.engines.hf.prompts import Prompts
+from manager.engines.hf.request import SEEDS
 from manager.errors import EndpointUnsupported, HerdError, InvalidRequest, UpstreamClosed
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Api:
 
     def __init__(self, entry: ModelEntry, residence: Residence) -> None:
         self._entry = entry
-        self._residence = residence
+        self.residence = residence
         self._prompts = Prompts(entry, residence)
         self._paths: dict[tuple[str, str], Callable[[Body], Awaitable[HfAnswer]]] = {
             ("GET", "/health"): self._health,
@@ -81,7 +82,7 @@ class Api:
         return HfAnswer.ready(200, b'{"status":"ok"}')
 
     async def _props(self, _: Body) -> HfAnswer:
-        loaded = self._residence.loaded
+        loaded = self.residence.loaded
         told = {
             "default_generation_settings": {"n_ctx": loaded.window},
             "total_slots": self._entry.hf.parallel,
@@ -94,34 +95,35 @@ class Api:
     async def _embed(self, body: Body) -> HfAnswer:
         from manager.engines.hf.embedding import embedding_request, embeddings_answer
 
-        if self._residence.embedder is None:
+        if self.residence.embedder is None:
             raise EndpointUnsupported("It makes no embeddings (params.embedding).")
         asked = embedding_request(body)
-        vectors = await self._residence.embed(asked.inputs)
+        vectors = await self.residence.embed(asked.inputs)
         return HfAnswer.ready(
             200,
             await asyncio.to_thread(embeddings_answer, self._name(body), vectors, as_base64=asked.base64),
         )
 
     async def _generate(self, chat: bool, body: Body) -> HfAnswer:
-        if self._residence.generator is None:
+        if self.residence.generator is None:
             raise EndpointUnsupported("It makes embeddings only.")
         asked = await asyncio.to_thread(self._prompts.read, chat, body)
         limits = asked.limits
         sequences: list[Sequence] = []
         answer = HfAnswer(functools.partial(self._cancel, sequences))
-        head, pieces = Head(chat, self._name(body)), self._residence.generator.pieces
+        head, pieces = Head(chat, self._name(body)), self.residence.generator.pieces
         made: WholeAnswer | StreamedAnswer
-        count = {"prompts": len(asked.prompts), "n": limits.n, "deltas": asked.deltas}
+        prompts, n, deltas = len(asked.prompts), limits.n, asked.deltas
         if limits.stream:
-            made = StreamedAnswer(head, pieces, include_usage=limits.include_usage, **count)
+            usage = limits.include_usage
+            made = StreamedAnswer(head, pieces, prompts=prompts, n=n, include_usage=usage, deltas=deltas)
         else:
-            made = WholeAnswer(head, pieces, **count)
+            made = WholeAnswer(head, pieces, prompts=prompts, n=n, deltas=deltas)
         self._submit(asked, Assembly(answer, made), sequences)
         return answer
 
     def _submit(self, asked: Asked, assembly: Assembly, sequences: list[Sequence]) -> None:
-        generator = self._residence.generator
+        generator = self.residence.generator
         assert generator is not None  # noqa: S101  the caller has looked
         for number, prompt in enumerate(asked.prompts):
             for choice in range(asked.limits.n):
@@ -131,12 +133,12 @@ class Api:
                     continue
                 sampling = asked.generation.sampling
                 if sampling.seed is not None and choice:  # answers to one prompt differ, and are the same next time
-                    sampling = dataclasses.replace(sampling, seed=sampling.seed + choice)
+                    sampling = dataclasses.replace(sampling, seed=(sampling.seed + choice) % SEEDS)
                 generation = dataclasses.replace(asked.generation, prompt=prompt, sampling=sampling)
                 sequences.append(generator.submit(generation, functools.partial(assembly.take, index)))
 
     def _cancel(self, sequences: list[Sequence]) -> None:
-        generator = self._residence.generator
+        generator = self.residence.generator
         for sequence in sequences:
             if generator is not None:
                 generator.cancel(sequence)

@@ -38,7 +38,7 @@ class HfEngine:
         self.progress: float | None = None
         self._entry = entry
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._loading: asyncio.Task[Residence] | None = None
+        self._loading: asyncio.Task[Api] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._aborted = False
         self._api: Api | None = None
@@ -56,13 +56,11 @@ class HfEngine:
         # A task of its own: a thread can't be cancelled, and stop() gives back what it brings.
         self._loading = asyncio.create_task(asyncio.to_thread(self._load))
         try:
-            self._residence = residence = await asyncio.shield(self._loading)
+            self._api = await asyncio.shield(self._loading)
         except HerdError as error:
             error.message = self._message(error.message)
             raise
-        from manager.engines.hf.api import Api
-
-        self._api = Api(self._entry, residence)
+        self._residence = residence = self._api.residence
         residence.start()
         self._say(residence.description)
         self.progress = 1.0
@@ -99,14 +97,15 @@ class HfEngine:
             raise UpstreamConnectError(f"The model '{self._entry.name}' is not there any more.")
         return self._api.open(request)
 
-    def _load(self) -> Residence:
-        """In a thread."""
+    def _load(self) -> Api:
+        """In a thread, the imports too."""
         from manager.engines.hf.runtime import bring_in
 
         bring_in()
+        from manager.engines.hf.api import Api
         from manager.engines.hf.residence import Residence
 
-        return Residence.load(self._entry, self._note_progress, self._deliver, self._note_end)
+        return Api(self._entry, Residence.load(self._entry, self._note_progress, self._deliver, self._note_end))
 
     def _note_progress(self, part: float) -> None:
         if self._aborted:
@@ -134,7 +133,7 @@ class HfEngine:
         residence: Residence | None = None
         if self._loading is not None:
             with contextlib.suppress(Exception):  # nothing was loaded, and start() has said why
-                residence = await self._loading
+                residence = (await self._loading).residence
         if residence is None:
             return
         try:
