@@ -1,253 +1,187 @@
-"""What a Hugging Face folder will take before it is loaded, from config.json and the headers of its safetensors.
+"""What a Hugging Face model will take before it is loaded, by part and by device. It reads no files itself.
 
-Nothing was measured with an engine yet: weights and cache are exact, the rest is a guess. Everything is the host's.
+docs/memory.md explains the formulas and how they were measured.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from manager.discovery import HF_CONFIG
 from manager.engines.llama.arguments import CTX_SIZE
-from manager.entry import LlamaParams, ModelEntry
-from manager.errors import LoadFailed
+from manager.entry import HfParams, ModelEntry
 from manager.memory import HOST, Estimate, Part
+from manager.memory_folder import CONVERTED, WIDTH, WIDTHS, HfFacts, read_folder
 from manager.memory_sizes import MIB
 
-WEIGHTS: Final = "model.safetensors"
-INDEX: Final = "model.safetensors.index.json"
-_CHAT_TEMPLATES: Final = ("chat_template.jinja", "chat_template.json")
-# Python with torch and transformers after a first answer took 341 MiB on x86-64; a tokenizer comes to it.
-_PROCESS: Final = 400 * MIB
-# No safetensors header may be longer (its format's own limit).
-_LONGEST_HEADER: Final = 100_000_000
-# Bytes of an element, by what config.json and safetensors call its type; all other floats have two.
-_WIDTHS: Final = {"float64": 8, "float32": 4, "F64": 8, "F32": 4}
-_WIDTH: Final = 2
-# Kinds of layers (config.json's layer_types) that look back for a fixed number of tokens.
-_WINDOWED: Final = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+# Parts of an estimate that the engine itself counts when it measures; the others come and go, or are the libraries'.
+HELD: Final = frozenset({"weights", "cache"})
+# The part that stays with the service when the model goes.
+LASTING: Final = "libraries"
+# torch, transformers, llguidance and the code of one architecture, and what the first answer adds to it.
+_LIBRARIES: Final = 350 * MIB
+# A context of CUDA on a GPU. An assumption: not measured.
+_GPU_CONTEXT: Final = 400 * MIB
+# A tokenizer, for each token of the vocabulary; and what the first grammar adds to it.
+_TOKEN: Final = 960
+_TOKEN_OF_GRAMMARS: Final = 650
+# Threads, and what allocators keep between two steps.
+_SLACK: Final = 6 * MIB
+_CHUNK: Final = 512  # tokens of a prompt that are read at once
+_GROWTH: Final = 256  # tokens by which a cache grows (manager.engines.hf.cache)
+_SAMPLED: Final = 2  # copies of the logits
+_FILLED: Final = 0.9  # how much of a GPU transformers fills with weights (its integration of accelerate)
+_SHARED_OUT: Final = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
+# Bits of a weight by the keys of a quantization_config, and what blocks of them have in common besides.
+_QUANTISED: Final = {"load_in_4bit": 4.0, "load_in_8bit": 8.0}
+_BITS: Final = ("bits", "nbits", "w_bit")
+_TYPES: Final = ("weights", "quant_type", "weights_dtype")
+_SCALES: Final = 0.5
+_WITH_CUDA: Final = re.compile(r"^cuda\b[^=]*= *['\"]", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class HfFacts:
-    """A model as its folder describes it. Sizes are in bytes, widths in elements, windows in tokens."""
+def estimate_folder(entry: ModelEntry, gpus: Sequence[int] = ()) -> Estimate:
+    """What the entry's folder will take. `gpus`: the bytes that it may have on each. Blocks.
 
-    architecture: str
-    parameters: int
-    dtypes: Mapping[str, int]  # safetensors' name of the type to bytes
-    width: int  # bytes of one element while it computes
-    trained_window: int
-    layers: int
-    windows: tuple[int, ...]  # of each layer; 0: it looks back at everything
-    heads: int
-    kv_heads: int
-    row: int  # elements of keys and values that one layer keeps of each token
-    embedding: int
-    feed_forward: int
-    vocabulary: int
-    chat_template: bool
-
-    @property
-    def weights(self) -> int:
-        return sum(self.dtypes.values())
-
-
-def estimate_folder(entry: ModelEntry) -> Estimate:
-    """What the entry's folder will take. Blocks. Raises LoadFailed naming file and key."""
-    facts, params = read_folder(entry.path), entry.params
-    cells = _cells(facts, params)
-    sizes = {
-        "weights": facts.weights,
-        "cache": params.parallel * facts.width * facts.row * sum(min(cells, one or cells) for one in facts.windows),
-        "compute": _activations(facts, cells) + params.parallel * facts.vocabulary * 4,
-        "process": _PROCESS,
-    }
-    return Estimate(tuple(Part(name, HOST, size) for name, size in sizes.items() if size), reclaimable=0, later=())
+    The libraries count only where they are not in this process yet. Raises LoadFailed naming file and key.
+    """
+    params = entry.hf
+    facts = read_folder(entry.path, pickle=params.allow_pickle)
+    weights, cache = _weights(facts, params), _cache(facts, params)
+    shares = _shares(params.device_map, weights, gpus)
+    parts = [
+        Part(name, device, round(share * size))
+        for device, share in shares.items()
+        for name, size in (("weights", weights), ("cache", cache))
+    ]
+    parts += (Part("compute", device, _activations(facts, params)) for device in shares)
+    parts.append(Part("compute", HOST, _answers(facts, params) + _SLACK))
+    # While a weight is packed or converted it is there twice, and neither cache nor buffers are there yet.
+    later = sum(part.size for part in parts if part.device == HOST and part.name != "weights")
+    parts.append(Part("load", HOST, max(0, facts.largest * _width(facts, params) - later)))
+    parts.append(Part("tokenizer", HOST, facts.vocabulary * _TOKEN))
+    parts += _libraries(shares)
+    grammars = facts.vocabulary * _TOKEN_OF_GRAMMARS if _generates(facts, params) else 0
+    return Estimate(tuple(_merged(parts)), reclaimable=0, later=tuple(_merged([Part("grammars", HOST, grammars)])))
 
 
-def read_folder(folder: Path) -> HfFacts:
-    """Blocks. Raises LoadFailed naming file and key."""
-    whole = _Config(folder / HF_CONFIG)
-    config = whole.part("text_config")
-    parameters, dtypes = 0, Counter[str]()
-    for file in weight_files(folder):
-        for dtype, count, size in _tensors(file):
-            parameters += count
-            dtypes[dtype] += size
-    layers = config.number("num_hidden_layers")
-    heads = config.number("num_attention_heads")
-    kv_heads = config.number("num_key_value_heads", heads)
-    stored = max(dtypes, key=lambda dtype: dtypes[dtype], default="")
-    return HfFacts(
-        architecture=whole.architecture,
-        parameters=parameters,
-        dtypes=dict(dtypes),
-        width=_WIDTHS.get(config.text("dtype") or config.text("torch_dtype") or stored, _WIDTH),
-        trained_window=config.number("max_position_embeddings"),
-        layers=layers,
-        windows=config.windows(layers),
-        heads=heads,
-        kv_heads=kv_heads,
-        row=_row(config, heads, kv_heads),
-        embedding=config.number("hidden_size"),
-        feed_forward=config.number("intermediate_size", 4 * config.number("hidden_size")),
-        vocabulary=config.number("vocab_size"),
-        chat_template=_has_template(folder),
-    )
+def goes_by_room(device_map: str | Mapping[str, int | str]) -> bool:
+    """Whether what is free decides which layers go to which device, where there are GPUs."""
+    return isinstance(device_map, str) and device_map in _SHARED_OUT
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files with weights. Blocks. Raises LoadFailed where there are none, or the index makes no sense."""
-    index = folder / INDEX
-    if not index.is_file():
-        if not (folder / WEIGHTS).is_file():
-            raise LoadFailed(f"{folder.name} holds neither {WEIGHTS} nor {INDEX}", should_retry=False)
-        return [folder / WEIGHTS]
-    places = _object(index).get("weight_map")
-    names = set(places.values()) if isinstance(places, dict) else set()
-    if not names:
-        raise _wrong(index, "weight_map", "names no files")
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise _wrong(index, "weight_map", f"{name!r} is no name of a file in this folder")
-    return [folder / name for name in sorted(names)]
+@cache
+def torch_drives_cuda(find: Callable[[str], ModuleSpec | None] = find_spec) -> bool:
+    """Whether the torch that is installed was made for NVIDIA GPUs. Imports nothing. Blocks, the first time."""
+    spec = find("torch")
+    places = (spec and spec.submodule_search_locations) or []
+    files = [Path(place) / "version.py" for place in places]
+    return any(file.is_file() and _WITH_CUDA.search(file.read_text("utf-8")) is not None for file in files)
 
 
-def folder_files(folder: Path) -> list[Path]:
-    """The files that decide on memory. Blocks. Raises like weight_files."""
-    return [folder / HF_CONFIG, *weight_files(folder)]
+def _width(facts: HfFacts, params: HfParams) -> int:
+    return facts.width if params.dtype == "auto" else WIDTHS.get(params.dtype, WIDTH)
 
 
-class _Config:
-    """Values of a config.json, checked as they are asked for."""
-
-    def __init__(self, path: Path, values: Mapping[str, Any] | None = None, prefix: str = "") -> None:
-        self._path = path
-        self._values = _object(path) if values is None else values
-        self._prefix = prefix
-
-    @property
-    def architecture(self) -> str:
-        named = self._values.get("architectures")
-        first = named[0] if isinstance(named, list) and named else self._values.get("model_type")
-        if not isinstance(first, str):
-            raise _wrong(self._path, "architectures", "is missing, and so is model_type")
-        return first
-
-    def part(self, key: str) -> _Config:
-        """What models of several kinds of input say of their language model; this, where there is no such part."""
-        values = self._values.get(key)
-        return _Config(self._path, values, f"{key}.") if isinstance(values, dict) else self
-
-    def number(self, key: str, default: int | None = None) -> int:
-        value = self._values.get(key)
-        if value is None and default is not None:
-            return default
-        if value is None:
-            raise _wrong(self._path, self._prefix + key, "is missing")
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 40:
-            raise _wrong(self._path, self._prefix + key, f"is no number above 0: {str(value)[:40]!r}")
-        return value
-
-    def text(self, key: str) -> str:
-        value = self._values.get(key)
-        return value if isinstance(value, str) else ""
-
-    def has(self, key: str) -> bool:
-        return self._values.get(key) is not None
-
-    def windows(self, layers: int) -> tuple[int, ...]:
-        """Tokens that each layer looks back; 0: everything. Where the kinds of layers are not listed, all of it."""
-        kinds = self._values.get("layer_types")
-        if not isinstance(kinds, list):
-            # Far above any real model; a mistake must not keep us busy.
-            if layers > 1 << 12:
-                raise _wrong(self._path, f"{self._prefix}num_hidden_layers", f"is too high: {layers:,}")
-            return (0,) * layers
-        if len(kinds) != layers:
-            raise _wrong(self._path, f"{self._prefix}layer_types", f"lists {len(kinds)} layers of {layers}")
-        keys = [_WINDOWED.get(str(kind), "") for kind in kinds]
-        return tuple(self.number(key) if key else 0 for key in keys)
+def _weights(facts: HfFacts, params: HfParams) -> int:
+    """In memory. On the CPU some are packed, which takes the place of what was packed."""
+    width = _width(facts, params)
+    kept = sum(size for dtype, size in facts.dtypes.items() if dtype not in CONVERTED)
+    bits = None if params.quantization is None else _bits(params.quantization)
+    if bits is None:
+        return kept + facts.converted * width
+    return kept + (facts.converted - facts.linear) * width + round(facts.linear * bits / 8)
 
 
-def _row(config: _Config, heads: int, kv_heads: int) -> int:
-    if config.has("kv_lora_rank"):  # transformers keeps what these models compress expanded
-        keys = config.number("qk_nope_head_dim") + config.number("qk_rope_head_dim")
-        return heads * (keys + config.number("v_head_dim"))
-    return 2 * kv_heads * config.number("head_dim", config.number("hidden_size") // heads or 1)
+def _bits(quantization: Mapping[str, Any]) -> float | None:
+    """Bits of a weight of a linear layer, what blocks of them have in common included; None where that is not known."""
+    bits = next((bits for key, bits in _QUANTISED.items() if quantization.get(key) is True), None)
+    if bits is None:
+        bits = next((float(quantization[key]) for key in _BITS if isinstance(quantization.get(key), int)), None)
+    if bits is None:
+        found = (re.search(r"(?:int|float|fp|nf)(\d)", str(quantization.get(key, ""))) for key in _TYPES)
+        bits = next((float(match[1]) for match in found if match), None)
+    return None if bits is None else bits + _SCALES
 
 
-def _cells(facts: HfFacts, params: LlamaParams) -> int:
-    return CTX_SIZE if params.ctx_size is None else params.ctx_size or facts.trained_window
+def _window(facts: HfFacts, params: HfParams) -> int:
+    wanted = CTX_SIZE if params.ctx_size is None else params.ctx_size
+    return min(wanted or facts.trained_window, facts.trained_window)
 
 
-def _activations(facts: HfFacts, cells: int) -> int:
-    """A prompt as long as the window goes through a layer at once: its input and what comes of it. A guess."""
-    return cells * facts.width * (6 * facts.embedding + 3 * facts.feed_forward)
+def _generates(facts: HfFacts, params: HfParams) -> bool:
+    return facts.generates and not params.embedding
 
 
-def _tensors(path: Path) -> list[tuple[str, int, int]]:
-    """Type, elements and bytes of each tensor. The file begins with the length of its header, which is JSON."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
-                raise LoadFailed(f"{_shown(path)} is no whole safetensors file", should_retry=False)
-            text = file.read(length)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    found = []
-    for name, tensor in _parsed(path, text).items():
-        if name != "__metadata__":
-            try:
-                start, end = (int(offset) for offset in tensor["data_offsets"])
-                found.append((str(tensor["dtype"]), math.prod(tensor["shape"]), max(0, end - start)))
-            except (TypeError, KeyError, ValueError):
-                raise _wrong(path, name, "is no description of a tensor") from None
-            if end > size - 8 - length:
-                raise LoadFailed(f"{_shown(path)} is cut off: {size:,} bytes", should_retry=False)
-    return found
+def _cache(facts: HfFacts, params: HfParams) -> int:
+    """Of all sequences, those that ended included: they are kept until there is no room for more."""
+    if not _generates(facts, params):
+        return 0
+    window = _window(facts, params)
+    tokens = max(params.cache_tokens or 2 * window, -(-window // _GROWTH) * _GROWTH)
+    return tokens * facts.layers * facts.row * _width(facts, params)
 
 
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        return _parsed(path, path.read_bytes())
-    except OSError as error:
-        raise _unreadable(path, error) from None
+def _activations(facts: HfFacts, params: HfParams) -> int:
+    """Of the most tokens that go through a layer at once: what comes in, what is made of it, and norms in 32 bits."""
+    tokens, width = _window(facts, params), _width(facts, params)
+    if _generates(facts, params) and not facts.sees:  # a prompt with images is read at once, and so is what is embedded
+        tokens = min(params.batch_size or _CHUNK, tokens)
+    feed_forward = width * (4 * facts.embedding + 3 * facts.feed_forward)
+    norm = (2 * width + 12) * facts.embedding
+    return tokens * max(feed_forward, norm)
 
 
-def _parsed(path: Path, text: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise LoadFailed(f"{_shown(path)} holds no JSON object", should_retry=False)
-    return value
+def _answers(facts: HfFacts, params: HfParams) -> int:
+    """Logits of all sequences, and what the samplers make of them in 32 bits."""
+    if not _generates(facts, params):
+        return 0
+    return params.parallel * facts.vocabulary * (_width(facts, params) + 4 * _SAMPLED)
 
 
-def _has_template(folder: Path) -> bool:
-    if any((folder / name).is_file() for name in _CHAT_TEMPLATES):
-        return True
-    config = folder / "tokenizer_config.json"
-    return config.is_file() and "chat_template" in _object(config)
+def _shares(device_map: str | Mapping[str, int | str], weights: int, gpus: Sequence[int]) -> dict[str, float]:
+    """What part of the layers each device gets, as transformers and accelerate share them out."""
+    if not isinstance(device_map, str):
+        devices = [_device(one) for one in device_map.values()]
+        return {device: devices.count(device) / len(devices) for device in dict.fromkeys(devices)} or {HOST: 1.0}
+    if device_map == "cpu" or not gpus or not weights:
+        return {HOST: 1.0}
+    if device_map not in _SHARED_OUT:
+        return {_device(device_map): 1.0}
+    even = weights if device_map == "sequential" else -(-weights // len(gpus))
+    sizes = [0] * len(gpus)
+    for most in (even, weights):  # what is left after the even shares goes where there is room
+        for number, room in enumerate(gpus):
+            sizes[number] += max(
+                0, min(most, int(_FILLED * room), sizes[number] + weights - sum(sizes)) - sizes[number]
+            )
+    found = {f"gpu{number}": size / weights for number, size in enumerate(sizes) if size}
+    rest = 1 - sum(sizes) / weights
+    return {**({HOST: rest} if rest > 0 else {}), **found}
 
 
-def _unreadable(path: Path, error: OSError) -> LoadFailed:
-    return LoadFailed(f"{_shown(path)} can't be read: {error.strerror}", should_retry=False)
+def _device(name: int | str) -> str:
+    """Ours of what a device_map calls a device."""
+    text = str(name).removeprefix("cuda").removeprefix(":")
+    return f"gpu{int(text or 0)}" if isinstance(name, int) or text != name else HOST
 
 
-def _wrong(path: Path, key: str, what: str) -> LoadFailed:
-    return LoadFailed(f"{_shown(path)}: {key} {what}", should_retry=False)
+def _libraries(shares: Mapping[str, float]) -> Iterator[Part]:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield Part(LASTING, HOST, _LIBRARIES)
+    if torch is None or not torch.cuda.is_initialized():
+        yield from (Part(LASTING, device, _GPU_CONTEXT) for device in shares if device != HOST)
 
 
-def _shown(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
+def _merged(parts: Sequence[Part]) -> Iterator[Part]:
+    sizes = dict.fromkeys(((part.name, part.device) for part in parts), 0)
+    for part in parts:
+        sizes[part.name, part.device] += part.size
+    yield from (Part(name, device, size) for (name, device), size in sizes.items() if size)

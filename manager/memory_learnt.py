@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from manager.discovery import hf_files
 from manager.entry import ModelEntry
 from manager.errors import LoadFailed
 from manager.memory import HOST, Estimate
-from manager.memory_hf import folder_files
+from manager.memory_folder import folder_files
+from manager.memory_hf import HELD, LASTING
 from manager.memory_model import Stamp, part_paths, stamps
 
 logger = logging.getLogger(__name__)
@@ -39,9 +41,10 @@ BUFFERS: Final = frozenset({"compute", "output"})
 # Parameters that decide on memory. Sampling, threads, templates and such don't.
 # fmt: off
 SHAPING: Final = frozenset({
-    "batch_size", "cache_ram_mib", "cache_type_k", "cache_type_v", "ctx_size", "device", "draft_gpu_layers",
-    "draft_max", "embedding", "extra_args", "flash_attn", "gpu_layers", "kv_unified", "main_gpu", "mlock", "mmap",
-    "parallel", "pooling", "reranking", "split_mode", "tensor_split", "ubatch_size",
+    "attn_implementation", "batch_size", "cache_ram_mib", "cache_tokens", "cache_type_k", "cache_type_v", "ctx_size",
+    "device", "device_map", "draft_gpu_layers", "draft_max", "dtype", "embedding", "extra_args", "flash_attn",
+    "gpu_layers", "kv_unified", "main_gpu", "mlock", "mmap", "parallel", "pooling", "quantization", "reranking",
+    "split_mode", "tensor_split", "ubatch_size",
 })
 # fmt: on
 
@@ -142,6 +145,29 @@ def corrected(
     return result
 
 
+def raised(
+    estimate: Estimate, lives: tuple[Life, ...], most: Mapping[str, int], *, settled: bool = True
+) -> dict[str, int]:
+    """`corrected` for a model in our own process.
+
+    Its engine says exactly what it holds, and that is part of the estimate only: the rest comes on top of a peak. A
+    cache that was not filled says nothing of the next one, so nothing counts downwards. And where the layers go by what
+    is free, not `settled`, nothing counts at all: what was on one device may be on another.
+    """
+    result, everything = {}, peaks(lives) if settled else {}
+    for device in dict.fromkeys([*estimate.devices, *everything]):
+        needed = estimate.needed(device)
+        unseen = sum(part.size for part in estimate.parts if part.device == device and part.name not in HELD)
+        least = everything[device] + unseen if device in everything else 0
+        result[device] = max(needed, min(least, most.get(device, 0)))
+    return result
+
+
+def lasting(estimate: Estimate) -> dict[str, int]:
+    """Bytes by device that stay with the service when the model goes: what libraries take that it brings in."""
+    return {part.device: part.size for part in estimate.parts if part.name == LASTING}
+
+
 def _sum(estimate: Estimate, names: Collection[str]) -> int:
     return sum(part.size for part in estimate.parts if part.device == HOST and part.name in names)
 
@@ -195,20 +221,29 @@ def file_bytes(entry: ModelEntry) -> int:
 
 def _files(entry: ModelEntry) -> Iterator[Path]:
     """All files that a model is made of. Raises as `folder_files`."""
-    yield from folder_files(entry.path) if entry.engine == "hf" else part_paths(entry.path)
+    if entry.engine == "hf":
+        yield from folder_files(entry.path, pickle=entry.hf.allow_pickle)
+        return
+    yield from part_paths(entry.path)
     if entry.mmproj is not None:
         yield entry.mmproj
-    if entry.params.draft_model is not None:
-        yield from part_paths(Path(entry.params.draft_model))
-    yield from (Path(adapter.path) for adapter in entry.params.lora)
+    if entry.llama.draft_model is not None:
+        yield from part_paths(Path(entry.llama.draft_model))
+    yield from (Path(adapter.path) for adapter in entry.llama.lora)
 
 
 def _stamps(entry: ModelEntry, as_read: bool) -> list[Stamp]:
     known: dict[Path, Stamp] = {}
     if as_read:
-        draft, adapters = entry.params.draft_model, (adapter.path for adapter in entry.params.lora)
-        named = [entry.path, *(Path(path) for path in (entry.mmproj, draft, *adapters) if path is not None)]
-        # Entries that no catalog made have no stamps.
-        pairs = zip(named, entry.stamps, strict=False)
+        # Entries that no catalog made have no stamps, and a folder may have got more files since.
+        pairs = zip(_named(entry), entry.stamps, strict=False)
         known = {path: (str(path), size, changed) for path, (changed, size) in pairs if size}
     return [known.get(path) or stamps([path])[0] for path in _files(entry)]
+
+
+def _named(entry: ModelEntry) -> list[Path]:
+    """The files of the entry's stamps, in their order."""
+    if entry.engine == "hf":
+        return hf_files(entry.path)
+    draft, adapters = entry.llama.draft_model, (adapter.path for adapter in entry.llama.lora)
+    return [entry.path, *(Path(path) for path in (entry.mmproj, draft, *adapters) if path is not None)]

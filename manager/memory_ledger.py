@@ -14,8 +14,8 @@ from manager.entry import ModelEntry
 from manager.errors import ConfigError, LoadFailed
 from manager.memory import HOST, Estimate, Part, estimate
 from manager.memory_free import Free, Gpus, gpus, host_free
-from manager.memory_hf import estimate_folder
-from manager.memory_learnt import Learnt, Life, corrected, file_bytes, fingerprint, peaks
+from manager.memory_hf import estimate_folder, goes_by_room, torch_drives_cuda
+from manager.memory_learnt import Learnt, Life, corrected, file_bytes, fingerprint, lasting, peaks, raised
 from manager.memory_measured import anonymous
 from manager.settings import Settings
 
@@ -28,19 +28,27 @@ class Expected:
 
     `estimate`: by part, None where its files can't be read that far; `learnt`: the most that its last lives took, by
     device, empty where nothing was learnt; `needed`: what has to be there by device before a load: this counts.
+    `lasting`: of that, what stays with the service when the model goes, because it loads libraries into it.
     """
 
     estimate: Estimate | None = None
     learnt: Mapping[str, int] = field(default_factory=dict)
     needed: Mapping[str, int] = field(default_factory=dict)
+    lasting: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A running model: what it was admitted with, in bytes by device. `ready`: its memory is all there."""
+    """A running model: what it was admitted with, in bytes by device. `ready`: its memory is all there.
+
+    `pid`: its process. None: it has none of its own, and `measured` is what its engine says that it takes, by device;
+    empty where that is not known.
+    """
 
     memory: Mapping[str, int]
     ready: bool
+    pid: int | None = None
+    measured: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +56,13 @@ class Room:
     """Bytes by device.
 
     `there`: what all models may hold together now, those that run included. `most`: what could be there at all: the
-    budget, or the whole device less the reserve; a model above that can never fit. `held`: by pid, what a running model
-    really has, as far as that is known.
+    budget, or the whole device less the reserve; a model above that can never fit. `held`: by name, what a running
+    model really has, as far as that is known.
     """
 
     there: Mapping[str, int]
     most: Mapping[str, int]
-    held: Mapping[int, Mapping[str, int]]
+    held: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +79,16 @@ class _Look:
 class Ledger:
     """All methods are for the event loop; files, processes and NVML are looked at in threads."""
 
-    def __init__(self, settings: Settings, *, host: Callable[[], Free] = host_free, nvidia: Gpus | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        host: Callable[[], Free] = host_free,
+        nvidia: Gpus | None = None,
+        torch_cuda: Callable[[], bool] = torch_drives_cuda,
+    ) -> None:
         self._settings = settings
+        self._torch_cuda = torch_cuda
         self._memory = settings.memory
         self._visible = settings.llama.cuda_visible_devices
         self._host = host
@@ -96,11 +112,14 @@ class Ledger:
             return Expected()
         lives = self._learnt.lives(look.fingerprint)
         found = look.estimate or Estimate((Part("files", HOST, look.size),), 0, ())
+        if entry.engine == "hf" and look.estimate is not None:
+            needed = raised(found, lives, look.most, settled=look.settled)
+            return Expected(look.estimate, peaks(lives), needed, lasting(found))
         needed = corrected(found, lives, look.most, settled=look.settled)
         return Expected(look.estimate, peaks(lives), needed)
 
-    async def room(self, running: Mapping[int, Admitted]) -> Room:
-        """What there is for all models, of the host and of each GPU. `running`: by pid.
+    async def room(self, running: Mapping[str, Admitted]) -> Room:
+        """What there is for all models, of the host and of each GPU. `running`: by name.
 
         `there` is the budget of the settings, where there is one, else what is free, less the reserve, and what the
         running models really have: all of it comes back when they go.
@@ -150,10 +169,10 @@ class Ledger:
         found: Estimate | None = None
         nvidia: tuple[Free, ...] = ()
         try:
-            launcher, binary = self._launcher()
-            nvidia = self._gpus(binary)
+            launcher = self._launcher()[0]
+            nvidia = self._gpus_of(entry)
             if entry.engine == "hf":
-                found = estimate_folder(entry)
+                found = estimate_folder(entry, self._room_of([gpu for gpu in nvidia if gpu.total]))
             else:
                 shares = [float(max(1, gpu.free)) if gpu.total else 0.0 for gpu in nvidia]
                 found = estimate(entry, launcher, shares, room=self._room_of(nvidia))
@@ -168,8 +187,8 @@ class Ledger:
     def _fingerprint(self, entry: ModelEntry, as_read: bool) -> str:
         """See `fingerprint`; empty where a file is missing. Blocks."""
         try:
-            launcher, binary = self._launcher()
-            nvidia = [(gpu.limit, gpu.total) for gpu in self._gpus(binary)]
+            launcher = entry.engine if entry.engine == "hf" else self._launcher()[0]
+            nvidia = [(gpu.limit, gpu.total) for gpu in self._gpus_of(entry)]
             return fingerprint(entry, launcher, nvidia, as_read=as_read)
         except (LoadFailed, OSError) as error:
             logger.debug("model=%s nothing can be learnt of it: %s", entry.name, error)
@@ -186,14 +205,14 @@ class Ledger:
         known = self._gpu_room or {}
         return [known.get(gpu.device, 0) for gpu in nvidia]
 
-    def _room(self, running: Mapping[int, Admitted]) -> Room:
+    def _room(self, running: Mapping[str, Admitted]) -> Room:
         devices = self._devices()
-        held = {pid: self._held(pid, len(devices) > 1) for pid in running}
+        held = {name: self._held(admitted, len(devices) > 1) for name, admitted in running.items()}
         theirs = Counter[str]()
-        for pid, admitted in running.items():
+        for name, admitted in running.items():
             # Not ready, its memory may be free still, and counted it would be there twice.
             guess = admitted.memory if admitted.ready else {}
-            theirs.update({**guess, **held[pid]})
+            theirs.update({**guess, **held[name]})
         there, most = {}, {}
         for device in devices:
             name = device.device
@@ -203,8 +222,11 @@ class Ledger:
         self._gpu_room = there
         return Room(there, most, held)
 
-    def _held(self, pid: int, with_gpus: bool) -> dict[str, int]:
-        """What a process has, without GPUs of which that is not known."""
+    def _held(self, admitted: Admitted, with_gpus: bool) -> dict[str, int]:
+        """What a model has, without devices of which that is not known."""
+        pid = admitted.pid
+        if pid is None:
+            return dict(admitted.measured)
         return {HOST: anonymous(pid), **(self._nvidia.used({pid}, self._visible) if with_gpus else {})}
 
     def _most(self, device: Free) -> int:
@@ -220,7 +242,16 @@ class Ledger:
 
     def _devices(self) -> list[Free]:
         """The host first. A GPU that does not tell its memory uses the host's, and is none of them. Blocks."""
-        return [self._host(), *(gpu for gpu in self._gpus(self._launcher()[1]) if gpu.total)]
+        found = {gpu.device: gpu for gpu in (*self._torch_gpus(), *self._gpus(self._launcher()[1])) if gpu.total}
+        return [self._host(), *found.values()]
+
+    def _gpus_of(self, entry: ModelEntry) -> tuple[Free, ...]:
+        """Those that the engine of this entry uses."""
+        return self._torch_gpus() if entry.engine == "hf" else self._gpus(self._launcher()[1])
+
+    def _torch_gpus(self) -> tuple[Free, ...]:
+        """Those of our own process, whatever the children are to see."""
+        return self._nvidia.free() if self._torch_cuda() else ()
 
     def _gpus(self, binary: Path | None) -> tuple[Free, ...]:
         """Those that this llama-server uses: none without it, as the wheel of the embedded one is for the CPU."""
@@ -235,6 +266,8 @@ class Ledger:
 
 
 def _settled(entry: ModelEntry, gpus: int) -> bool:
-    params = entry.params
+    if entry.engine == "hf":
+        return not gpus or not goes_by_room(entry.hf.device_map)
+    params = entry.llama
     shared_out = gpus > 1 and params.tensor_split is None and params.split_mode != "none"
     return not gpus or params.gpu_layers == 0 or (params.gpu_layers is not None and not shared_out)

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from manager.entry import ModelEntry
 from manager.errors import LoadFailed
-from manager.groups import Groups, is_place
+from manager.groups import Groups
 from manager.instance import ModelInstance
 from manager.life import Life
 from manager.memory_ledger import Admitted, Expected, Room
@@ -43,12 +43,23 @@ class _Gone:
     had: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A model that is waited for, and the bytes by device that it will hold while it runs.
+
+    These are less than it needs, where it brings libraries into our process: they stay there when it goes.
+    """
+
+    wanted: Wanted
+    memory: Mapping[str, int]
+
+
 class Ledger(Protocol):
     """What models are expected to take, and what there is: see `manager.memory_ledger`."""
 
     async def expected(self, entry: ModelEntry) -> Expected: ...
 
-    async def room(self, running: Mapping[int, Admitted]) -> Room: ...
+    async def room(self, running: Mapping[str, Admitted]) -> Room: ...
 
     async def total(self) -> Mapping[str, int]: ...
 
@@ -112,7 +123,7 @@ class Scheduler:
 
     async def would_evict(self, entry: ModelEntry) -> tuple[str, ...] | None:
         """Who would go, were this model loaded now; None where it can't be."""
-        wanted, room = await self._wanted(entry), await self._look_around()
+        wanted, room = (await self._ask(entry)).wanted, await self._look_around()
         plan = make_plan([wanted], self._running(room), room.there, room.most)
         return None if entry.name in plan.refuse else plan.victims.get(entry.name, ())
 
@@ -120,12 +131,8 @@ class Scheduler:
         """The devices and the limits of numbers, together."""
         memory = Room({}, {}, {})
         if self._admission:
-            lives = [one.life for one in self._instances.values() if one.life is not None]
-            running = {
-                life.engine.pid: Admitted(life.memory, life.ready_at is not None)
-                for life in lives
-                if life.engine.pid is not None
-            }
+            lives = {name: one.life for name, one in self._instances.items() if one.life is not None}
+            running = {name: await _admitted(life) for name, life in lives.items()}
             memory = await self._ledger.room(running)
         places = self._groups.most
         return Room({**memory.there, **places}, {**memory.most, **places}, memory.held)
@@ -159,13 +166,13 @@ class Scheduler:
             self._rest()
             return None
         entries = [instance.entry for instance in in_line]  # kept, so that an id stays that of its entry
-        asked = {id(entry): await self._wanted(entry) for entry in entries}
+        asked = {id(entry): await self._ask(entry) for entry in entries}
         room = self._room = await self._look_around()
         # From here on there is no await: what is seen is what is acted on.
         known = [instance for instance in self._in_line() if id(instance.entry) in asked]
-        wanted = [replace(asked[id(one.entry)], evicts=_evicts(one)) for one in known]
+        wanted = [replace(asked[id(one.entry)].wanted, evicts=_evicts(one)) for one in known]
         plan = make_plan(wanted, self._running(room), room.there, room.most)
-        self._begin(plan, {one.name: one.needs for one in wanted})
+        self._begin(plan, {one.entry.name: asked[id(one.entry)].memory for one in known})
         again_at = time.monotonic() + SETTLE_STEP if self._is_late(room) else self._make_way(plan)
         if len(known) < len(self._in_line()):  # somebody came meanwhile, or an entry is another one now
             self._woken.set()
@@ -176,10 +183,9 @@ class Scheduler:
         for instance in self._instances.values():
             instance.resume()
 
-    def _begin(self, plan: Plan, needs: Mapping[str, Mapping[str, int]]) -> None:
+    def _begin(self, plan: Plan, memory: Mapping[str, Mapping[str, int]]) -> None:
         for name in plan.begin:
-            memory = {resource: size for resource, size in needs[name].items() if not is_place(resource)}
-            self._instances[name].begin(memory)
+            self._instances[name].begin(memory[name])
         for name, refusal in plan.refuse.items():
             if refusal.why is Why.NEVER:
                 self._refuse(name, refusal)
@@ -221,16 +227,19 @@ class Scheduler:
         wanting = [one for one in self._instances.values() if one.state in SETTLED and one.waiting and one.may_begin]
         return sorted(wanting, key=lambda one: one.waiting.due)
 
-    async def _wanted(self, entry: ModelEntry) -> Wanted:
+    async def _ask(self, entry: ModelEntry) -> _Asked:
         expected = await self._ledger.expected(entry)
-        if entry.unavailable is not None and (entry.engine != "llama" or expected.estimate is None):
-            return Wanted(entry.name, {})  # its start will say why it can't run; nobody has to go for that
-        memory = expected.needed if self._admission else {}
-        return Wanted(
+        # A broken GGUF file may be whole again at the start; what packages or files a folder lacks, the start will say.
+        if entry.unavailable is not None and (entry.engine == "hf" or expected.estimate is None):
+            return _Asked(Wanted(entry.name, {}), {})  # it won't come up, and nobody has to go for that
+        needed = expected.needed if self._admission else {}
+        wanted = Wanted(
             entry.name,
-            {**memory, **dict.fromkeys(self._groups.places(entry.name), 1)},
+            {**needed, **dict.fromkeys(self._groups.places(entry.name), 1)},
             self._groups.foes(entry.name, self._instances),
         )
+        lasting = expected.lasting
+        return _Asked(wanted, {device: max(0, size - lasting.get(device, 0)) for device, size in needed.items()})
 
     def _running(self, room: Room) -> list[Running]:
         loaded = [one for one in self._instances.values() if one.life is not None]
@@ -257,9 +266,20 @@ class Scheduler:
                 phase, until = Phase.LINGERING, lingers
         holds = dict.fromkeys(self._groups.places(instance.entry.name), 1)
         # What it has grown by is given back too when it goes.
-        held = {} if life.engine.pid is None else room.held.get(life.engine.pid, {})
-        holds |= {device: max(size, held.get(device, 0)) for device, size in life.memory.items()}
+        held = room.held.get(instance.entry.name, {})
+        holds |= {device: max(life.memory.get(device, 0), held.get(device, 0)) for device in {*life.memory, *held}}
         return Running(instance.entry.name, phase, holds, worth, until)
+
+
+async def _admitted(life: Life) -> Admitted:
+    """A life as the ledger looks at it. Without a process of its own its engine knows best what it takes."""
+    engine, measured = life.engine, {}
+    if engine.pid is None:
+        try:
+            measured = dict(await engine.measure())
+        except Exception:  # one engine's fault must not stop all others from being loaded
+            logger.exception("model=%s can't say what it takes", life.entry.name)
+    return Admitted(life.memory, life.ready_at is not None, engine.pid, measured)
 
 
 def _evicts(instance: ModelInstance) -> bool:

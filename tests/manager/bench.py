@@ -66,6 +66,8 @@ class FakeEngine:
         hold_start: bool = False,
         hold_stop: bool = False,
         memory: Mapping[str, int] | None = None,
+        measure_error: Exception | None = None,
+        in_process: bool = False,
     ) -> None:
         self.progress: float | None = None
         self.forced = False
@@ -79,6 +81,8 @@ class FakeEngine:
         self.start_cancelled = self.stopped = False
         self._number = number
         self._error = error
+        self._measure_error = measure_error
+        self._in_process = in_process
         self._stop_error = stop_error
         self._exit: asyncio.Future[EngineExit] = asyncio.get_running_loop().create_future()
         if not hold_stop:
@@ -95,7 +99,7 @@ class FakeEngine:
             raise
         if self._error is not None:
             raise self._error
-        self.pid = self._number
+        self.pid = None if self._in_process else self._number
 
     async def wait_exit(self) -> EngineExit:
         return await asyncio.shield(self._exit)
@@ -115,6 +119,8 @@ class FakeEngine:
         return Activity(time.monotonic(), 0.0)
 
     async def measure(self) -> Mapping[str, int]:
+        if self._measure_error is not None:
+            raise self._measure_error
         return self.memory
 
     async def metrics(self) -> bytes | None:
@@ -207,7 +213,9 @@ class FakeLedger:
         self.sizes = dict(sizes or {})
         self.there = there
         self.most: int | None = None
-        self.held: dict[int, Mapping[str, int]] = {}
+        self.held: dict[str, Mapping[str, int]] = {}
+        self.lasting: dict[str, Mapping[str, int]] = {}
+        self.running: Mapping[str, Admitted] = {}  # at the last look
         self.learnt: list[tuple[str, Mapping[str, int], bool]] = []
         self.error: Exception | None = None
 
@@ -215,9 +223,10 @@ class FakeLedger:
         if self.error is not None:
             raise self.error
         needed = {"host": self.sizes[entry.name]} if entry.name in self.sizes else {}
-        return Expected(None, {}, needed)
+        return Expected(None, {}, needed, self.lasting.get(entry.name, {}))
 
-    async def room(self, running: Mapping[int, Admitted]) -> Room:
+    async def room(self, running: Mapping[str, Admitted]) -> Room:
+        self.running = running
         there = {} if self.there is None else {"host": self.there}
         return Room(there, there if self.most is None else {"host": self.most}, self.held)
 

@@ -7,7 +7,19 @@ from typing import Any
 import pytest
 
 from manager.memory import HOST, Estimate, Part
-from manager.memory_learnt import FLOOR, LIVES, PROCESS_FLOOR, SHAPES, UNTOUCHED, Learnt, Life, corrected, peaks
+from manager.memory_learnt import (
+    FLOOR,
+    LIVES,
+    PROCESS_FLOOR,
+    SHAPES,
+    UNTOUCHED,
+    Learnt,
+    Life,
+    corrected,
+    lasting,
+    peaks,
+    raised,
+)
 
 GPU = "gpu0"
 
@@ -128,6 +140,45 @@ def test_where_layers_go_by_what_is_free_nothing_counts_downwards() -> None:
     most, life = {HOST: 9000, GPU: 9000}, served(host=930, gpu0=200)
     assert corrected(needs(1000, 500), (life,), most, settled=False) == {HOST: 1000, GPU: 500}
     assert corrected(needs(1000, 100), (life,), most, settled=False) == {HOST: 1000, GPU: 206}
+
+
+# the correction for models in our own process
+
+LARGE = {HOST: 1 << 40, GPU: 1 << 40}
+
+
+def of_ours(**sizes: int) -> Estimate:
+    """Weights and cache are what its engine counts."""
+    return Estimate(tuple(Part(name, HOST, size) for name, size in sizes.items()), 0, ())
+
+
+def test_what_an_engine_counted_comes_beside_what_it_does_not_count() -> None:
+    estimate = of_ours(weights=1000, cache=500, compute=100, libraries=300)
+    assert raised(estimate, (served(host=1600),), LARGE) == {HOST: 1600 + 100 + 300}
+    assert raised(estimate, (served(host=1500),), LARGE) == {HOST: 1900}
+
+
+def test_a_cache_that_was_not_filled_lowers_nothing() -> None:
+    assert raised(of_ours(weights=1000, cache=500), (served(host=1000),), LARGE) == {HOST: 1500}
+    assert raised(of_ours(weights=1000, cache=500), (), LARGE) == {HOST: 1500}
+
+
+def test_what_an_engine_counted_never_makes_its_model_impossible() -> None:
+    estimate = of_ours(weights=1000, compute=100)
+    assert raised(estimate, (served(host=5000),), {HOST: 3000}) == {HOST: 3000}
+    assert raised(estimate, (served(host=5000),), {HOST: 900}) == {HOST: 1100}
+
+
+def test_a_gpu_that_an_engine_used_counts_where_that_will_be_so_again() -> None:
+    life = served(host=1000, gpu0=700)
+    assert raised(of_ours(weights=1000), (life,), LARGE) == {HOST: 1000, GPU: 700}
+    assert raised(of_ours(weights=1000), (life,), LARGE, settled=False) == {HOST: 1000}
+
+
+def test_only_libraries_stay_when_a_model_goes() -> None:
+    parts = (Part("weights", GPU, 5), Part("libraries", HOST, 3), Part("libraries", GPU, 4))
+    assert lasting(Estimate(parts, 0, ())) == {HOST: 3, GPU: 4}
+    assert lasting(of_ours(weights=5)) == {}
 
 
 # the memory of it

@@ -3,15 +3,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gguf
 import pytest
 
-from manager.entry import LlamaParams, ModelEntry
+from manager.discovery import hf_files
+from manager.entry import HfParams, LlamaParams, ModelEntry
 from manager.memory import HOST
 from manager.memory_free import Free, Gpus
 from manager.memory_ledger import Admitted, Expected, Ledger
@@ -22,7 +24,7 @@ from tests.gguf_files import write_adapter, write_tiny_gguf
 
 MIB = 1 << 20
 GIB = 1 << 30
-NONE: Mapping[int, Admitted] = {}
+NONE: Mapping[str, Admitted] = {}
 
 
 @dataclass
@@ -34,10 +36,17 @@ class Machine:
     total: int = 16 * GIB
     free: int = 10 * GIB
 
-    def ledger(self, *gpus: Gpu, llama: Mapping[str, Any] | None = None, **memory: Any) -> Ledger:
-        """With a native llama-server, and with the settings of the section `memory`."""
+    def ledger(
+        self, *gpus: Gpu, llama: Mapping[str, Any] | None = None, torch_cuda: bool = False, **memory: Any
+    ) -> Ledger:
+        """With a native llama-server, and with the settings of the section `memory`. `torch_cuda`: torch has CUDA."""
         settings = self.make_settings(llama=llama or {"binary": self.binary}, memory=memory)
-        return Ledger(settings, host=lambda: Free(HOST, self.total, self.free, "host"), nvidia=Gpus(FakeNvml(*gpus)))
+        return Ledger(
+            settings,
+            host=lambda: Free(HOST, self.total, self.free, "host"),
+            nvidia=Gpus(FakeNvml(*gpus)),
+            torch_cuda=lambda: torch_cuda,
+        )
 
 
 @pytest.fixture
@@ -214,9 +223,8 @@ async def test_a_model_that_was_loaded_and_not_used_lowers_nothing(machine: Mach
 async def test_what_is_not_there_needs_nothing_for_the_load_says_what_is_wrong(
     kind: str, machine: Machine, tmp_path: Path
 ) -> None:
-    missing = entry(tmp_path if kind == "empty folder" else tmp_path / "none")
-    if kind != "missing":
-        missing = replace(missing, engine="hf")
+    path = tmp_path if kind == "empty folder" else tmp_path / "none"
+    missing = entry(path) if kind == "missing" else hf_entry(path)
     assert await machine.ledger().expected(missing) == Expected()
 
 
@@ -252,15 +260,159 @@ async def test_a_header_that_makes_no_sense_is_logged_and_stops_nobody(
     assert "model=odd memory is not known" in caplog.text
 
 
-async def test_hugging_face_folders_have_an_estimate(machine: Machine, tmp_path: Path) -> None:
+# models in our own process
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A Hugging Face folder with weights of 64 MiB in bfloat16."""
+    path = tmp_path / "folder"
+    path.mkdir()
     config = {
-        "model_type": "x", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9,
-        "max_position_embeddings": 64,
+        "architectures": ["LlamaForCausalLM"], "dtype": "bfloat16", "hidden_size": 1024, "num_hidden_layers": 2,
+        "num_attention_heads": 8, "vocab_size": 1000, "max_position_embeddings": 4096,
     }  # fmt: skip
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    expected = await machine.ledger(Gpu()).expected(replace(entry(tmp_path), engine="hf"))
-    assert list(expected.needed) == [HOST]
+    (path / "config.json").write_text(json.dumps(config))
+    tensor = {"dtype": "BF16", "shape": [32768, 1024], "data_offsets": [0, 64 * MIB]}
+    header = json.dumps({"w": tensor}).encode()
+    with (path / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 64 * MIB)
+    return path
+
+
+def hf_entry(path: Path, name: str = "hf", **params: Any) -> ModelEntry:
+    return ModelEntry(name, path, HfParams(model=str(path), **params), engine="hf")
+
+
+async def test_a_folder_has_an_estimate(machine: Machine, folder: Path) -> None:
+    expected = await machine.ledger(Gpu()).expected(hf_entry(folder))
+    assert expected.estimate is not None
+    assert expected.needed == expected.estimate.devices
+    assert list(expected.needed) == [HOST]  # torch can't use the GPU here
+    assert expected.estimate.of("weights") == 64 * MIB
+
+
+async def test_a_folder_goes_to_the_gpus_that_torch_can_use(machine: Machine, folder: Path) -> None:
+    needed = (await machine.ledger(Gpu(), torch_cuda=True).expected(hf_entry(folder))).needed
+    assert needed["gpu0"] > 64 * MIB
+    hidden = machine.ledger(Gpu(), torch_cuda=True, llama={"binary": machine.binary, "cuda_visible_devices": ""})
+    assert (await hidden.expected(hf_entry(folder))).needed == needed  # what children may see does not bind us
+    assert list((await hidden.room(NONE)).there) == [HOST, "gpu0"]
+    assert list((await machine.ledger(Gpu(), torch_cuda=True).expected(hf_entry(folder, device_map="cpu"))).needed) == [
+        HOST
+    ]
+
+
+async def test_libraries_stay_when_a_model_in_our_process_goes(
+    machine: Machine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    first = await machine.ledger().expected(hf_entry(folder))
+    assert first.estimate is not None
+    assert first.lasting == {HOST: first.estimate.of("libraries")}
+    monkeypatch.setitem(sys.modules, "torch", cast(Any, NoCuda))
+    second = await machine.ledger().expected(hf_entry(folder))
+    assert second.lasting == {}
+    assert second.needed == {HOST: first.needed[HOST] - first.lasting[HOST]}
+
+
+class NoCuda:
+    """torch, as far as it is asked."""
+
+    class cuda:
+        @staticmethod
+        def is_initialized() -> bool:
+            return False
+
+
+async def test_models_in_our_process_have_what_their_engines_say_of_each_device(machine: Machine) -> None:
+    ledger = machine.ledger(Gpu(free=GIB), host_reserve=0, gpu_reserve=0)
+    running = {
+        "a": Admitted({HOST: GIB, "gpu0": GIB}, True, None, {HOST: 2 * GIB, "gpu0": 3 * GIB}),
+        "b": Admitted({HOST: GIB}, True, None, {HOST: MIB}),
+    }
+    room = await ledger.room(running)
+    assert room.there == {HOST: machine.free + 2 * GIB + MIB, "gpu0": 4 * GIB}
+    assert room.held == {name: admitted.measured for name, admitted in running.items()}
+
+
+async def test_a_model_in_our_process_that_loads_is_not_there_twice(machine: Machine) -> None:
+    ledger = machine.ledger(host_reserve=0)
+    room = await ledger.room({"a": Admitted({HOST: 4 * GIB}, False, None, {HOST: GIB})})
+    assert room.there == {HOST: machine.free + GIB}
+    assert (await ledger.room({"a": Admitted({HOST: 4 * GIB}, False)})).there == {HOST: machine.free}
+
+
+async def test_of_a_model_in_our_process_that_can_not_say_what_it_takes_what_it_was_admitted_with_counts(
+    machine: Machine,
+) -> None:
+    room = await machine.ledger(host_reserve=0).room({"a": Admitted({HOST: GIB}, True)})
+    assert (room.there, room.held) == ({HOST: machine.free + GIB}, {"a": {}})
+
+
+async def test_what_a_model_in_our_process_held_counts_beside_what_it_never_counts_itself(
+    machine: Machine, folder: Path
+) -> None:
+    ledger, one = machine.ledger(), hf_entry(folder)
+    before = await ledger.expected(one)
+    assert before.estimate is not None
+    counted = before.estimate.of("weights") + before.estimate.of("cache")
+    ledger.learn(one, {HOST: counted + 5 * MIB}, served=True)
+    after = await ledger.expected(one)
+    assert after.learnt == {HOST: counted + 5 * MIB}
+    assert after.needed == {HOST: before.needed[HOST] + 5 * MIB}
+
+
+async def test_a_light_life_in_our_process_lowers_nothing(machine: Machine, folder: Path) -> None:
+    ledger, one = machine.ledger(), hf_entry(folder)
+    before = (await ledger.expected(one)).needed
+    ledger.learn(one, {HOST: MIB}, served=True)
+    assert (await ledger.expected(one)).needed == before
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"cache_tokens": 100}, {"parallel": 2}, {"dtype": "float32"}, {"device_map": "cpu"}, {"ctx_size": 512}],
+)
+async def test_other_parameters_of_memory_are_another_shape_of_a_folder(
+    changed: dict[str, Any], machine: Machine, folder: Path
+) -> None:
+    ledger = machine.ledger()
+    await learn_twice_what_is_needed(ledger, hf_entry(folder))
+    assert (await ledger.expected(hf_entry(folder, **changed))).learnt == {}
+    assert (await ledger.expected(hf_entry(folder, "another", temperature=0.5, threads=3))).learnt != {}
+
+
+async def test_another_launcher_of_llama_cpp_is_no_other_shape_of_a_folder(machine: Machine, folder: Path) -> None:
+    native, embedded = machine.ledger(), machine.ledger(llama={"launcher": "embedded"})
+    await learn_twice_what_is_needed(native, hf_entry(folder))
+    await native.flush()
+    assert (await embedded.expected(hf_entry(folder))).learnt != {}
+
+
+async def test_a_life_of_a_folder_that_was_changed_meanwhile_teaches_nothing_of_the_new_one(
+    machine: Machine, folder: Path
+) -> None:
+    stamps = tuple(
+        (stat.st_mtime_ns, stat.st_size) for stat in (path.stat() for path in await asyncio.to_thread(hf_files, folder))
+    )
+    one = replace(hf_entry(folder), stamps=stamps)
+    ledger = machine.ledger()
+    os.utime(folder / "model.safetensors", ns=(0, 0))
+    ledger.learn(one, {HOST: GIB}, served=True)
+    assert (await ledger.expected(one)).learnt == {}
+
+
+async def test_where_what_is_free_decides_on_devices_what_a_folder_took_before_says_nothing(
+    machine: Machine, folder: Path
+) -> None:
+    ledger = machine.ledger(Gpu(), torch_cuda=True)
+    for device_map, counts in (("auto", False), ("cuda:0", True)):
+        one = hf_entry(folder, device_map=device_map)
+        before = (await ledger.expected(one)).needed
+        ledger.learn(one, {HOST: 8 * GIB}, served=True)
+        assert ((await ledger.expected(one)).needed != before) == counts
 
 
 # what there is
@@ -282,7 +434,7 @@ async def test_a_reserve_above_what_is_there_leaves_nothing(machine: Machine) ->
 
 async def test_a_budget_counts_whatever_is_free(machine: Machine) -> None:
     ledger = machine.ledger(Gpu(), Gpu(), host_budget=3 * GIB, gpu_budget=5 * GIB)
-    room = await ledger.room({os.getpid(): Admitted({HOST: GIB, "gpu0": GIB}, ready=True)})
+    room = await ledger.room({"m": Admitted({HOST: GIB, "gpu0": GIB}, True, os.getpid())})
     assert room.there == room.most == {HOST: 3 * GIB, "gpu0": 5 * GIB, "gpu1": 5 * GIB}
 
 
@@ -291,8 +443,8 @@ async def test_a_budget_counts_whatever_is_free(machine: Machine) -> None:
 async def test_what_a_running_model_really_has_is_theirs_to_share_whatever_it_was_admitted_with(
     admitted: int, ready: bool, machine: Machine
 ) -> None:
-    room = await machine.ledger(host_reserve=0).room({os.getpid(): Admitted({HOST: admitted}, ready)})
-    held = room.held[os.getpid()]
+    room = await machine.ledger(host_reserve=0).room({"m": Admitted({HOST: admitted}, ready, os.getpid())})
+    held = room.held["m"]
     assert room.there == {HOST: machine.free + held[HOST]}
     # This process grows a little while it looks.
     has = await asyncio.to_thread(anonymous, os.getpid())
@@ -301,16 +453,16 @@ async def test_what_a_running_model_really_has_is_theirs_to_share_whatever_it_wa
 
 async def test_of_a_gpu_what_nvml_says_of_a_process_counts(machine: Machine) -> None:
     ledger = machine.ledger(Gpu(free=GIB, used={7: 9 * GIB, 8: GIB}), gpu_reserve=0)
-    running = {7: Admitted({"gpu0": 2 * GIB}, ready=True), 8: Admitted({"gpu0": 3 * GIB}, ready=False)}
+    running = {"a": Admitted({"gpu0": 2 * GIB}, True, 7), "b": Admitted({"gpu0": 3 * GIB}, False, 8)}
     room = await ledger.room(running)
     assert room.there["gpu0"] == 11 * GIB
-    assert [room.held[pid]["gpu0"] for pid in (7, 8)] == [9 * GIB, GIB]
+    assert [room.held[name]["gpu0"] for name in "ab"] == [9 * GIB, GIB]
 
 
 async def test_a_gpu_that_a_model_was_not_admitted_to_counts_all_the_same(machine: Machine) -> None:
     ledger = machine.ledger(Gpu(free=GIB), Gpu(free=GIB, used={7: MIB}, uuid="other"), gpu_reserve=0)
-    room = await ledger.room({7: Admitted({HOST: GIB}, ready=True)})
-    assert (room.there["gpu0"], room.there["gpu1"], room.held[7]["gpu1"]) == (GIB, GIB + MIB, MIB)
+    room = await ledger.room({"m": Admitted({HOST: GIB}, True, 7)})
+    assert (room.there["gpu0"], room.there["gpu1"], room.held["m"]["gpu1"]) == (GIB, GIB + MIB, MIB)
 
 
 @pytest.mark.parametrize("used", [{}, {7: None}], ids=["not listed", "listed without a size"])
@@ -319,15 +471,15 @@ async def test_what_nvml_does_not_know_is_guessed_where_a_model_is_ready_and_sti
 ) -> None:
     ledger = machine.ledger(Gpu(free=10 * GIB, used=used), gpu_reserve=0)
     for ready, there in ((True, 13 * GIB), (False, 10 * GIB)):
-        room = await ledger.room({7: Admitted({"gpu0": 3 * GIB}, ready)})
+        room = await ledger.room({"m": Admitted({"gpu0": 3 * GIB}, ready, 7)})
         assert room.there["gpu0"] == there
-        assert "gpu0" not in room.held[7]
+        assert "gpu0" not in room.held["m"]
 
 
 async def test_a_process_that_is_gone_has_nothing(machine: Machine) -> None:
     gone = 2**22 + 1
-    room = await machine.ledger(host_reserve=0).room({gone: Admitted({HOST: GIB}, ready=True)})
-    assert (room.there, room.held) == ({HOST: machine.free}, {gone: {HOST: 0}})
+    room = await machine.ledger(host_reserve=0).room({"m": Admitted({HOST: GIB}, True, gone)})
+    assert (room.there, room.held) == ({HOST: machine.free}, {"m": {HOST: 0}})
 
 
 # GPUs
@@ -376,7 +528,7 @@ async def test_models_that_run_leave_room_on_the_gpu_for_the_layers_of_another(
     large = entry(write_tiny_gguf(tmp_path / "large.gguf", layers=8, width=512), ctx_size=65536)
     full = machine.ledger(Gpu(total=24 * GIB, free=MIB, used={7: 20 * GIB}))
     alone = await machine.ledger(Gpu(total=24 * GIB, free=20 * GIB)).expected(large)
-    await full.room({7: Admitted({"gpu0": 20 * GIB}, ready=True)})
+    await full.room({"m": Admitted({"gpu0": 20 * GIB}, True, 7)})
     assert (await full.expected(large)).needed == alone.needed
 
 

@@ -94,7 +94,7 @@ class LateLedger(FakeLedger):
     looks = 0
     loaded = 1
 
-    async def room(self, running: Mapping[int, Admitted]) -> Room:
+    async def room(self, running: Mapping[str, Admitted]) -> Room:
         if self.looks and len(running) < self.loaded:
             self.looks -= 1
             return Room({"host": 4}, {"host": 10}, {})
@@ -127,7 +127,7 @@ async def test_nobody_else_goes_while_memory_is_on_its_way_back(make_settings: M
 async def test_what_a_model_has_grown_by_is_given_back_when_it_goes(make_pool: MakePool) -> None:
     bench = make_pool(sizes={"a": 3, "b": 9})
     await bench.use("a")
-    bench.ledger.held = {1: {"host": 8}}  # of ten that are there it has eight now
+    bench.ledger.held = {"a": {"host": 8}}  # of ten that are there it has eight now
     await bench.use("b")
     assert bench.pool.loaded == ("b",)
 
@@ -154,11 +154,86 @@ async def test_what_can_never_fit_is_refused_at_once_with_the_numbers(make_pool:
     assert bench.pool.state("b") is ModelState.STOPPED
 
 
-async def test_nobody_goes_for_one_that_can_not_run(make_pool: MakePool) -> None:
-    bench = make_pool(entries=entries(b={"engine": "hf", "unavailable": "no engine for it"}), most_loaded=1)
+async def test_what_a_model_has_where_it_was_not_expected_is_given_back_too(make_pool: MakePool) -> None:
+    bench = make_pool(sizes={"b": 9})
     await bench.use("a")
-    bench.plans["b"] = {"error": LoadFailed("no engine for it")}
-    with pytest.raises(LoadFailed, match="no engine"):
+    bench.ledger.held = {"a": {"host": 8}}
+    await bench.use("b")
+    assert bench.pool.loaded == ("b",)
+
+
+async def test_models_without_a_process_are_counted_by_what_their_engines_measure(make_pool: MakePool) -> None:
+    bench = make_pool(sizes={"a": 3, "b": 3})
+    bench.plans |= {"a": {"in_process": True, "memory": {"host": 5}}, "b": {"in_process": True, "memory": {"host": 4}}}
+    await bench.use("a")
+    await bench.use("b")
+    await bench.pool.room()
+    assert bench.ledger.running == {
+        "a": Admitted({"host": 3}, True, None, {"host": 5}),
+        "b": Admitted({"host": 3}, True, None, {"host": 4}),
+    }
+
+
+async def test_models_with_a_process_are_counted_by_that(make_pool: MakePool) -> None:
+    bench = make_pool(sizes={"a": 3})
+    bench.plans["a"] = {"memory": {"host": 5}}
+    await bench.use("a")
+    await bench.pool.room()
+    assert bench.ledger.running == {"a": Admitted({"host": 3}, True, 1, {})}
+
+
+async def test_a_model_without_a_process_that_loads_counts_with_what_it_has_so_far(make_pool: MakePool) -> None:
+    bench = make_pool(sizes={"a": 3})
+    bench.plans["a"] = {"in_process": True, "memory": {"host": 1}, "hold_start": True}
+    asked = bench.ask("a")
+    await bench.reaches("a", ModelState.STARTING)
+    await bench.pool.room()
+    assert bench.ledger.running == {"a": Admitted({"host": 3}, False, None, {"host": 1})}
+    bench.engines["a"][0].may_start.set()
+    (await soon(asked)).release()
+
+
+async def test_an_engine_that_can_not_say_what_it_takes_stops_nobody(
+    make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make_pool(sizes={"a": 3, "b": 3})
+    bench.plans["a"] = {"in_process": True, "measure_error": RuntimeError("its thread is gone")}
+    await bench.use("a")
+    await bench.use("b")
+    assert "model=a can't say what it takes" in caplog.text
+
+
+async def test_what_stays_with_the_service_is_needed_and_not_held(make_pool: MakePool) -> None:
+    bench = make_pool(sizes={"a": 9, "b": 4}, there=10)
+    bench.ledger.lasting["a"] = {"host": 4}  # libraries, once
+    bench.plans["a"] = {"in_process": True}
+    await bench.use("a")
+    bench.ledger.there = 9  # what is left beside them
+    await bench.use("b")
+    assert set(bench.pool.loaded) == {"a", "b"}
+    assert bench.ledger.running["a"].memory == {"host": 5}
+
+
+async def test_what_stays_with_the_service_has_to_be_there_for_the_load(make_pool: MakePool) -> None:
+    bench = make_pool(sizes={"a": 11}, there=10)
+    bench.ledger.lasting["a"] = {"host": 4}
+    with pytest.raises(InsufficientMemory):
+        await soon(bench.pool.lease(bench.entry("a")))
+
+
+async def test_a_model_of_another_engine_makes_room_as_all_do(make_pool: MakePool) -> None:
+    bench = make_pool(entries=entries(b={"engine": "hf"}))
+    await bench.use("a")
+    bench.plans["b"] = {"in_process": True}
+    await bench.use("b")
+    assert bench.pool.loaded == ("b",)
+
+
+async def test_nobody_goes_for_one_that_can_not_run(make_pool: MakePool) -> None:
+    bench = make_pool(entries=entries(b={"engine": "hf", "unavailable": "no packages for it"}), most_loaded=1)
+    await bench.use("a")
+    bench.plans["b"] = {"error": LoadFailed("no packages for it")}
+    with pytest.raises(LoadFailed, match="no packages"):
         await soon(bench.pool.lease(bench.entry("b")))
     assert bench.pool.loaded == ("a",)
 

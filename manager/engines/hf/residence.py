@@ -57,7 +57,6 @@ class Residence:
         try:
             packed = pack(loaded.model, lambda part: progress(READING + (1 - READING) * 0.9 * part))
             footprint.own(loaded.model)
-            footprint.trim()
             generator = None
             how = "embeddings"
             if loaded.kind != "encoder":
