@@ -33,6 +33,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler, Access], ...]] = (
     ("GET", "/v1/models/{id:.+}", models.show_model, INFERENCE),
     ("POST", "/v1/chat/completions", openai.chat_completions, INFERENCE),
     ("POST", "/v1/completions", openai.completions, INFERENCE),
+    ("POST", "/v1/embeddings", openai.embeddings, INFERENCE),
     ("POST", "/tokenize", openai.tokenize, INFERENCE),
     ("POST", "/detokenize", openai.detokenize, INFERENCE),
     ("POST", "/apply-template", openai.apply_template, INFERENCE),

@@ -23,6 +23,9 @@ from manager.errors import (
 
 # Where a request may hold token ids: an id that the model does not have fails in there.
 _TOKENS_IN: Final = {"/detokenize": "tokens", "/tokenize": "content", "/v1/completions": "prompt"}
+# llama-server's words, with status 500, for an input of embeddings that is longer than its batch.
+_TOO_LARGE: Final = "is too large to process"
+_INPUTS: Final = {"/v1/embeddings": "input", "/v1/completions": "prompt"}
 _OUT_OF_RANGE: Final = "_M_range_check"
 # The folders of an absolute path; not the path of a URL.
 _FOLDERS: Final = re.compile(r"(?<![\w/:.)\]}~-])/(?:[\w.~+@-][^/\s'\"]*/)+(?=[\w.-])")
@@ -84,8 +87,8 @@ def from_engine(status: int, body: bytes, model: str, path: str = "") -> HerdErr
         field = reported.get("param")
     except (ValueError, KeyError, TypeError, AttributeError):
         message, kind, field = f"The engine of '{model}' answered with status {status}.", "", None
-    if kind == "exceed_context_size_error":
-        return ContextLengthExceeded(message, param=field or "messages")
+    if kind == "exceed_context_size_error" or (path in _INPUTS and _TOO_LARGE in message):
+        return ContextLengthExceeded(message, param=field or _INPUTS.get(path, "messages"))
     if kind == "not_supported_error" or status in {404, 405, 501}:
         return EndpointUnsupported(f"The model '{model}' can't do this: {message}")
     if "--jinja" in message:  # a built-in template, rendered by llama.cpp's own code; reported with status 500

@@ -90,8 +90,17 @@ async def _chat_of_named_model(request: web.Request, path: str) -> web.StreamRes
     return await chat(request, service, entry, personality, raw, body, path=path)
 
 
-def _straight(path: str, field: str, fits: Callable[[Any], bool], must: str) -> Handler:
-    """A handler whose body goes to `path` of the engine as it came. Its one `field` must be there and fit."""
+def _straight(
+    path: str,
+    field: str,
+    fits: Callable[[Any], bool],
+    must: str,
+    check: Callable[[ModelEntry, dict[str, Any]], None] | None = None,
+) -> Handler:
+    """A handler whose body goes to `path` of the engine as it came. Its one `field` must be there and fit.
+
+    `check` may refuse more, before anything is loaded.
+    """
 
     async def straight(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
@@ -102,6 +111,8 @@ def _straight(path: str, field: str, fits: Callable[[Any], bool], must: str) -> 
             _refuse_own_fields(body)
         if not fits(body.get(field)):
             raise InvalidRequest(f"'{field}' must be {must}.", param=field)
+        if check is not None:
+            check(entry, body)
         upstream = UpstreamRequest("POST", path, raw)
         return await relay(request, service, entry, upstream, stream=body.get("stream") is True)
 
@@ -136,9 +147,37 @@ def _is_tokens(value: Any) -> bool:
     return isinstance(value, list) and _are_tokens(value)
 
 
+def _is_input(value: Any) -> bool:
+    """A text or token ids, or several of these. Of token ids there must be some."""
+    if not isinstance(value, list):
+        return isinstance(value, str)
+    return bool(value) and (_are_tokens(value) or all(isinstance(item, str) or _has_tokens(item) for item in value))
+
+
+def _has_tokens(value: Any) -> bool:
+    return bool(value) and _is_tokens(value)
+
+
+def _check_embeddings(entry: ModelEntry, body: dict[str, Any]) -> None:
+    # Of other engines the model's folder tells, and extra_args may say it, too.
+    if entry.engine == "llama" and not (entry.params.embedding or entry.llama.reranking or entry.llama.extra_args):
+        raise EndpointUnsupported(f"The model '{entry.name}' makes no embeddings (embedding is false).", param="model")
+    if body.get("dimensions") is not None:  # llama-server would leave it out of account
+        raise InvalidRequest(
+            "'dimensions' is not supported: vectors are as long as the model makes them.", param="dimensions"
+        )
+
+
 # The engine's own, which has either no word or an error 500 for what does not fit.
 completions = _straight(
     "/v1/completions", "prompt", _is_prompt, "a string, an array of token ids, or an array of these"
+)
+embeddings = _straight(
+    "/v1/embeddings",
+    "input",
+    _is_input,
+    "a string, an array of token ids, or an array of these",
+    _check_embeddings,
 )
 tokenize = _straight("/tokenize", "content", _is_text, "a string, or an array of strings and token ids")
 detokenize = _straight("/detokenize", "tokens", _is_tokens, "an array of token ids, integers of at least 0")

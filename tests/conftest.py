@@ -18,6 +18,8 @@ from blockbuster import BlockBuster
 
 from manager.settings import Settings, load_settings
 from manager.settings_layers import EXACT_NAMES, PREFIX
+from manager.starter_model import starter_path
+from tests.hf_models import kept_smollm2, tiny_encoder, tiny_text, tiny_vision
 
 # A header that passes for whole: no tensors, no metadata (gguf.md: magic, version, both counts).
 EMPTY_GGUF: Final = b"GGUF" + (3).to_bytes(4, "little") + bytes(16)
@@ -127,3 +129,40 @@ def tiny_gguf(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.gguf"
     path.write_bytes(EMPTY_GGUF)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random chat model, a token a byte."""
+    _need_transformers()
+    return tiny_text(tmp_path_factory.mktemp("hf") / "tiny-text")
+
+
+@pytest.fixture(scope="session")
+def tiny_vision_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of images and text, a token a byte."""
+    _need_transformers()
+    pytest.importorskip("PIL", reason="Pillow is not installed, which makes images into numbers")
+    return tiny_vision(tmp_path_factory.mktemp("hf") / "tiny-vision")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of embeddings: the mean of the tokens, of length 1."""
+    _need_transformers()
+    return tiny_encoder(tmp_path_factory.mktemp("hf") / "tiny-encoder")
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    """SmolLM2 in bfloat16, made of the starter model's GGUF once and kept."""
+    _need_transformers()
+    settings = load_settings()
+    gguf = Path(os.environ.get("STARTER_MODEL") or starter_path(settings))
+    if not gguf.is_file():
+        pytest.skip(f"there is no {gguf}: llamaherd model fetch-starter")
+    return kept_smollm2(settings.storage.cache_folder / "tests", gguf)
+
+
+def _need_transformers() -> None:
+    pytest.importorskip("transformers", reason="the extra hf is not installed")

@@ -3,10 +3,11 @@
 It takes llama-server's command line (`--host PATH.sock` or an address with `--port`, `--model`, `--alias`,
 `--ctx-size`, `--parallel`; all else is ignored) and its key from LLAMA_API_KEY. It answers /health,
 /v1/models, /props, /slots, /metrics (the probes), /tokenize (one token per word), /apply-template (one word
-more per message, and one at the end), /v1/chat/completions, /v1/completions and /slots/N?action=…, in
-llama-server's shapes. While it loads every path answers 503, as llama-server's do; without the key every
-path but /health answers 401. With LLAMA_SERVER_ROUTER_PORT in its environment it tells of its load on
-stdout, ends with its stdin, and after SIGTERM waits there for leave, as llama-server does.
+more per message, and one at the end), /v1/chat/completions, /v1/completions, /v1/embeddings (with `--embedding`: of
+each input the number of its words or tokens) and /slots/N?action=…, in llama-server's shapes. While it loads every
+path answers 503, as llama-server's do; without the key every path but /health answers 401. With
+LLAMA_SERVER_ROUTER_PORT in its environment it tells of its load on stdout, ends with its stdin, and after SIGTERM
+waits there for leave, as llama-server does.
 
 The answer to a chat is the text of the last user message, a token per word; the messages that came are under
 "echo" (in a stream: in the first chunk). Its faults are the fields of `Knobs` (knobs.py), given as JSON in FAKE_LLAMA;
@@ -81,6 +82,7 @@ class Options:
         self.alias = given.get("--alias", self.model)
         self.slots_folder = given.get("--slot-save-path", "")
         self.slots = max(1, int(given.get("--parallel", "1")))
+        self.embedding = "--embedding" in given
         self.window = int(given.get("--ctx-size", "0")) // self.slots or 4096
 
 
@@ -272,11 +274,24 @@ class Server:
                 )
             case "POST", ["tokenize"]:
                 return 200, {"tokens": list(range(len(text_of(body.get("content")).split())))}
+            case "POST", ["v1", "embeddings"]:
+                return self.embeddings(body)
             case "POST", ["apply-template"]:
                 return 200, {"prompt": prompt_of(body.get("messages", []))}
             case "POST", ["slots", number] if number.isdigit() and int(number) < options.slots:
                 return self.slot(int(number), request.query.get("action", [""])[0], str(body.get("filename")))
         return 404, error_object(404, "File Not Found", "not_found_error")
+
+    def embeddings(self, body: dict[str, Any]) -> tuple[int, Any]:
+        if not self.options.embedding:
+            text = "This server does not support embeddings. Start it with `--embeddings`"
+            return 501, error_object(501, text, "not_supported_error")
+        given = body["input"]
+        inputs = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
+        counts = [len(one.split() if isinstance(one, str) else one) for one in inputs]
+        data = [{"object": "embedding", "index": at, "embedding": [float(count)]} for at, count in enumerate(counts)]
+        usage = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
+        return 200, {"object": "list", "model": self.options.alias, "data": data, "usage": usage}
 
     def slot(self, number: int, action: str, name: str) -> tuple[int, Any]:
         """Slot 0 holds what was asked last; a saved slot is a file with its count of tokens."""

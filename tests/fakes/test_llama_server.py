@@ -111,6 +111,20 @@ async def test_healthy_fake_answers_in_llama_server_shapes(tmp_path: Path) -> No
         assert await fake.process.wait() == 0
 
 
+async def test_embeddings_are_made_where_the_start_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path, argv=("--embedding",)) as fake:
+        await fake.ready()
+        status, body = await fake.post("/v1/embeddings", {"input": ["one two", [5]]})
+        assert (status, [one["embedding"] for one in body["data"]]) == (200, [[2.0], [1.0]])
+
+
+async def test_embeddings_are_refused_elsewhere(tmp_path: Path) -> None:
+    async with running(tmp_path) as fake:
+        await fake.ready()
+        status, body = await fake.post("/v1/embeddings", {"input": "one"})
+        assert (status, body["error"]["type"]) == (501, "not_supported_error")
+
+
 async def test_key_is_asked_for_everywhere_but_on_health(tmp_path: Path) -> None:
     async with running(tmp_path) as fake:
         await fake.ready()

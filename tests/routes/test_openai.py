@@ -163,6 +163,37 @@ async def test_tokens_and_prompts_are_the_engines(herd: Herd, fake: Fake) -> Non
     assert (refused.status, refused.error["code"]) == (400, "endpoint_not_supported")
 
 
+async def test_embeddings_are_the_engines(stage: Stage, start_herd: StartHerd) -> None:
+    fake = stage.model("vectors", params={"embedding": True})
+    body = {"model": "vectors", "input": ["one two", [1, 2, 3]], "encoding_format": "float", "user": "u"}
+    answer = await (await start_herd()).post("/v1/embeddings", body)
+    assert (answer.status, answer.json["object"], answer.json["model"]) == (200, "list", "vectors")
+    assert [(one["index"], one["embedding"]) for one in answer.json["data"]] == [(0, [2.0]), (1, [3.0])]
+    assert answer.json["usage"] == {"prompt_tokens": 5, "total_tokens": 5}
+    assert fake.requests("/v1/embeddings")[0]["body"] == body
+
+
+async def test_a_chat_model_makes_no_embeddings_and_is_not_loaded_for_it(herd: Herd, fake: Fake) -> None:
+    answer = await herd.post("/v1/embeddings", {"input": "a"})
+    assert answer.status == 400
+    assert (answer.error["code"], answer.error["param"]) == ("endpoint_not_supported", "model")
+    assert fake.starts() == []
+
+
+async def test_an_engine_that_makes_no_embeddings_says_so_itself(stage: Stage, start_herd: StartHerd) -> None:
+    stage.model("maybe", params={"extra_args": ["--no-warmup"]})
+    answer = await (await start_herd()).post("/v1/embeddings", {"input": "a"})
+    assert (answer.status, answer.error["code"]) == (400, "endpoint_not_supported")
+    assert "does not support embeddings" in answer.error["message"]
+
+
+async def test_vectors_of_another_length_are_refused(stage: Stage, start_herd: StartHerd) -> None:
+    fake = stage.model("vectors", params={"embedding": True})
+    answer = await (await start_herd()).post("/v1/embeddings", {"input": "a", "dimensions": 3})
+    assert (answer.status, answer.error["param"]) == (400, "dimensions")
+    assert fake.starts() == []
+
+
 async def test_alias_and_personality_in_the_id_lead_to_the_model(stage: Stage, start_herd: StartHerd) -> None:
     fake = stage.model("beta", aliases=["b"], personalities={"poet": "Rhyme."})
     herd = await start_herd()
@@ -178,6 +209,7 @@ BAD_FIELDS: dict[str, tuple[str, list[Any]]] = {
         [None, 5, True, [], [None], [1.5], [-1], [TOO_BIG], [True], [["a", None]], [[[1]]], ["a", [-1]]],
     ),
     "/tokenize": ("content", [None, 5, {}, [None], [-1], ["a", 1.5], [["a"]]]),
+    "/v1/embeddings": ("input", [None, 5, True, {}, [], [None], [1.5], [-1], [TOO_BIG], [[]], [[1], []], [1, "a"]]),
     "/detokenize": ("tokens", [None, 5, "1", {}, ["1"], [1.5], [-1], [True], [1, None], [TOO_BIG]]),
 }
 
@@ -218,6 +250,13 @@ async def test_all_forms_that_the_engine_knows_reach_it(
 ) -> None:
     await herd.post(path, {field: value})
     assert fake.requests(path)[0]["body"] == {field: value}
+
+
+@pytest.mark.parametrize("value", ["a", "", ["a", "b"], [1, 2], [[1, 2], [3]], ["a", [1]]])
+async def test_all_forms_of_input_reach_the_engine(stage: Stage, start_herd: StartHerd, value: Any) -> None:
+    fake = stage.model("vectors", params={"embedding": True})
+    await (await start_herd()).post("/v1/embeddings", {"input": value})
+    assert fake.requests("/v1/embeddings")[0]["body"] == {"input": value}
 
 
 @pytest.mark.parametrize(

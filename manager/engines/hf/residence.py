@@ -38,7 +38,7 @@ class Residence:
         self.entry = entry
         self.loaded = loaded
         self.generator = generator
-        self.embedder = Embedder(loaded) if generator is None else None
+        self.embedder = Embedder(loaded, entry.hf.batch_size) if generator is None else None
         self._embedding = ThreadPoolExecutor(1, f"embed {entry.name}")
         self.description = description
         self._weights = footprint.storage_bytes(loaded.model)
