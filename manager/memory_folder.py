@@ -192,7 +192,7 @@ def _row(config: _Config, heads: int, kv_heads: int) -> int:
 
 
 def _embeds(architecture: str) -> bool:
-    """As `manager.engines.hf.loading` tells it, which knows transformers' lists of classes."""
+    """As `manager.engines.hf.loading.load` tells it, which knows transformers' lists of classes."""
     return architecture.endswith(("Model", "ForMaskedLM")) and not architecture.endswith("LMHeadModel")
 
 

@@ -34,7 +34,7 @@ _TOKEN_OF_GRAMMARS: Final = 650
 # Threads, and what allocators keep between two steps.
 _SLACK: Final = 6 * MIB
 _CHUNK: Final = 512  # tokens of a prompt that are read at once
-_GROWTH: Final = 256  # tokens by which a cache grows (manager.engines.hf.cache)
+_GROWTH: Final = 256  # tokens by which a cache grows (manager.engines.hf.batch.cache)
 _SAMPLED: Final = 2  # copies of the logits
 _FILLED: Final = 0.9  # how much of a GPU transformers fills with weights (its integration of accelerate)
 _SHARED_OUT: Final = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})

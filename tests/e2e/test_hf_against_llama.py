@@ -163,7 +163,7 @@ def test_same_tokens_survive_biases_as_in_llama_cpp(llama: LlamaCpp, logits_of_l
 
 
 def assert_same_survivors(llama: LlamaCpp, logits: Any, prompt: list[int], sampling: Sampling) -> None:
-    from manager.engines.hf.sampling import SamplerState, survivors
+    from manager.engines.hf.sampling.pick import SamplerState, survivors
 
     ours = survivors(logits, SamplerState(sampling, prompt, None))
     theirs = llama.survivors(prompt, sampling)
@@ -184,7 +184,7 @@ def test_log_probabilities_of_a_given_text_are_llama_cpps(llama: LlamaCpp, trans
 
 
 def test_greedy_text_is_llama_cpps(llama: LlamaCpp, transformers_model: Transformers, prompt: list[int]) -> None:
-    from manager.engines.hf.sampling import SamplerState, pick
+    from manager.engines.hf.sampling.pick import SamplerState, pick
 
     greedy = replace(OFF, temperature=0.0)
     theirs = llama.complete(prompt, greedy, n_predict=GREEDY, return_tokens=True)["tokens"]

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from manager.engines.hf.folder import Mode, Recipe
-from manager.engines.hf.loading import LoadedModel
+from manager.engines.hf.loading.folder import Mode, Recipe
+from manager.engines.hf.loading.load import LoadedModel
 from manager.errors import ContextLengthExceeded, InvalidRequest
 
 INPUTS_MOST: Final = 2048  # of one request, as OpenAI has it

@@ -19,9 +19,9 @@ from manager.extras import missing_hf
 from manager.logbuf import LogBuffer
 
 if TYPE_CHECKING:  # they bring in torch, which a service without such models never needs
-    from manager.engines.hf.api import Api
-    from manager.engines.hf.loop import Delivery
+    from manager.engines.hf.batch.loop import Delivery
     from manager.engines.hf.residence import Residence
+    from manager.engines.hf.wire.api import Api
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +103,8 @@ class HfEngine:
         from manager.engines.hf.runtime import bring_in
 
         bring_in()
-        from manager.engines.hf.api import Api
         from manager.engines.hf.residence import Residence
+        from manager.engines.hf.wire.api import Api
 
         return Api(self._entry, Residence.load(self._entry, self._note_progress, self._deliver, self._note_end))
 

@@ -17,7 +17,7 @@ from manager.errors import InvalidRequest
 if TYPE_CHECKING:
     import torch
 
-    from manager.engines.hf.loading import LoadedModel
+    from manager.engines.hf.loading.load import LoadedModel
 
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 
 class Counted(Protocol):
-    """See `manager.engines.hf.loop.Counters`."""
+    """See `manager.engines.hf.batch.loop.Counters`."""
 
     prompt_tokens: int
     prompt_seconds: float

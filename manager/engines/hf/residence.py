@@ -13,13 +13,13 @@ from typing import Any, Final
 from PIL import Image
 
 from manager.engines.hf import footprint
-from manager.engines.hf.cache import KeyValues
+from manager.engines.hf.batch.cache import KeyValues
+from manager.engines.hf.batch.forward import Apart, Piece, choose_forward
+from manager.engines.hf.batch.loop import Counters, Delivery, Generator, Limits
+from manager.engines.hf.batch.packing import pack
 from manager.engines.hf.embedding import Embedder, Vector
-from manager.engines.hf.forward import Apart, Piece, choose_forward
 from manager.engines.hf.images import prepare
-from manager.engines.hf.loading import LoadedModel, load
-from manager.engines.hf.loop import Counters, Delivery, Generator, Limits
-from manager.engines.hf.packing import pack
+from manager.engines.hf.loading.load import LoadedModel, load
 from manager.entry import ModelEntry
 from manager.params import HfParams
 

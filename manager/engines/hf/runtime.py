@@ -42,7 +42,7 @@ def bring_in() -> None:
             import transformers
             from transformers import AttentionInterface
 
-            from manager.engines.hf import attention
+            from manager.engines.hf.batch import attention
 
             AttentionInterface.register(attention.NAME, attention.attend)
             transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -9,13 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from manager.engines.hf.forward import Forward, choose_forward
+from manager.engines.hf.batch.forward import Forward, choose_forward
+from manager.engines.hf.batch.loop import Delivery, Generator, Limits
+from manager.engines.hf.batch.packing import pack
+from manager.engines.hf.batch.sequence import Sequence
 from manager.engines.hf.generation import Ending, Generation, Sampling, Score, Update
-from manager.engines.hf.loading import LoadedModel, load
-from manager.engines.hf.loop import Delivery, Generator, Limits
-from manager.engines.hf.packing import pack
+from manager.engines.hf.loading.load import LoadedModel, load
 from manager.engines.hf.runtime import bring_in
-from manager.engines.hf.sequence import Sequence
 from manager.entry import ModelEntry
 from manager.params import HfParams
 

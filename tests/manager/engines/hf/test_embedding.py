@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from manager.engines.hf.embedding import Embedder, embedding_request, embeddings_answer, pool
-from manager.engines.hf.folder import Mode, embedding_recipe
-from manager.engines.hf.loading import load
+from manager.engines.hf.loading.folder import Mode, embedding_recipe
+from manager.engines.hf.loading.load import load
 from manager.engines.hf.runtime import bring_in
 from manager.entry import ModelEntry
 from manager.errors import ContextLengthExceeded, InvalidRequest, LoadFailed

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from manager.engines.hf.batch.packing import PackedLinear, pack
 from manager.engines.hf.footprint import own, release, storage_bytes
-from manager.engines.hf.packing import PackedLinear, pack
 from tests.hf_models import tiny_text
 
 MIB = 1 << 20

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from manager.engines.hf.images import LIMITS, Limits, prepare, take_images
-from manager.engines.hf.loading import LoadedModel, load
+from manager.engines.hf.loading.load import LoadedModel, load
 from manager.engines.hf.runtime import bring_in
 from manager.entry import ModelEntry
 from manager.errors import InvalidRequest

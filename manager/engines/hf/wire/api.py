@@ -1,0 +1,161 @@
+"""The paths of llama-server that a model of this process answers, with the same fields and the same errors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from manager.engines import UpstreamRequest, UpstreamResponse
+from manager.engines.hf.generation import Ending, Update
+from manager.engines.hf.wire.answers import Head, StreamedAnswer, WholeAnswer
+from manager.engines.hf.wire.exchange import Assembly, HfAnswer, error_answer
+from manager.engines.hf.wire.prompts import Prompts
+from manager.engines.hf.wire.request import SEEDS
+from manager.errors import EndpointUnsupported, HerdError, InvalidRequest, UpstreamClosed
+
+if TYPE_CHECKING:
+    from manager.engines.hf.batch.sequence import Sequence
+    from manager.engines.hf.residence import Residence
+    from manager.engines.hf.wire.prompts import Asked
+    from manager.entry import ModelEntry
+
+logger = logging.getLogger(__name__)
+
+Body = Mapping[str, Any]
+CHAT: Final = "/v1/chat/completions"
+
+
+class Api:
+    """For the event loop. What computes for longer than a moment goes to threads."""
+
+    def __init__(self, entry: ModelEntry, residence: Residence) -> None:
+        self._entry = entry
+        self.residence = residence
+        self._prompts = Prompts(entry, residence)
+        self._paths: dict[tuple[str, str], Callable[[Body], Awaitable[HfAnswer]]] = {
+            ("GET", "/health"): self._health,
+            ("GET", "/props"): self._props,
+            ("POST", CHAT): functools.partial(self._generate, True),
+            ("POST", "/v1/completions"): functools.partial(self._generate, False),
+            ("POST", "/v1/embeddings"): self._embed,
+            ("POST", "/apply-template"): self._in_thread(self._prompts.rendered),
+            ("POST", "/tokenize"): self._in_thread(self._prompts.tokenized),
+            ("POST", "/detokenize"): self._in_thread(self._prompts.detokenized),
+        }
+
+    @contextlib.asynccontextmanager
+    async def open(self, request: UpstreamRequest) -> AsyncIterator[UpstreamResponse]:
+        """See `manager.engines.Engine.open`."""
+        async with await self._answer(request) as answer:
+            yield answer
+
+    async def _answer(self, request: UpstreamRequest) -> HfAnswer:
+        try:
+            answer = self._paths.get((request.method, request.path))
+            if answer is None:
+                raise EndpointUnsupported(f"Hugging Face models have no {request.method} {request.path}.")
+            return await answer(_object(request.body))
+        except UpstreamClosed:
+            raise
+        except HerdError as error:
+            return HfAnswer.ready(*error_answer(error))
+        except Exception as error:
+            # Its text may quote the prompt.
+            logger.error("model=%s %s failed: %s", self._entry.name, request.path, type(error).__name__)
+            logger.debug("the failure", exc_info=True)
+            return HfAnswer.ready(*error_answer(error))
+
+    def _in_thread(self, work: Callable[[Body], Mapping[str, Any]]) -> Callable[[Body], Awaitable[HfAnswer]]:
+        async def answer(body: Body) -> HfAnswer:
+            return HfAnswer.ready(200, orjson.dumps(await asyncio.to_thread(work, body)))
+
+        return answer
+
+    async def _health(self, _: Body) -> HfAnswer:
+        return HfAnswer.ready(200, b'{"status":"ok"}')
+
+    async def _props(self, _: Body) -> HfAnswer:
+        loaded = self.residence.loaded
+        told = {
+            "default_generation_settings": {"n_ctx": loaded.window},
+            "total_slots": self._entry.hf.parallel,
+            "model_alias": self._entry.name,
+            "chat_template": loaded.template or "",
+            "modalities": {"vision": loaded.kind == "vision", "audio": False},
+        }
+        return HfAnswer.ready(200, orjson.dumps(told))
+
+    async def _embed(self, body: Body) -> HfAnswer:
+        from manager.engines.hf.embedding import embedding_request, embeddings_answer
+
+        if self.residence.embedder is None:
+            raise EndpointUnsupported("It makes no embeddings (params.embedding).")
+        asked = embedding_request(body)
+        vectors = await self.residence.embed(asked.inputs)
+        return HfAnswer.ready(
+            200,
+            await asyncio.to_thread(embeddings_answer, self._name(body), vectors, as_base64=asked.base64),
+        )
+
+    async def _generate(self, chat: bool, body: Body) -> HfAnswer:
+        if self.residence.generator is None:
+            raise EndpointUnsupported("It makes embeddings only.")
+        asked = await asyncio.to_thread(self._prompts.read, chat, body)
+        limits = asked.limits
+        sequences: list[Sequence] = []
+        answer = HfAnswer(functools.partial(self._cancel, sequences))
+        head, pieces = Head(chat, self._name(body)), self.residence.generator.pieces
+        made: WholeAnswer | StreamedAnswer
+        prompts, n, deltas = len(asked.prompts), limits.n, asked.deltas
+        if limits.stream:
+            usage = limits.include_usage
+            made = StreamedAnswer(head, pieces, prompts=prompts, n=n, include_usage=usage, deltas=deltas)
+        else:
+            made = WholeAnswer(head, pieces, prompts=prompts, n=n, deltas=deltas)
+        self._submit(asked, Assembly(answer, made), sequences)
+        return answer
+
+    def _submit(self, asked: Asked, assembly: Assembly, sequences: list[Sequence]) -> None:
+        generator = self.residence.generator
+        assert generator is not None  # noqa: S101  the caller has looked
+        for number, prompt in enumerate(asked.prompts):
+            for choice in range(asked.limits.n):
+                index = number * asked.limits.n + choice
+                if asked.limits.max_tokens == 0:
+                    assembly.take(index, Update(end=Ending("length", len(prompt), 0, 0, 0.0, 0.0)))
+                    continue
+                sampling = asked.generation.sampling
+                if sampling.seed is not None and choice:  # answers to one prompt differ, and are the same next time
+                    sampling = dataclasses.replace(sampling, seed=(sampling.seed + choice) % SEEDS)
+                generation = dataclasses.replace(asked.generation, prompt=prompt, sampling=sampling)
+                sequences.append(generator.submit(generation, functools.partial(assembly.take, index)))
+
+    def _cancel(self, sequences: list[Sequence]) -> None:
+        generator = self.residence.generator
+        for sequence in sequences:
+            if generator is not None:
+                generator.cancel(sequence)
+
+    def _name(self, body: Body) -> str:
+        """As the answer calls the model: as its request did."""
+        name = body.get("model")
+        return name if isinstance(name, str) and name else self._entry.name
+
+
+def _object(raw: bytes) -> Body:
+    if not raw:
+        return {}
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error.msg}") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    return body
