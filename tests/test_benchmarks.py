@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from benchmarks.hf import MIB, Memory
+from benchmarks.hf import Row as HfRow
+from benchmarks.hf import parse as parse_hf
+from benchmarks.hf import rounds as hf_rounds
+from benchmarks.hf import show as show_hf
+from benchmarks.hf_generate import Generator
+from benchmarks.hf_rivals import Setting, left_out, plain_generate, prepared
+from benchmarks.hf_streams import ANSWER, PROMPT, Answer, Ask, Chat, Seen, as_json, asks, one_round, rates
 from benchmarks.load import ERRORS, Case, Sample, drive, find_wrk
 from benchmarks.overhead import SHORT, STREAM, TOKENS, Row, added_ms, parse, report, show, together
 from benchmarks.policy import GB, POLICIES, Model, Request, lower_bound, replay, run
@@ -139,3 +151,160 @@ def test_policies_stay_above_the_bound_in_all_traces() -> None:
         assert seconds.keys() == POLICIES.keys()
         assert 0 < bound <= min(seconds.values()) + 1e-6
     assert "lru: load seconds to those of lru 1.00" in console.export_text()
+
+
+class TalkativeHandler(BaseHTTPRequestHandler):
+    """Chats in as many pieces as tokens are asked for; with the prompt `short` in one less, with `broken` in none."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt, tokens = asked["messages"][0]["content"], asked["max_tokens"]
+        tokens -= prompt == "short"
+        deltas: list[dict[str, str]] = [{"role": "assistant"}, *[{"content": "x"}] * tokens, {}]
+        events: list[dict[str, Any]] = [{"choices": [{"delta": delta}]} for delta in deltas]
+        events[-1]["usage"] = {"completion_tokens": tokens}
+        self.send_response(200)
+        self.end_headers()
+        for event in [{"error": "no memory"}] if prompt == "broken" else events:
+            self.wfile.write(b"data: %b\n\n" % json.dumps(event).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def talkative() -> Iterator[Chat]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), TalkativeHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield Chat(f"http://127.0.0.1:{server.server_port}", {}, {})
+        server.shutdown()
+        thread.join()
+
+
+def seen(seconds: float, *firsts: float, cpu: float = 0.0) -> Seen:
+    return Seen(100, seconds, firsts, cpu)
+
+
+def test_each_round_is_the_same_work_with_other_prompts() -> None:
+    first, second = asks(1, 16), asks(2, 16)
+    for (low, high), sizes in (
+        (PROMPT, [[len(ask.prompt.split()) for ask in wanted] for wanted in (first, second)]),
+        (ANSWER, [[ask.tokens for ask in wanted] for wanted in (first, second)]),
+    ):
+        assert sorted(sizes[0]) == sorted(sizes[1])
+        assert low <= min(sizes[0]) < (low + high) / 2 < max(sizes[0]) <= high
+    assert not {ask.prompt for ask in first} & {ask.prompt for ask in second}
+    assert asks(1, 16) == first
+
+
+def test_round_counts_all_answers_and_waits_for_each_first_token(talkative: Chat) -> None:
+    done = one_round(talkative, [Ask("a", 7), Ask("b", 8), Ask("c", 9)], 2)
+    assert (done.tokens, len(done.firsts)) == (24, 3)
+    assert 0 < done.first <= done.worst <= done.seconds
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"), [("short", "generated 7 tokens and not 8"), ("broken", "broke off: no memory")]
+)
+def test_answer_that_ends_too_early_fails_the_round(talkative: Chat, prompt: str, words: str) -> None:
+    with pytest.raises(RuntimeError, match=words):
+        one_round(talkative, [Ask("a", 8), Ask(prompt, 8)], 2)
+
+
+def test_tokens_outside_the_time_do_not_count_in_a_rate() -> None:
+    assert Answer(0.0, (1.0, 2.0, 3.0, 4.0), tokens=8).within(2.0, 4.0) == 4
+
+
+def test_rates_of_several_servers_are_measured_at_once(talkative: Chat) -> None:
+    # One prompt after the other comes to the end of the time, so the second server would get none of it.
+    assert all(rate > 0 for rate in rates([talkative, talkative], 1, 0.2, 0))
+
+
+def test_ratio_is_to_the_best_rival_round_by_round() -> None:
+    row = HfRow(
+        "greedy",
+        8,
+        {"ours": [seen(1), seen(2), seen(40)], "serve": [seen(2), seen(3), seen(50)], "generate": [seen(9)] * 3},
+    )
+    assert (row.best_rival, row.rate("ours"), row.ratio) == ("serve", 50, 1.5)
+    assert HfRow("greedy", 8, {"serve": [seen(1)]}).ratio is None
+
+
+def test_table_tells_waits_and_memory() -> None:
+    row = HfRow("sampled", 4, {"ours": [seen(1, 0.5, 0.7, cpu=0.2)], "serve": [seen(2, 0.1, 2.0, cpu=0.6)]})
+    console = Console(width=160, record=True)
+    show_hf(console, [row], [Memory("ours", "sampled", end=3 * MIB, idle=MIB, estimate=4 * MIB)])
+    text = console.export_text()
+    for cell in ("100.0", "2.00", "0.60 / 0.70", "6.0", "2 MiB of it added by the model; 4 MiB estimated (0.50)"):
+        assert cell in text
+
+
+class Recorded:
+    """A leg that notes when it was asked for what."""
+
+    pid = os.getpid()
+
+    def __init__(self, name: str, calls: list[tuple[str, str]]) -> None:
+        self._name, self._calls = name, calls
+
+    def run(self, wanted: Sequence[Ask], width: int) -> Seen:
+        self._calls.append((self._name, wanted[0].prompt))
+        return Seen(1, 1.0, (1.0,))
+
+
+def test_legs_take_turns_with_the_same_requests(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    calls: list[tuple[str, str]] = []
+    legs = {name: Recorded(name, calls) for name in ("ours", "serve")}
+    done = hf_rounds(legs, 2, parse_hf(["--folder", str(tmp_path), "--rounds", "2"]))
+    assert {name: len(rounds) for name, rounds in done.items()} == {"ours": 2, "serve": 2}
+    warm, timed = calls[:2], calls[2:]
+    assert [name for name, _ in timed] == ["ours", "serve", "serve", "ours"]
+    prompts = [prompt for _, prompt in timed]
+    assert (prompts[0], prompts[2]) == (prompts[1], prompts[3])
+    assert len({prompts[0], prompts[2], warm[0][1]}) == 3
+
+
+@pytest.mark.parametrize("mode", ["greedy", "sampled"])
+def test_rivals_get_the_folder_with_the_rules_of_the_mode_and_no_end(tmp_path: Path, mode: str) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    own = {"bos_token_id": 1, "eos_token_id": 2, "do_sample": True, "temperature": 0.3, "min_p": 0.2}
+    (model / "generation_config.json").write_text(json.dumps(own))
+    copy = prepared(model, mode, tmp_path)
+    rules = {"do_sample": True, "temperature": 0.7, "top_k": 40, "top_p": 0.9} if mode == "sampled" else {}
+    expected = {"bos_token_id": 1, "eos_token_id": -1, "do_sample": False, **rules}
+    assert json.loads((copy / "generation_config.json").read_text()) == expected
+    assert (copy / "config.json").read_text() == "{}"
+    assert json.loads((model / "generation_config.json").read_text()) == own
+
+
+def test_rival_that_lacks_a_package_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho \"ModuleNotFoundError: No module named 'fastapi'\" >&2\nexit 1\n")
+    python.chmod(0o755)
+    reason = left_out("serve", python)
+    assert reason is not None
+    assert "No module named 'fastapi'" in reason
+    assert left_out("ours", python) is None
+    python.write_text("#!/bin/sh\n")
+    assert left_out("serve", python) is None
+
+
+@pytest.mark.parametrize("mode", ["greedy", "sampled"])
+def test_plain_generate_goes_batch_by_batch_to_the_asked_lengths(
+    tiny_text_folder: Path, tmp_path: Path, mode: str
+) -> None:
+    generator = Generator(str(prepared(tiny_text_folder, mode, tmp_path)))
+    done = generator.run(as_json([Ask("a longer prompt", 5), Ask("b", 9), Ask("c", 3)]), 2)
+    first, second, third = done["firsts"]
+    assert first == second
+    assert 0 < third < done["seconds"]
+
+
+def test_plain_generate_answers_as_a_process(tiny_text_folder: Path, short_folder: Path) -> None:
+    setting = Setting(tiny_text_folder, threads=1, parallel=1, python=Path("no-python"))
+    with plain_generate(setting, "greedy", short_folder) as leg:
+        assert leg.run([Ask("a", 5), Ask("b", 9)], 2).tokens == 14
