@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import gc
 import logging
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final
 
@@ -39,7 +40,7 @@ class HfEngine:
         self.progress: float | None = None
         self._entry = entry
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._loading: asyncio.Task[Api] | None = None
+        self._loaded: asyncio.Future[Api] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._aborted = False
         self._api: Api | None = None
@@ -54,15 +55,17 @@ class HfEngine:
             raise LoadFailed(self._message(missing), should_retry=False)
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
-        # A task of its own: a thread can't be cancelled, and stop() gives back what it brings.
-        self._loading = asyncio.create_task(asyncio.to_thread(self._load))
+        self._loaded = self._loop.create_future()
+        # It loads and then generates. Every thread that computes has threads of OpenMP for itself, and where these
+        # are more than there are cores they sleep between two ops.
+        threading.Thread(target=self._run, name=f"hf {self._entry.name}", daemon=True).start()
         try:
-            self._api = await asyncio.shield(self._loading)
+            # A thread can't be cancelled: stop() gives back what it brings.
+            self._api = await asyncio.shield(self._loaded)
         except HerdError as error:
             error.message = self._message(error.message)
             raise
         self._residence = residence = self._api.residence
-        residence.start()
         self._say(residence.description)
         self.progress = 1.0
 
@@ -98,8 +101,17 @@ class HfEngine:
             raise UpstreamConnectError(f"The model '{self._entry.name}' is not there any more.")
         return self._api.open(request)
 
+    def _run(self) -> None:
+        """The thread, from the load to the end."""
+        try:
+            api = self._load()
+        except BaseException as error:
+            self._tell(self._settle, None, error)
+            return
+        self._tell(self._settle, api, None)
+        api.residence.run()
+
     def _load(self) -> Api:
-        """In a thread, the imports too."""
         from manager.engines.hf.runtime import bring_in
 
         bring_in()
@@ -108,22 +120,31 @@ class HfEngine:
 
         return Api(self._entry, Residence.load(self._entry, self._note_progress, self._deliver, self._note_end))
 
+    def _settle(self, api: Api | None, error: BaseException | None) -> None:
+        assert self._loaded is not None  # noqa: S101  made before the thread
+        if api is not None:
+            self._loaded.set_result(api)
+        elif error is not None:
+            self._loaded.set_exception(error)
+
+    def _tell(self, what: Callable[..., None], *about: object) -> None:
+        """Have the event loop do something; nothing where it is closed, as nobody is there to be told."""
+        assert self._loop is not None  # noqa: S101  set before the thread is there
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(what, *about)
+
     def _note_progress(self, part: float) -> None:
         if self._aborted:
             raise LoadAborted(self._message("it was unloaded meanwhile."))
         self.progress = part
 
     def _deliver(self, news: Delivery) -> None:
-        """From the thread that generates to whoever asked, on the event loop."""
-        assert self._loop is not None  # noqa: S101  set before the thread is there
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to be told
-            self._loop.call_soon_threadsafe(_hand_out, news)
+        """From the thread that generates to whoever asked."""
+        self._tell(_hand_out, news)
 
     def _note_end(self, failure: BaseException | None) -> None:
-        assert self._loop is not None  # noqa: S101  set before the thread is there
         reason = "its thread ended" if failure is None else f"its thread broke: {type(failure).__name__}: {failure}"
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._end, EngineExit(reason))
+        self._tell(self._end, EngineExit(reason))
 
     def _end(self, end: EngineExit) -> None:
         if self._ended is not None and not self._ended.done():
@@ -132,9 +153,9 @@ class HfEngine:
 
     async def _stop(self) -> None:
         residence: Residence | None = None
-        if self._loading is not None:
+        if self._loaded is not None:
             with contextlib.suppress(Exception):  # nothing was loaded, and start() has said why
-                residence = (await self._loading).residence
+                residence = (await self._loaded).residence
         if residence is None:
             return
         try:
@@ -149,7 +170,7 @@ class HfEngine:
             logger.exception("model=%s its engine could not be stopped cleanly", self._entry.name)
         finally:
             self._residence = self._api = residence = None
-            self._loading = None
+            self._loaded = None
             await asyncio.to_thread(_collect)
             if self._ended is not None and not self._ended.done():
                 self._ended.set_result(EngineExit("it was stopped"))

@@ -32,7 +32,7 @@ CHUNK: Final = 512
 
 
 class Residence:
-    """Made in a thread by `load`; `release` gives all of it back, once the thread that generates has ended."""
+    """Made by `load`, in the thread that is to `run` it; `release` gives all back, once that thread has ended."""
 
     def __init__(self, entry: ModelEntry, loaded: LoadedModel, generator: Generator | None, description: str) -> None:
         self.entry = entry
@@ -55,6 +55,7 @@ class Residence:
         """Blocks. Raises LoadFailed; `progress` may raise to end the load. After an error nothing is held."""
         loaded = load(entry, lambda part: progress(READING * part))
         try:
+            about = _about(loaded)
             packed = pack(loaded.model, lambda part: progress(READING + (1 - READING) * 0.9 * part))
             footprint.own(loaded.model)
             generator = None
@@ -62,15 +63,16 @@ class Residence:
             if loaded.kind != "encoder":
                 forward = choose_forward(loaded, entry.name, _sample(loaded) if loaded.kind == "vision" else None)
                 how = "one sequence at a time" if isinstance(forward, Apart) else "sequences together"
-                generator = Generator(loaded, forward, _limits(entry.hf, loaded), deliver, ended, entry.name)
-            return cls(entry, loaded, generator, f"{_about(loaded)}, {packed} layers packed, {how}")
+                generator = Generator(loaded, forward, _limits(entry.hf, loaded), deliver, ended)
+            return cls(entry, loaded, generator, f"{about}, {packed} layers packed, {how}")
         except BaseException:
             footprint.release(loaded.model)
             raise
 
-    def start(self) -> None:
+    def run(self) -> None:
+        """Generate until `close`; for the thread in which it was loaded. One with embeddings has nothing to do."""
         if self.generator is not None:
-            self.generator.start()
+            self.generator.run()
 
     @property
     def alive(self) -> bool:

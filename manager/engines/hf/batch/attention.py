@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -14,13 +14,21 @@ from manager.engines.hf.batch.cache import KeyValues
 NAME: Final = "herd"
 
 
+class Interrupted(Exception):
+    """A forward was given up between two layers. The caches know as much as before it."""
+
+
 class Packed:
-    """The sequences of one forward: which rows are whose. `pieces`: cache and number of new tokens, in a row."""
+    """The sequences of one forward: which rows are whose. `pieces`: cache and number of new tokens, in a row.
 
-    __slots__ = ("_masks", "pieces", "single")
+    `given_up` is asked at each layer.
+    """
 
-    def __init__(self, pieces: Sequence[tuple[KeyValues, int]]) -> None:
+    __slots__ = ("_masks", "given_up", "pieces", "single")
+
+    def __init__(self, pieces: Sequence[tuple[KeyValues, int]], given_up: Callable[[], bool]) -> None:
         self.pieces = pieces
+        self.given_up = given_up
         self.single = all(count == 1 for _, count in pieces)
         self._masks: dict[tuple[int, int, int], torch.Tensor] = {}
 
@@ -55,8 +63,9 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Query [1, heads, rows, width], key and value [1, key heads, rows, width] to [1, rows, heads, width].
 
-    Puts the new keys and values into the caches on the way. Without `packed` it is torch's own attention (vision
-    towers). `sliding_window`, `softcap`, `s_aux` (attention sinks): as transformers' models give them.
+    Puts the new keys and values into the caches on the way. Raises Interrupted where the forward is given up. Without
+    `packed` it is torch's own attention (vision towers). `sliding_window`, `softcap`, `s_aux` (attention sinks): as
+    transformers' models give them.
     """
     if packed is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -65,6 +74,8 @@ def attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )[0]
         return out, None
+    if packed.given_up():
+        raise Interrupted
     layer: int = module.layer_idx  # type: ignore[assignment]
     plain = softcap is None and s_aux is None
     if plain and packed.single:

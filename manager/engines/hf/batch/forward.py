@@ -9,13 +9,13 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import torch
 
-from manager.engines.hf.batch.attention import NAME, Packed
+from manager.engines.hf.batch.attention import NAME, Interrupted, Packed
 from manager.engines.hf.batch.cache import KeyValues, SequenceCache
 from manager.engines.hf.loading.load import LoadedModel
 from manager.errors import LoadFailed
@@ -28,6 +28,10 @@ _PART: Final = 6
 # How far logits may be from those of the model's own attention, in parts of their standard deviation. Sums in bfloat16
 # differ by a fiftieth; a token that looks at the wrong ones by about one.
 _CLOSE: Final = 0.2
+
+
+def never() -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,11 @@ class Forward(Protocol):
 
     def new_cache(self) -> SequenceCache: ...
 
-    def step(self, pieces: Sequence[Piece]) -> torch.Tensor:
-        """Logits [pieces that want them, vocabulary]. The caches know the tokens afterwards, but not after an error."""
+    def step(self, pieces: Sequence[Piece], given_up: Callable[[], bool] = never) -> torch.Tensor:
+        """Logits [pieces that want them, vocabulary]. The caches know the tokens afterwards, but not after an error.
+
+        Raises Interrupted soon after `given_up` is true.
+        """
 
 
 class Together:
@@ -70,18 +77,18 @@ class Together:
     def new_cache(self) -> KeyValues:
         return KeyValues(self._layers)
 
-    def step(self, pieces: Sequence[Piece]) -> torch.Tensor:
+    def step(self, pieces: Sequence[Piece], given_up: Callable[[], bool] = never) -> torch.Tensor:
         # Images go with the tokens of one sequence: what tells of each token must be as long as these.
         apart = [[piece] for piece in pieces if piece.media is not None]
         if not apart or len(pieces) == 1:
-            return self._logits(pieces)
+            return self._logits(pieces, given_up)
         rest = [piece for piece in pieces if piece.media is None]
-        found = {id(batch[0]): self._logits(batch) for batch in apart}
-        rows = iter(self._logits(rest)) if rest else iter(())
+        found = {id(batch[0]): self._logits(batch, never) for batch in apart}
+        rows = iter(self._logits(rest, never)) if rest else iter(())
         wanted = [piece for piece in pieces if piece.wanted]
         return torch.stack([found[id(piece)][0] if piece.media is not None else next(rows) for piece in wanted])
 
-    def _logits(self, pieces: Sequence[Piece]) -> torch.Tensor:
+    def _logits(self, pieces: Sequence[Piece], given_up: Callable[[], bool]) -> torch.Tensor:
         tokens: list[int] = []
         positions: list[int] = []
         last: list[int] = []
@@ -100,7 +107,7 @@ class Together:
             use_cache=False,
             # At least one row, as no row is what some models take for all.
             logits_to_keep=torch.tensor(last or [0], device=self._device),
-            packed=Packed(spans),
+            packed=Packed(spans, given_up),
             **_media(self._model, pieces[0], self._device),
         ).logits[0]
         for cache, count in spans:
@@ -151,7 +158,9 @@ class Apart:
 
         return OwnCache(DynamicCache(config=self._model.config))
 
-    def step(self, pieces: Sequence[Piece]) -> torch.Tensor:
+    def step(self, pieces: Sequence[Piece], given_up: Callable[[], bool] = never) -> torch.Tensor:
+        if given_up():
+            raise Interrupted
         rows = [row for row, piece in [(self._logits(piece), piece) for piece in pieces] if piece.wanted]
         return torch.stack(rows) if rows else torch.empty(0)
 

@@ -1,4 +1,4 @@
-"""The thread that generates: sequences join and leave between two steps, and every step brings each a token.
+"""What the thread that generates does: sequences join and leave between two steps, and every step brings each a token.
 
 It knows no event loop: what it brings goes to `deliver`, all of a step together.
 """
@@ -16,8 +16,9 @@ from typing import Final
 
 import torch
 
+from manager.engines.hf.batch.attention import Interrupted
 from manager.engines.hf.batch.cache import GROWTH, CachePool, rounded, shared_prefix
-from manager.engines.hf.batch.forward import Forward, Piece
+from manager.engines.hf.batch.forward import Forward, Piece, never
 from manager.engines.hf.batch.sequence import Sequence, Sink
 from manager.engines.hf.batch.text import Pieces, TextStream
 from manager.engines.hf.generation import Generation, Matcher, Update
@@ -29,11 +30,10 @@ logger = logging.getLogger(__name__)
 
 Delivery = list[tuple[Sink, Update]]
 
-# A step is to take no longer, in seconds, however long a prompt is: others stream, and a cancelled sequence goes
-# between two steps only.
-STEP_SECONDS: Final = 0.08
-# So many tokens of prompts are read in a step at least, and in the first one.
-LEAST_CHUNK: Final = 16
+# While somebody's text streams, a step is to take no longer, in seconds, however long the prompts of others are.
+STEP_SECONDS: Final = 0.15
+# So many tokens of prompts are read in such a step at least, and in the first one.
+LEAST_CHUNK: Final = 32
 FIRST_CHUNK: Final = 128
 # A new sequence waits for one whose prompt is being read, where that saves it so many tokens.
 WORTH_WAITING: Final = 64
@@ -79,7 +79,6 @@ class Generator:
         limits: Limits,
         deliver: Callable[[Delivery], None],
         ended: Callable[[BaseException | None], None],
-        name: str,
     ) -> None:
         self.counters = Counters()
         self._loaded: LoadedModel | None = loaded
@@ -93,26 +92,25 @@ class Generator:
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []  # the oldest first
         self._news: Delivery = []
-        self._chunk = min(FIRST_CHUNK, limits.chunk)
+        self._chunk = min(FIRST_CHUNK, limits.chunk)  # tokens of prompts in a step beside others
+        self._gave_up = False  # whether the last step was given up
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name=f"generate {name}", daemon=True)
+        self._thread: int | None = None  # its ident
+        self._over = threading.Event()
 
     # for any thread
 
-    def start(self) -> None:
-        self._thread.start()
-
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return not self._over.is_set()
 
     @property
     def cpu(self) -> float:
         """CPU seconds that its thread has used."""
-        if self._thread.ident is None or not self._thread.is_alive():
+        if self._thread is None or self._over.is_set():
             return 0.0
         try:
-            return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
+            return time.clock_gettime(time.pthread_getcpuclockid(self._thread))
         except (AttributeError, OSError):  # no such clock here, or the thread has just ended
             return 0.0
 
@@ -140,15 +138,15 @@ class Generator:
         self._inbox.put(None)
 
     def join(self, timeout: float) -> bool:
-        """Whether the thread has ended; waits for it. Blocks."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+        """Whether `run` has come to its end; waits for it. Blocks."""
+        return self._over.wait(timeout)
 
     # the thread
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Generate until `close`. For one thread, which does nothing else: torch's own threads belong to it."""
         failure: BaseException | None = None
+        self._thread = threading.get_ident()
         try:
             torch.set_num_threads(self._limits.threads)
             with torch.inference_mode():
@@ -162,6 +160,7 @@ class Generator:
         finally:
             self._abandon(failure)
             self._loaded = self._forward = None
+            self._over.set()
             self._ended(failure)
 
     def _collect(self) -> None:
@@ -196,7 +195,7 @@ class Generator:
     def _admit(self) -> None:
         """Let those in who wait, in their order, as far as there are places, room and tokens of this step."""
         reading = [one for one in self._running if one.pending > 1]
-        left = self._chunk - sum(one.pending for one in reading)
+        left = self._prompt_tokens() - sum(one.pending for one in reading)
         while self._waiting and len(self._running) < self._limits.sequences and left > 0:
             sequence = self._waiting[0]
             held = sum(one.cache.capacity for one in self._running if one.cache is not None)
@@ -220,6 +219,11 @@ class Generator:
             reading.append(sequence)
             left -= sequence.pending
 
+    def _prompt_tokens(self) -> int:
+        """How many tokens of prompts the next step may read: as many as can be where nobody's text is held up."""
+        streaming = any(one.pending == 1 for one in self._running)
+        return self._chunk if streaming else self._limits.chunk
+
     @property
     def _model_forward(self) -> Forward:
         assert self._forward is not None  # noqa: S101  it is there until the thread ends
@@ -227,7 +231,7 @@ class Generator:
 
     def _plan(self) -> list[tuple[Sequence, Piece]]:
         """Who does what in this step: one token of those that generate, and a part of the prompts, oldest first."""
-        left = self._chunk
+        left = self._prompt_tokens()
         planned: list[tuple[Sequence, Piece]] = []
         for sequence in sorted(self._running, key=lambda one: one.pending > 1):
             media = sequence.generation.media if not sequence.known else None
@@ -254,7 +258,7 @@ class Generator:
                 self._step_back(youngest)
                 if youngest is sequence:
                     return False
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             self._fail(sequence, error)
             return False
         return True
@@ -268,7 +272,10 @@ class Generator:
     def _generate(self, pieces: list[tuple[Sequence, Piece]]) -> None:
         try:
             self._pick([one for one, piece in pieces if piece.wanted], self._logits(pieces))
-        except (RuntimeError, MemoryError, ValueError, IndexError) as error:
+            self._gave_up = False
+        except Interrupted:
+            self._gave_up = True
+        except Exception as error:
             if len(pieces) == 1:
                 self._fail(pieces[0][0], error)
                 raise_if_broken(error)
@@ -278,7 +285,16 @@ class Generator:
             self._one_by_one(pieces)
 
     def _logits(self, pieces: list[tuple[Sequence, Piece]]) -> torch.Tensor:
-        return self._model_forward.step([piece for _, piece in pieces])
+        """Raises Interrupted where one of these was cancelled meanwhile: long prompts hold nobody's place.
+
+        Never twice running, so that others get on however many leave.
+        """
+
+        def given_up() -> bool:
+            return self._closing or any(one.cancelled for one, _ in pieces)
+
+        long = any(len(piece.tokens) > 1 for _, piece in pieces) and not self._gave_up
+        return self._model_forward.step([piece for _, piece in pieces], given_up if long else never)
 
     def _one_by_one(self, pieces: list[tuple[Sequence, Piece]]) -> None:
         """Where one sequence spoils a step for all: it alone gets the error."""
@@ -287,8 +303,9 @@ class Generator:
             if sequence.known + len(piece.tokens) > len(sequence.tokens) or sequence not in self._running:
                 continue  # it got its token before the error came
             try:
-                self._pick([sequence] if piece.wanted else [], self._logits([(sequence, piece)]))
-            except (RuntimeError, MemoryError, ValueError, IndexError) as error:
+                logits = self._model_forward.step([piece])
+                self._pick([sequence] if piece.wanted else [], logits)
+            except Exception as error:
                 self._fail(sequence, error)
                 failed.append(error)
         if len(failed) == len(pieces):
@@ -313,7 +330,9 @@ class Generator:
         """Learn from a step how many tokens of prompts fit into the next one."""
         read = sum(len(piece.tokens) for _, piece in pieces if len(piece.tokens) > 1)
         counters = self.counters
-        if read:
+        if self._gave_up:
+            pass
+        elif read:
             counters.prompt_tokens += read
             counters.prompt_seconds += seconds
             if read >= LEAST_CHUNK:

@@ -102,9 +102,8 @@ def generating(
         Limits(**(given | dict(limits or {}))),
         deliver,
         ends.append,
-        "test",
     )
-    generator.start()
+    threading.Thread(target=generator.run, daemon=True).start()
     try:
         yield Table(generator, ends)
     finally:

@@ -155,7 +155,7 @@ async def test_stopping_breaks_off_what_is_answered(tiny_text_folder: Path) -> N
 async def test_a_thread_that_breaks_is_an_exit_with_its_reason(engine: HfEngine) -> None:
     residence: Any = engine._residence
 
-    def breaks(pieces: object) -> None:
+    def breaks(*_: object) -> None:
         raise SystemExit("broken")
 
     residence.generator._forward.step = breaks

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from manager.engines.hf.batch.cache import GROWTH
-from manager.engines.hf.batch.forward import Forward, Piece, choose_forward
+from manager.engines.hf.batch.forward import Forward, Piece, choose_forward, never
 from manager.engines.hf.generation import Generation, Sampling
 from manager.engines.hf.loading.load import LoadedModel
 from manager.errors import GenerationFailed, UpstreamClosed
@@ -90,6 +91,40 @@ def test_a_cancelled_sequence_gets_nothing_more_and_frees_its_place(loaded: Load
         updates = heard.updates
         table.all(asked())
         assert (heard.updates, heard.end, heard.error) == (updates, None, None)
+
+
+class Held:
+    """A model that waits in its steps that read prompts until somebody gives them up, or lets them go."""
+
+    chunks = True
+
+    def __init__(self, inner: Forward) -> None:
+        self._inner = inner
+        self.new_cache = inner.new_cache
+        self.reading = threading.Event()
+        self.go = threading.Event()
+
+    def step(self, pieces: list[Piece], given_up: Callable[[], bool] = never) -> torch.Tensor:
+        if any(len(piece.tokens) > 1 for piece in pieces):
+            self.reading.set()
+            while not self.go.wait(0.001):
+                if given_up():
+                    break
+        return self._inner.step(pieces, given_up)
+
+
+def test_a_long_prompt_is_given_up_within_its_step(loaded: LoadedModel) -> None:
+    forward: Any = Held(choose_forward(loaded, "test"))
+    with generating(loaded, forward=forward) as table:
+        heard, sequence = table.ask(asked(400))
+        assert forward.reading.wait(10)
+        table.generator.cancel(sequence)
+        forward.reading.clear()
+        other, _ = table.ask(asked())
+        assert forward.reading.wait(10)  # the first step is over, though nobody let it go
+        forward.go.set()
+        assert other.over().ending.tokens == 12
+        assert (heard.updates, table.generator.counters.cache_tokens) == (0, GROWTH)
 
 
 def test_what_waits_may_be_cancelled_too(loaded: LoadedModel) -> None:
@@ -203,10 +238,10 @@ class Faulty:
         self._error = error
         self.new_cache = inner.new_cache
 
-    def step(self, pieces: list[Piece]) -> torch.Tensor:
+    def step(self, pieces: list[Piece], given_up: Callable[[], bool] = never) -> torch.Tensor:
         if any(self._token in piece.tokens for piece in pieces):
             raise self._error
-        return self._inner.step(pieces)
+        return self._inner.step(pieces, given_up)
 
 
 POISON = 250
