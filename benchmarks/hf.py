@@ -24,7 +24,20 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.hf_rivals import GGUF, HF, LEGS, MODES, Leg, Served, Setting, cpu_seconds, left_out, memory, service
+from benchmarks.hf_rivals import (
+    GGUF,
+    HF,
+    LEGS,
+    MODES,
+    WAITING,
+    Leg,
+    Served,
+    Setting,
+    cpu_seconds,
+    left_out,
+    memory,
+    service,
+)
 from benchmarks.hf_streams import Seen, asks, rates
 from manager.settings import load_settings
 from manager.starter_model import starter_path
@@ -192,7 +205,7 @@ def show_both(console: Console, shares: Sequence[Mapping[str, Any]]) -> None:
 
 def setting_of(options: argparse.Namespace, parallel: int) -> Setting:
     gguf = options.gguf if options.both else None
-    rivals = (options.rival_python, options.omp_wait_policy)
+    rivals = (options.rival_python, options.rival_waiting)
     return Setting(options.folder, options.threads, parallel, *rivals, gguf, options.binary)
 
 
@@ -226,7 +239,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--legs", nargs="+", choices=LEGS, default=list(LEGS))
     parser.add_argument("--threads", type=int, default=cpus, metavar="N", help=f"for each leg [{cpus}]")
     parser.add_argument(
-        "--omp-wait-policy", choices=("ACTIVE", "PASSIVE"), default="PASSIVE", help="of the rivals [PASSIVE]"
+        "--rival-waiting", choices=WAITING, default="brief", help="how the rivals' threads wait: brief is as ours"
     )
     parser.add_argument(
         "--rival-python", type=Path, default=Path(sys.executable), metavar="PATH", help="with transformers[serving]"

