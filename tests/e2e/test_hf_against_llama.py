@@ -1,4 +1,4 @@
-"""What our sampler and transformers' models give, against the real llama.cpp with the same weights."""
+"""What our engine for Hugging Face models and its sampler give, against the real llama.cpp with the same weights."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from manager.engines.hf.generation import Sampling
 from manager.engines.llama.arguments import LlamaArgs
 from manager.entry import LlamaParams, ModelEntry
 from tests.gguf_from_hf import write_bf16_gguf
+from tests.manager.engines.hf.generating import load_folder
 from tests.manager.engines.llama.conftest import Child
 
 torch: Any = pytest.importorskip("torch", reason="the extra hf is not installed")
@@ -30,23 +31,33 @@ ALL: Final = 49152
 GREEDY: Final = 32
 
 
-class Transformers:
-    """The model of the folder, computed in float32: llama.cpp too rounds no more than the weights."""
+class Ours:
+    """The folder as the engine has it, computed in float32: llama.cpp too rounds no more than the weights."""
 
     def __init__(self, folder: Path) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from manager.engines.hf.batch.forward import Together, choose_forward
 
-        load_tokenizer: Any = AutoTokenizer.from_pretrained
-        self._tokenizer = load_tokenizer(folder)
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        loaded = load_folder(folder, dtype="float32")
+        self._tokenizer = loaded.tokenizer
+        self._forward = choose_forward(loaded, "ours")
+        assert isinstance(self._forward, Together)
 
     def tokens(self, text: str) -> list[int]:
         return list(self._tokenizer(text).input_ids)
 
     def logits(self, tokens: list[int]) -> Any:
-        """[tokens, vocabulary]: after each of them."""
+        """[tokens, vocabulary]: after each of them, one step a token, beside another sequence."""
+        from manager.engines.hf.batch.forward import Piece
+
+        cache, other = self._forward.new_cache(), self._forward.new_cache()
+        cache.make_room(len(tokens))
+        other.make_room(len(tokens))
         with torch.inference_mode():
-            return self._model(torch.tensor([tokens])).logits[0]
+            rows = [
+                self._forward.step([Piece(cache, [token], wanted=True), Piece(other, [tokens[-1]], wanted=False)])
+                for token in tokens
+            ]
+        return torch.cat(rows)
 
 
 @dataclass(frozen=True)
@@ -90,8 +101,8 @@ class LlamaCpp:
 
 
 @pytest.fixture(scope="module")
-def transformers_model(smollm2_folder: Path) -> Transformers:
-    return Transformers(smollm2_folder)
+def ours_model(smollm2_folder: Path) -> Ours:
+    return Ours(smollm2_folder)
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +121,8 @@ def llama(smollm2_folder: Path, starter: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def prompt(transformers_model: Transformers) -> list[int]:
-    return transformers_model.tokens(PROMPT)
+def prompt(ours_model: Ours) -> list[int]:
+    return ours_model.tokens(PROMPT)
 
 
 @pytest.fixture(scope="module")
@@ -171,10 +182,10 @@ def assert_same_survivors(llama: LlamaCpp, logits: Any, prompt: list[int], sampl
     assert ours == pytest.approx(theirs, rel=1e-3)
 
 
-def test_log_probabilities_of_a_given_text_are_llama_cpps(llama: LlamaCpp, transformers_model: Transformers) -> None:
-    tokens = transformers_model.tokens(TEXT)
+def test_log_probabilities_of_a_given_text_are_llama_cpps(llama: LlamaCpp, ours_model: Ours) -> None:
+    tokens = ours_model.tokens(TEXT)
     assert len(tokens) > 20
-    ours = torch.log_softmax(transformers_model.logits(tokens).double(), 1)
+    ours = torch.log_softmax(ours_model.logits(tokens).double(), 1)
     for place, token in enumerate(tokens[1:], start=1):
         # Whatever the bias, what is told is the model's own.
         theirs = llama.logprobs(tokens[:place], 5, logit_bias=[[token, 1000]])
@@ -183,13 +194,13 @@ def test_log_probabilities_of_a_given_text_are_llama_cpps(llama: LlamaCpp, trans
             assert float(ours[place - 1, one]) == pytest.approx(logprob, abs=0.05), (place, one)
 
 
-def test_greedy_text_is_llama_cpps(llama: LlamaCpp, transformers_model: Transformers, prompt: list[int]) -> None:
+def test_greedy_text_is_llama_cpps(llama: LlamaCpp, ours_model: Ours, prompt: list[int]) -> None:
     from manager.engines.hf.sampling.pick import SamplerState, pick
 
     greedy = replace(OFF, temperature=0.0)
     theirs = llama.complete(prompt, greedy, n_predict=GREEDY, return_tokens=True)["tokens"]
     assert len(theirs) == GREEDY
     # Where each token follows from those before it, the whole text is what we would write.
-    logits = transformers_model.logits([*prompt, *theirs])[len(prompt) - 1 : -1]
+    logits = ours_model.logits([*prompt, *theirs])[len(prompt) - 1 : -1]
     state = SamplerState(greedy, prompt, None)
     assert [pick(row[None], [state])[0].token for row in logits] == theirs
