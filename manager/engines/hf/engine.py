@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from manager.engines import Activity, EngineExit, UpstreamRequest, UpstreamResponse
 from manager.engines.hf.metrics import exposition
@@ -88,7 +88,7 @@ class HfEngine:
         residence = self._residence
         if residence is None:
             return Activity(time.monotonic(), 0.0)
-        return Activity(residence.heard_at, residence.cpu)
+        return Activity(residence.heard_at, await asyncio.to_thread(lambda: residence.cpu))
 
     async def measure(self) -> Mapping[str, int]:
         return {} if self._residence is None else self._residence.memory()
@@ -105,8 +105,20 @@ class HfEngine:
         """The thread, from the load to the end."""
         try:
             api = self._load()
-        except BaseException as error:
+        except Exception as error:
             self._tell(self._settle, None, error)
+            return
+        except BaseException as error:  # code of the folder can raise what would end the service
+            failure = LoadFailed(
+                f"{self._entry.path.name}: its code raised {type(error).__name__}.", should_retry=False
+            )
+            self._tell(self._settle, None, failure)
+            return
+        if self._aborted:  # too late for who waited for it; stop() may have given up to wait
+            api.residence.close()
+            api.residence.run()
+            api.residence.release()
+            self._tell(self._settle, None, LoadAborted(self._message("it was unloaded meanwhile.")))
             return
         self._tell(self._settle, api, None)
         api.residence.run()
@@ -118,7 +130,12 @@ class HfEngine:
         from manager.engines.hf.residence import Residence
         from manager.engines.hf.wire.api import Api
 
-        return Api(self._entry, Residence.load(self._entry, self._note_progress, self._deliver, self._note_end))
+        residence = Residence.load(self._entry, self._note_progress, self._deliver, self._note_end)
+        try:
+            return Api(self._entry, residence)
+        except BaseException:
+            residence.release()
+            raise
 
     def _settle(self, api: Api | None, error: BaseException | None) -> None:
         assert self._loaded is not None  # noqa: S101  made before the thread
@@ -152,10 +169,7 @@ class HfEngine:
             self._ended.set_result(end)
 
     async def _stop(self) -> None:
-        residence: Residence | None = None
-        if self._loaded is not None:
-            with contextlib.suppress(Exception):  # nothing was loaded, and start() has said why
-                residence = (await self._loaded).residence
+        residence = await self._what_was_loaded()
         if residence is None:
             return
         try:
@@ -175,15 +189,30 @@ class HfEngine:
             if self._ended is not None and not self._ended.done():
                 self._ended.set_result(EngineExit("it was stopped"))
 
+    async def _what_was_loaded(self) -> Residence | None:
+        """None where nothing was, or where it does not come in good time: then the thread gives it back itself."""
+        if self._loaded is None:
+            return None
+        if not await self._in_time(self._loaded):
+            logger.error("model=%s its load hangs and can't be ended", self._entry.name)
+            return None
+        if self._loaded.cancelled() or self._loaded.exception() is not None:  # start() has said why
+            return None
+        return self._loaded.result().residence
+
+    async def _in_time(self, what: asyncio.Future[Any]) -> bool:
+        """Whether it comes within our patience, which is short where the stop is forced."""
+        forced = asyncio.create_task(self._forced.wait())
+        await asyncio.wait({what, forced}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        if not what.done() and forced.done():
+            await asyncio.wait({what}, timeout=PATIENCE_FORCED)
+        forced.cancel()
+        return what.done()
+
     async def _gone(self, residence: Residence) -> bool:
         """Whether the thread ends in good time, or at all where it hangs."""
         waiting = asyncio.create_task(asyncio.to_thread(residence.join, PATIENCE))
-        forced = asyncio.create_task(self._forced.wait())
-        await asyncio.wait({waiting, forced}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            await asyncio.wait({waiting}, timeout=PATIENCE_FORCED)
-        forced.cancel()
-        return waiting.done() and waiting.result()
+        return await self._in_time(waiting) and waiting.result()
 
     def _say(self, line: str) -> None:
         self.log.feed(line.encode() + b"\n")
@@ -199,4 +228,8 @@ def _collect() -> None:
 
 def _hand_out(news: Delivery) -> None:
     for sink, update in news:
-        sink(update)
+        try:
+            sink(update)
+        except Exception as error:  # one answer must not cost those of others; its text may quote a prompt
+            logger.error("an update could not be taken: %s", type(error).__name__)
+            logger.debug("by whom", exc_info=True)

@@ -14,8 +14,9 @@ from PIL import Image
 
 from manager.engines.hf import footprint
 from manager.engines.hf.batch.cache import KeyValues
+from manager.engines.hf.batch.counters import Counters, Limits
 from manager.engines.hf.batch.forward import Apart, Piece, choose_forward
-from manager.engines.hf.batch.loop import Counters, Delivery, Generator, Limits
+from manager.engines.hf.batch.loop import Delivery, Generator
 from manager.engines.hf.batch.packing import pack
 from manager.engines.hf.embedding import Embedder, Vector
 from manager.engines.hf.images import prepare

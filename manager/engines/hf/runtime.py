@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib.util
 import logging
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +21,7 @@ logger = logging.getLogger(__name__)
 _LIBRARIES: Final = ("libgomp.so.1", "libc10.so", "libtorch_cpu.so", "libtorch.so", "libtorch_python.so")
 # About 0.1 ms. Where there are more threads than cores (two models), GNU's OpenMP spins 1,000 times, if ACTIVE is set.
 # A step of SmolLM2 took 51 ms without spinning, 36 with no end of it, 32 with this, 36 with 1,000 and 40 with 300.
-SPINS: Final = "10000"
+_WAITING: Final = {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "10000"}
 _lock = threading.Lock()
 _loaded = False
 
@@ -33,17 +35,14 @@ def bring_in() -> None:
     with _lock:
         if _loaded:
             return
-        # Threads of OpenMP that spin while they wait take the cores from llama.cpp's children and from the event loop;
-        # threads that sleep at once are woken hundreds of times a step. So they spin from one op to the next only.
-        if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-            os.environ.update(OMP_WAIT_POLICY="ACTIVE", GOMP_SPINCOUNT=SPINS)
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        _open_libraries()
         enabled = gc.isenabled()
         gc.disable()
         try:
-            import torch
+            with _brief_spinning():
+                _open_libraries()
+                import torch
             import transformers
             from transformers import AttentionInterface
 
@@ -60,6 +59,23 @@ def bring_in() -> None:
             if enabled:
                 gc.enable()
         _loaded = True
+
+
+@contextlib.contextmanager
+def _brief_spinning() -> Iterator[None]:
+    """Tell OpenMP, which reads its environment when it is opened, how its threads are to wait for each other.
+
+    Threads that spin take the cores from llama.cpp's children and from the event loop; threads that sleep at once are
+    woken hundreds of times a step. So they spin from one op to the next only. Children are started with the
+    environment as it was: with the policy alone they would spin for ever.
+    """
+    ours = {} if _WAITING.keys() & os.environ.keys() else _WAITING
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
 
 
 def _open_libraries() -> None:

@@ -11,13 +11,19 @@ import torch
 GROWTH: Final = 256
 # A prefix shorter than this is computed anew.
 LEAST_SHARED: Final = 16
+# So many caches are kept that can only be used as a whole.
+KEPT_WHOLE: Final = 4
 # An ended sequence gives its cache away where the new one goes on with this part of it; else it is copied from.
 TAKEN: Final = 0.9
 
 
 class SequenceCache(Protocol):
-    """What a model remembers of one sequence. `length`: of how many tokens; `capacity`: how many have room."""
+    """What a model remembers of one sequence. `length`: of how many tokens; `capacity`: how many have room.
 
+    `divisible`: whether it can be shortened and copied.
+    """
+
+    divisible: bool
     length: int
     capacity: int
 
@@ -44,6 +50,8 @@ class KeyValues:
     """A cache whose keys and values lie side by side: by layer [1, heads, capacity, width], made at the first use."""
 
     __slots__ = ("_row", "capacity", "keys", "length", "values")
+
+    divisible = True
 
     def __init__(self, layers: int) -> None:
         self._row = 0  # bytes of one token; it is asked for at every step
@@ -168,6 +176,10 @@ class CachePool:
 
     def keep(self, cache: SequenceCache, tokens: Sequence[int]) -> None:
         """An ended sequence: what it knows may be of use, as long as there is room."""
+        if not cache.divisible:  # what it takes does not go by its tokens, and only its own next turn can use it
+            whole = [one for one in self._kept if not one.cache.divisible]
+            for one in whole[: max(0, len(whole) - KEPT_WHOLE + 1)]:
+                self._kept.remove(one)
         if cache.length >= LEAST_SHARED:
             self._kept.append(_Kept(cache, list(tokens[: cache.length])))
 

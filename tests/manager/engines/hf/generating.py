@@ -9,8 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from manager.engines.hf.batch.counters import Limits
 from manager.engines.hf.batch.forward import Forward, choose_forward
-from manager.engines.hf.batch.loop import Delivery, Generator, Limits
+from manager.engines.hf.batch.loop import Delivery, Generator
 from manager.engines.hf.batch.packing import pack
 from manager.engines.hf.batch.sequence import Sequence
 from manager.engines.hf.generation import Ending, Generation, Sampling, Score, Update

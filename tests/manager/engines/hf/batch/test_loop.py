@@ -16,8 +16,8 @@ from manager.engines.hf.batch.cache import GROWTH
 from manager.engines.hf.batch.forward import Forward, Piece, choose_forward, never
 from manager.engines.hf.generation import Generation, Sampling
 from manager.engines.hf.loading.load import LoadedModel
-from manager.errors import GenerationFailed, UpstreamClosed
-from tests.manager.engines.hf.generating import GREEDY, Table, generating, load_folder
+from manager.errors import GenerationFailed, InsufficientMemory, UpstreamClosed
+from tests.manager.engines.hf.generating import GREEDY, Heard, Table, generating, load_folder
 
 
 @pytest.fixture(scope="module")
@@ -262,10 +262,74 @@ def test_a_sequence_that_spoils_a_step_fails_alone(loaded: LoadedModel, error: E
         good, _ = table.ask(asked(max_tokens=60))
         good.until(lambda heard: heard.updates > 2)
         bad, _ = table.ask(dataclasses.replace(asked(), prompt=(30, POISON, 31)))
-        assert isinstance(bad.over().error, GenerationFailed)
+        assert isinstance(bad.over().error, GenerationFailed | InsufficientMemory)
         assert message in str(bad.error)
         assert good.over().text.startswith(expected.text)
         assert table.ends == []
+
+
+class OnceFaulty:
+    """A model of which one step fails after it has gone through some layers, when it is told to."""
+
+    chunks = True
+
+    def __init__(self, inner: Forward) -> None:
+        self._inner = inner
+        self.new_cache = inner.new_cache
+        self.fail = False
+
+    def step(self, pieces: list[Piece], given_up: Callable[[], bool] = never) -> torch.Tensor:
+        logits = self._inner.step(pieces, given_up)
+        if self.fail and len(pieces) > 1:
+            self.fail = False
+            raise MemoryError
+        return logits
+
+
+def test_a_step_that_failed_once_changes_nobodys_text(loaded: LoadedModel) -> None:
+    """Also where the caches had taken its tokens already."""
+    generations = [asked(20, step, max_tokens=200, reuse=False) for step in (3, 5, 9)]
+    forward: Any = OnceFaulty(choose_forward(loaded, "test"))
+    with generating(loaded, forward=forward) as table:
+        expected = [heard.text for heard in table.all(*generations)]
+        heard = [table.ask(one)[0] for one in generations]
+        heard[2].until(lambda heard: heard.updates > 2)
+        forward.fail = True
+        assert [one.over().text for one in heard] == expected
+        assert not forward.fail
+
+
+def test_an_answer_that_cannot_be_written_fails_alone(loaded: LoadedModel) -> None:
+    with generating(loaded) as table:
+        (expected,) = table.all(asked(max_tokens=60))
+        others = [table.ask(asked(max_tokens=60))[0] for _ in range(2)]
+        bad = table.generator.make(asked(9, max_tokens=60), (heard := Heard()).take)
+        bad.text = None  # type: ignore[assignment]
+        table.generator.begin(bad)
+        assert isinstance(heard.over().error, GenerationFailed)
+        assert [one.over().text for one in others] == [expected.text] * 2
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one_to_be_read(loaded: LoadedModel) -> None:
+    with generating(loaded, limits={"chunk": 64}) as table:
+        steady, sequence = table.ask(asked(max_tokens=4000))
+        steady.until(lambda heard: heard.updates > 2)
+        long, _ = table.ask(asked(3500, 11, max_tokens=1))
+        short, _ = table.ask(asked(20, 13, max_tokens=1))
+        short.over()
+        assert long.end is None
+        long.over()
+        table.generator.cancel(sequence)
+
+
+def test_nothing_is_begun_once_it_is_closed(loaded: LoadedModel) -> None:
+    with generating(loaded) as table:
+        table.generator.close()
+        with pytest.raises(UpstreamClosed):
+            table.generator.submit(asked(), Heard().take)
+        assert table.generator.join(10)
+        with pytest.raises(UpstreamClosed):
+            table.generator.submit(asked(), Heard().take)
 
 
 def test_a_device_that_broke_ends_the_thread_and_everybody_hears_of_it(loaded: LoadedModel) -> None:
