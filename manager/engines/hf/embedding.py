@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,12 +13,16 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from manager.engines.hf.batch.attention import Interrupted
+from manager.engines.hf.batch.forward import never
 from manager.engines.hf.loading.folder import Mode, Recipe
 from manager.engines.hf.loading.load import LoadedModel
 from manager.errors import ContextLengthExceeded, InvalidRequest
 
 INPUTS_MOST: Final = 2048  # of one request, as OpenAI has it
 BATCH_TOKENS: Final = 2048
+# So many texts are made tokens at once: a request of the most and longest would take seconds.
+TEXTS_AT_ONCE: Final = 64
 Vector = NDArray[np.float32]
 
 
@@ -75,22 +79,35 @@ class Embedder:
         self.limit = int(min(limit, loaded.window))
         self._batch_tokens = batch_tokens or BATCH_TOKENS
 
-    def embed(self, inputs: Sequence[str | Sequence[int]]) -> list[tuple[Vector, int]]:
+    def embed(
+        self,
+        inputs: Sequence[str | Sequence[int]],
+        given_up: Callable[[], bool] = never,
+        note: Callable[[int], None] = lambda _: None,
+    ) -> list[tuple[Vector, int]]:
         """Of each input its vector, float32 [width], and the number of its tokens.
 
-        Raises ContextLengthExceeded for one that is too long (nothing is cut off), InvalidRequest for an unknown token.
+        `given_up` is asked before each batch, `note` gets the number of its tokens (no padding) after it. Raises
+        ContextLengthExceeded for an input that is too long (nothing is cut off), InvalidRequest for an unknown token,
+        Interrupted where it is given up.
         """
-        tokens = self._tokens(inputs)
+        tokens = self._tokens(inputs, given_up)
         found: list[Vector | None] = [None] * len(tokens)
         for batch in _batches([len(ids) for ids in tokens], self._batch_tokens):
+            _stop_if(given_up)
             for place, vector in zip(batch, self._forward([tokens[place] for place in batch]), strict=True):
                 found[place] = vector
+            note(sum(len(tokens[place]) for place in batch))
         return [(vector, len(ids)) for vector, ids in zip(found, tokens, strict=True) if vector is not None]
 
-    def _tokens(self, inputs: Sequence[str | Sequence[int]]) -> list[list[int]]:
+    def _tokens(self, inputs: Sequence[str | Sequence[int]], given_up: Callable[[], bool]) -> list[list[int]]:
         texts = [text.lower() if self._recipe.lower else text for text in inputs if isinstance(text, str)]
-        made = self._loaded.tokenizer(texts, padding=False, truncation=False, verbose=False) if texts else {}
-        of_texts = iter(made.get("input_ids", ()))
+        made: list[list[int]] = []
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            _stop_if(given_up)
+            part = texts[start : start + TEXTS_AT_ONCE]
+            made += self._loaded.tokenizer(part, padding=False, truncation=False, verbose=False)["input_ids"]
+        of_texts = iter(made)
         tokens = [next(of_texts) if isinstance(one, str) else list(one) for one in inputs]
         for number, ids in enumerate(tokens):
             where = "input" if len(tokens) == 1 else f"input[{number}]"
@@ -121,6 +138,11 @@ class Embedder:
         if self._recipe.normalize:
             pooled = F.normalize(pooled, dim=1)
         return iter(pooled.cpu().numpy())
+
+
+def _stop_if(given_up: Callable[[], bool]) -> None:
+    if given_up():
+        raise Interrupted
 
 
 def pool(hidden: torch.Tensor, mask: torch.Tensor, mode: Mode) -> torch.Tensor:

@@ -127,10 +127,10 @@ class HfEngine:
         from manager.engines.hf.runtime import bring_in
 
         bring_in()
-        from manager.engines.hf.residence import Residence
+        from manager.engines.hf.residence import Residence, Tell
         from manager.engines.hf.wire.api import Api
 
-        residence = Residence.load(self._entry, self._note_progress, self._deliver, self._note_end)
+        residence = Residence.load(self._entry, self._note_progress, Tell(self._deliver, self._tell, self._note_end))
         try:
             return Api(self._entry, residence)
         except BaseException:

@@ -31,10 +31,8 @@ _FAMILIES: Final = (
 )
 
 
-def exposition(counters: Counted | None) -> bytes | None:
-    """The text; None where nothing is counted."""
-    if counters is None:
-        return None
+def exposition(counters: Counted) -> bytes:
+    """The text."""
     lines = []
     for name, kind, about, attribute in _FAMILIES:
         value = getattr(counters, attribute)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from PIL import Image
@@ -18,9 +16,9 @@ from manager.engines.hf.batch.counters import Counters, Limits
 from manager.engines.hf.batch.forward import Apart, Piece, choose_forward
 from manager.engines.hf.batch.loop import Delivery, Generator
 from manager.engines.hf.batch.packing import pack
-from manager.engines.hf.embedding import Embedder, Vector
+from manager.engines.hf.embedding_queue import EmbeddingQueue
 from manager.engines.hf.images import prepare
-from manager.engines.hf.loading.load import LoadedModel, load
+from manager.engines.hf.loading.load import LoadedModel, failure_of, load
 from manager.entry import ModelEntry
 from manager.params import HfParams
 
@@ -32,97 +30,100 @@ READING: Final = 0.7
 CHUNK: Final = 512
 
 
-class Residence:
-    """Made by `load`, in the thread that is to `run` it; `release` gives all back, once that thread has ended."""
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """How the thread reaches the event loop: with what a step brought, with a call, and with its own end."""
 
-    def __init__(self, entry: ModelEntry, loaded: LoadedModel, generator: Generator | None, description: str) -> None:
+    deliver: Callable[[Delivery], None]
+    call: Callable[[Callable[[], None]], None]
+    ended: Callable[[BaseException | None], None]
+
+
+class Residence:
+    """Made by `load`, in the thread that is to `run` it; `release` gives all back, once that thread has ended.
+
+    One of `generator` and `embeddings` is there.
+    """
+
+    def __init__(
+        self, entry: ModelEntry, loaded: LoadedModel, thread: Generator | EmbeddingQueue, description: str
+    ) -> None:
         self.entry = entry
         self.loaded = loaded
-        self.generator = generator
-        self.embedder = Embedder(loaded, entry.hf.batch_size) if generator is None else None
-        self._embedding = ThreadPoolExecutor(1, f"embed {entry.name}")
+        self.generator = thread if isinstance(thread, Generator) else None
+        self.embeddings = thread if isinstance(thread, EmbeddingQueue) else None
         self.description = description
+        self._thread = thread
         self._weights = footprint.storage_bytes(loaded.model)
         self._released = False
 
     @classmethod
-    def load(
-        cls,
-        entry: ModelEntry,
-        progress: Callable[[float], None],
-        deliver: Callable[[Delivery], None],
-        ended: Callable[[BaseException | None], None],
-    ) -> Residence:
+    def load(cls, entry: ModelEntry, progress: Callable[[float], None], tell: Tell) -> Residence:
         """Blocks. Raises LoadFailed; `progress` may raise to end the load. After an error nothing is held."""
         loaded = load(entry, lambda part: progress(READING * part))
         try:
             about = _about(loaded)
             packed = pack(loaded.model, lambda part: progress(READING + (1 - READING) * 0.9 * part))
             footprint.own(loaded.model)
-            generator = None
-            how = "embeddings"
-            if loaded.kind != "encoder":
-                forward = choose_forward(loaded, entry.name, _sample(loaded) if loaded.kind == "vision" else None)
-                how = "one sequence at a time" if isinstance(forward, Apart) else "sequences together"
-                generator = Generator(loaded, forward, _limits(entry.hf, loaded), deliver, ended)
-            return cls(entry, loaded, generator, f"{about}, {packed} layers packed, {how}")
-        except BaseException:
-            footprint.release(loaded.model)
-            raise
+            thread, how = _thread(entry, loaded, tell)
+            return cls(entry, loaded, thread, f"{about}, {packed} layers packed, {how}")
+        except Exception as error:
+            failure = failure_of(entry, error)
+        footprint.release(loaded.model)
+        raise failure  # out here, so that the first error and its frames are gone
 
     def run(self) -> None:
-        """Generate until `close`; for the thread in which it was loaded. One with embeddings has nothing to do."""
-        if self.generator is not None:
-            self.generator.run()
+        """Compute what is asked for until `close`; for the thread in which it was loaded."""
+        self._thread.run()
 
     @property
     def alive(self) -> bool:
-        return self.generator is None or self.generator.alive
+        return self._thread.alive
 
     @property
-    def counters(self) -> Counters | None:
-        return None if self.generator is None else self.generator.counters
+    def counters(self) -> Counters:
+        return self._thread.counters
 
     @property
     def heard_at(self) -> float:
         """When the last step ended; now, where nobody waits for one. By time.monotonic."""
-        counters = self.counters
-        if counters is None or not (counters.running or counters.waiting):
-            return time.monotonic()
-        return counters.stepped_at
+        return self._thread.heard_at
 
     @property
     def cpu(self) -> float:
-        """CPU seconds of the thread that generates; those of torch's own threads are as many again."""
-        return 0.0 if self.generator is None else self.generator.cpu
+        """CPU seconds of its thread; those of torch's own threads are as many again. Reads a file."""
+        return self._thread.cpu
 
     def memory(self) -> dict[str, int]:
         """Bytes by device: weights, and the caches as they are now."""
         sizes = dict(self._weights)
-        if self.counters is not None:
-            for device, size in _shares(sizes, self.counters.cache_bytes).items():
-                sizes[device] = sizes.get(device, 0) + size
+        for device, size in _shares(sizes, self.counters.cache_bytes).items():
+            sizes[device] = sizes.get(device, 0) + size
         return sizes
 
-    async def embed(self, inputs: Sequence[str | Sequence[int]]) -> list[tuple[Vector, int]]:
-        """See `Embedder.embed`; one request after another."""
-        assert self.embedder is not None  # noqa: S101  the caller has looked
-        return await asyncio.get_running_loop().run_in_executor(self._embedding, self.embedder.embed, inputs)
-
     def close(self) -> None:
-        if self.generator is not None:
-            self.generator.close()
+        self._thread.close()
 
     def join(self, timeout: float) -> bool:
         """Whether nothing is computed any more. Blocks."""
-        self._embedding.shutdown(cancel_futures=True)
-        return self.generator is None or self.generator.join(timeout)
+        return self._thread.join(timeout)
 
     def release(self) -> None:
         """Give everything back. Blocks."""
         if not self._released:
             self._released = True
             footprint.release(self.loaded.model)
+
+
+def _thread(entry: ModelEntry, loaded: LoadedModel, tell: Tell) -> tuple[Generator | EmbeddingQueue, str]:
+    """What the thread is to do, and how it does it, in words. Blocks for a trial."""
+    params = entry.hf
+    if loaded.kind == "encoder":
+        batch = params.batch_size
+        return EmbeddingQueue(loaded, _threads(params), tell.call, tell.ended, batch_tokens=batch), "embeddings"
+    forward = choose_forward(loaded, entry.name, _sample(loaded) if loaded.kind == "vision" else None)
+    how = "one sequence at a time" if isinstance(forward, Apart) else "sequences together"
+    return Generator(loaded, forward, _limits(params, loaded), tell.deliver, tell.ended), how
 
 
 def _sample(loaded: LoadedModel) -> Piece:
@@ -135,14 +136,18 @@ def _sample(loaded: LoadedModel) -> Piece:
 
 
 def _limits(params: HfParams, loaded: LoadedModel) -> Limits:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Limits(
         window=loaded.window,
         sequences=params.parallel,
         cache=params.cache_tokens or 2 * loaded.window,
         chunk=params.batch_size or CHUNK,
-        threads=params.threads if params.threads and params.threads > 0 else cores,
+        threads=_threads(params),
     )
+
+
+def _threads(params: HfParams) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return params.threads if params.threads and params.threads > 0 else cores
 
 
 def _about(loaded: LoadedModel) -> str:

@@ -14,6 +14,50 @@ from manager.engines.hf.batch.cache import KeyValues
 NAME: Final = "herd"
 
 
+def text_attention(model: Any) -> str:
+    """The name of the attention that the model's text part uses."""
+    return str(model.config.get_text_config()._attn_implementation)
+
+
+def can_use_ours(model: Any) -> bool:
+    """Whether all of the model's text part takes its attention from transformers' AttentionInterface.
+
+    Others would go without a causal mask, or fail.
+    """
+    from transformers import PreTrainedModel
+
+    text = model.config.get_text_config()
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel) and part.config is text]
+    return all(part._supports_attention_backend and part._can_set_attn_implementation() for part in parts or [model])
+
+
+def set_attention(model: Any, name: str) -> None:
+    """Have the text part use the attention of that name; towers keep theirs. Raises ValueError where it can't."""
+    model.set_attn_implementation(_for_text(model.config, model.config.get_text_config(), name) or name)
+
+
+def _for_text(config: Any, text: Any, name: str) -> Any:
+    """`name` under the keys that lead from `config` to `text`; None where none do."""
+    if config is text:
+        return name
+    for key in config.sub_configs:
+        part = getattr(config, key, None)
+        found = None if part is None else _for_text(part, text, name)
+        if found is not None:
+            return {key: found}
+    return None
+
+
+def own_attention(model: Any) -> None:
+    """Where the model has ours: give it the attention that it would have without us."""
+    if text_attention(model) != NAME:
+        return
+    try:
+        set_attention(model, "sdpa")
+    except ValueError:
+        set_attention(model, "eager")
+
+
 class Interrupted(Exception):
     """A forward was given up between two layers. The caches know as much as before it."""
 

@@ -15,7 +15,14 @@ from typing import Any, Final, Protocol
 
 import torch
 
-from manager.engines.hf.batch.attention import NAME, Interrupted, Packed
+from manager.engines.hf.batch.attention import (
+    NAME,
+    Interrupted,
+    Packed,
+    own_attention,
+    set_attention,
+    text_attention,
+)
 from manager.engines.hf.batch.cache import KeyValues, SequenceCache
 from manager.engines.hf.loading.load import LoadedModel
 from manager.errors import LoadFailed
@@ -83,8 +90,14 @@ class Together:
         if not apart or len(pieces) == 1:
             return self._logits(pieces, given_up)
         rest = [piece for piece in pieces if piece.media is None]
-        found = {id(batch[0]): self._logits(batch, never) for batch in apart}
-        rows = iter(self._logits(rest, never)) if rest else iter(())
+        known = [piece.cache.length for piece in pieces]
+        try:
+            found = {id(batch[0]): self._logits(batch, given_up) for batch in apart}
+            rows = iter(self._logits(rest, given_up)) if rest else iter(())
+        except Interrupted:
+            for piece, length in zip(pieces, known, strict=True):
+                piece.cache.shorten(length)
+            raise
         wanted = [piece for piece in pieces if piece.wanted]
         return torch.stack([found[id(piece)][0] if piece.media is not None else next(rows) for piece in wanted])
 
@@ -119,6 +132,7 @@ class OwnCache:
     """A cache of transformers' own, which can't be shared or shortened."""
 
     __slots__ = ("capacity", "deltas", "inner", "length")
+    divisible = False
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -128,8 +142,7 @@ class OwnCache:
 
     @property
     def size(self) -> int:
-        tensors = [tensor for layer in self.inner.layers for tensor in vars(layer).values()]
-        return sum(one.numel() * one.element_size() for one in tensors if isinstance(one, torch.Tensor))
+        return sum(_bytes(value) for layer in self.inner.layers for value in vars(layer).values())
 
     def make_room(self, length: int) -> None:
         self.capacity = max(self.capacity, length)
@@ -139,6 +152,17 @@ class OwnCache:
 
     def copy(self, length: int) -> None:
         return None
+
+
+def _bytes(value: Any) -> int:
+    """Of a tensor, or of those in a dict or a list."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return 0
+    return sum(_bytes(one) for one in value)
 
 
 class Apart:
@@ -151,6 +175,7 @@ class Apart:
         self._deltas = [part for part in loaded.model.modules() if hasattr(part, "rope_deltas")]
         names = inspect.signature(self._model.forward).parameters
         self._cache_name = "cache_params" if "cache_params" in names else "past_key_values"
+        self._last: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
         self.chunks = True
 
     def new_cache(self) -> OwnCache:
@@ -172,8 +197,7 @@ class Apart:
         logits: torch.Tensor = self._model(
             input_ids=torch.tensor([list(piece.tokens)], device=self._device),
             use_cache=True,
-            logits_to_keep=1,
-            **{self._cache_name: cache.inner, **_media(self._model, piece, self._device)},
+            **{**self._last, self._cache_name: cache.inner, **_media(self._model, piece, self._device)},
         ).logits[0, -1]
         cache.deltas = next((part.rope_deltas for part in self._deltas), None)
         cache.length += len(piece.tokens)
@@ -196,56 +220,67 @@ def _media(model: Any, piece: Piece, device: torch.device) -> dict[str, Any]:
     return made
 
 
-def own_attention(model: Any) -> None:
-    """Give the model the attention that it would have without us."""
-    for name in ("sdpa", "eager"):
-        try:
-            model.set_attn_implementation(name)
-            return
-        except ValueError:
-            continue
-
-
 def choose_forward(loaded: LoadedModel, name: str, sample: Piece | None = None) -> Forward:
     """`Together` where the model gives the same logits with it, else `Apart`. Blocks for a few forwards.
 
     `sample`: a prompt with an image, for a model that takes them. Raises LoadFailed where neither gives the logits
-    that the model gives of a whole text.
+    that the model gives of a whole text; whatever the model's code raises where not even that can be asked.
     """
-    model = loaded.model
     with torch.inference_mode():
-        ours = _implementation(model) == NAME
+        ours = text_attention(loaded.model) == NAME
         apart = Apart(loaded)
         tokens = _trial_tokens(loaded)
         expected = _whole(loaded, Piece(apart.new_cache(), tokens, wanted=True))
+        image = None if sample is None else (sample, _whole(loaded, sample))
         if ours:
             try:
-                image = None if sample is None else _whole(loaded, sample)
-                model.set_attn_implementation(_text_only(loaded, NAME))
-                if _agrees(Together(loaded), tokens, expected) and (
-                    sample is None or image is None or _agrees_on(Together(loaded), sample, image)
-                ):
-                    return Together(loaded)
-                logger.info("model=%s its sequences can't share a forward: other logits", name)
+                reason = _needs_its_own(loaded) or _tried(loaded, tokens, expected, image)
             except Exception as error:  # whatever a model's code raises: then it is asked its own way
-                logger.info("model=%s its sequences can't share a forward: %s", name, type(error).__name__)
+                reason = type(error).__name__
                 logger.debug("the trial failed", exc_info=True)
-            own_attention(model)
+            if not reason:
+                return Together(loaded)
+            logger.info("model=%s its sequences can't share a forward: %s", name, reason)
+            own_attention(loaded.model)
         apart.chunks = _agrees_apart(apart, tokens, (_PART, _TRIAL - _PART - 1, 1), expected)
         if not apart.chunks and not _agrees_apart(apart, tokens, (_TRIAL - 1, 1), expected):
-            raise LoadFailed(
-                f"{type(model).__name__} gives other logits with a cache than without one, and can't be served.",
-                should_retry=False,
-            )
+            raise _not_served(loaded, "with a cache")
+        if image is not None and not _agrees_on(apart, *image):
+            raise _not_served(loaded, "of images with a cache")
         return apart
 
 
-def _implementation(model: Any) -> str:
-    return str(model.config.get_text_config()._attn_implementation)
+def _needs_its_own(loaded: LoadedModel) -> str:
+    """Why the sequences can't share a forward although a trial with short ones would succeed; "" where they can."""
+    text = loaded.model.config.get_text_config()
+    chunk = getattr(text, "attention_chunk_size", None)
+    if chunk and chunk < loaded.window:
+        return "attention by chunks"  # which only the mask tells of
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    for one in (rope, *(part for part in rope.values() if isinstance(part, Mapping))):
+        kind = str(one.get("rope_type", one.get("type", "")))
+        sources = one.get("original_max_position_embeddings"), getattr(text, "original_max_position_embeddings", None)
+        most = next((value for value in sources if value), getattr(text, "max_position_embeddings", None))
+        if ("longrope" in kind or "dynamic" in kind) and (most is None or loaded.window > most):
+            return "angles that depend on the longest sequence"
+    return ""
 
 
-def _text_only(loaded: LoadedModel, name: str) -> Any:
-    return name if loaded.kind == "text" else {"text_config": name}
+def _tried(
+    loaded: LoadedModel, tokens: list[int], expected: torch.Tensor, image: tuple[Piece, torch.Tensor] | None
+) -> str:
+    """Why `Together` is none for the model, which has our attention afterwards; "" where it is."""
+    set_attention(loaded.model, NAME)
+    if not _agrees(Together(loaded), tokens, expected):
+        return "other logits"
+    return "" if image is None or _agrees_on(Together(loaded), *image) else "other logits of images"
+
+
+def _not_served(loaded: LoadedModel, what: str) -> LoadFailed:
+    return LoadFailed(
+        f"{type(loaded.model).__name__} gives other logits {what} than without one, and can't be served.",
+        should_retry=False,
+    )
 
 
 def _trial_tokens(loaded: LoadedModel) -> list[int]:
@@ -282,7 +317,7 @@ def _agrees_apart(forward: Apart, tokens: list[int], parts: Sequence[int], expec
     return _close(torch.cat(got).float(), expected[[end - 1 for end in itertools.accumulate(parts)]])
 
 
-def _agrees_on(forward: Together, sample: Piece, expected: torch.Tensor) -> bool:
+def _agrees_on(forward: Forward, sample: Piece, expected: torch.Tensor) -> bool:
     cache = forward.new_cache()
     cache.make_room(len(sample.tokens))
     got = forward.step([Piece(cache, sample.tokens, wanted=True, media=sample.media)]).float()

@@ -7,9 +7,12 @@ the batch.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
-from collections.abc import Callable
-from typing import Final
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -18,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 _DTYPES: Final = frozenset({torch.bfloat16, torch.float32})
 _ROWS: Final = 3  # of the probe
+# How a module reads the weight of one below it: self.q_proj.weight, self.layers[0].bias.
+_READING: Final = re.compile(r"\.(\w+)(?:\[[^]]*\])?\.(?:weight|bias)\b")
+# These run before anything is packed, or never.
+_BEFORE: Final = frozenset({"__init__", "_init_weights"})
 _CLOSE: Final = 1e-3  # how far float32 sums in another order may be apart
 
 
@@ -41,20 +48,15 @@ class PackedLinear(nn.Module):
 def pack(model: nn.Module, progress: Callable[[float], None] | None = None) -> int:
     """Replace the linear layers of `model` that gain by it; returns how many. Blocks.
 
-    Left alone: layers whose weight somebody else has too (a head tied to the embedding), of other devices, types and
-    classes. Each weight is given back as soon as its packed copy is there.
+    Left alone: layers whose weight somebody else has too (a head tied to the embedding) or reads by himself (mamba's
+    dt_proj), of other devices, types and classes. Each weight is given back as soon as its packed copy is there.
     """
     if not _available():
         return 0
     owners: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    places = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Linear and _gains(child, owners)
-    ]
+    places = [place for place in _places(model, frozenset(), "") if _gains(place[2], owners)]
     packed = 0
     with torch.inference_mode():
         for number, (parent, name, linear) in enumerate(places):
@@ -65,6 +67,44 @@ def pack(model: nn.Module, progress: Callable[[float], None] | None = None) -> i
             if progress is not None:
                 progress((number + 1) / len(places))
     return packed
+
+
+def _places(parent: nn.Module, read: frozenset[str], called: str) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """The linear layers below `parent`, each with the module that has it and its name there.
+
+    Without those whose weights a module above reads by itself: `read` has the names that are read higher up, and
+    `called` is the name of `parent`, by which its numbered children go.
+    """
+    kind: Any = type(parent)
+    own = _names_read(kind)
+    read |= own or frozenset()
+    for name, child in parent.named_children():
+        known_as = called if name.isdecimal() else name
+        if type(child) is not nn.Linear:
+            yield from _places(child, read, known_as)
+        elif own is not None and known_as not in read:
+            yield parent, name, child
+
+
+@functools.cache
+def _names_read(kind: type[nn.Module]) -> frozenset[str] | None:
+    """The names of modules whose weight or bias the methods of `kind` read. None where its source can't be had.
+
+    By the source of each method: that of a class costs the parsing of its whole file, which holds everybody up.
+    """
+    from transformers import PreTrainedModel
+
+    names: set[str] = set()
+    for base in set(kind.__mro__) - {*PreTrainedModel.__mro__}:
+        for name, member in vars(base).items():
+            function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+            if name in _BEFORE or not inspect.isfunction(function):
+                continue
+            try:
+                names.update(_READING.findall(inspect.getsource(function)))
+            except (OSError, TypeError):
+                return None
+    return frozenset(names)
 
 
 def _available() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,22 @@ from typing import Any, Final, Literal
 
 from manager.errors import LoadFailed
 
+logger = logging.getLogger(__name__)
+
 CONFIG: Final = "config.json"
 MODULES: Final = "modules.json"
 Mode = Literal["cls", "max", "mean", "mean_sqrt_len", "weightedmean", "last"]
 
-# generation_config.json's names of what llama.cpp calls otherwise.
+# generation_config.json's names: llama.cpp's, and what its values may be.
 _SAMPLING: Final = MappingProxyType(
-    {name: name for name in ("temperature", "top_k", "top_p", "min_p", "typical_p")}
-    | {"repetition_penalty": "repeat_penalty"}
+    {
+        "temperature": ("temperature", 0, 1e6),
+        "top_k": ("top_k", -1, 2**31 - 1),
+        "top_p": ("top_p", 0, 1),
+        "min_p": ("min_p", 0, 1),
+        "typical_p": ("typical_p", 0, 1),
+        "repetition_penalty": ("repeat_penalty", 1e-6, 1e6),
+    }
 )
 # sentence-transformers' names of the ways of pooling, in the order in which it puts their results side by side.
 _MODES: Final[Mapping[str, Mode]] = MappingProxyType(
@@ -69,17 +78,21 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def sampling_defaults(folder: Path) -> dict[str, float | int]:
-    """What generation_config.json really says of sampling, under llama.cpp's names. Raises LoadFailed."""
+    """What generation_config.json really says of sampling, under llama.cpp's names.
+
+    A value that can't be used is left out, and the log says so. Raises LoadFailed for a file that can't be read.
+    """
     path = folder / "generation_config.json"
     found: dict[str, float | int] = {}
     given = read_object(path)
-    for name, ours in _SAMPLING.items():
+    for name, (ours, least, most) in _SAMPLING.items():
         value = given.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise wrong(path, f"{name} is no number")
-        found[ours] = value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            logger.warning("%s/%s: %s can't be used and is left out", folder.name, path.name, name)
+        else:
+            found[ours] = int(value) if ours == "top_k" else value
     if given.get("do_sample") is False:
         found["temperature"] = 0
     return found

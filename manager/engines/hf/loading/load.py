@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from manager.engines.hf.batch.attention import NAME as OUR_ATTENTION
+from manager.engines.hf.batch.attention import can_use_ours, set_attention
 from manager.engines.hf.loading import folder as files
 from manager.engines.hf.loading import progress as bars
 from manager.engines.hf.loading.facts import Kind, ends_of, kind_of, recipe_of, vocabulary_of, window_of
@@ -75,7 +76,7 @@ def load(entry: ModelEntry, progress: Callable[[float], None]) -> LoadedModel:
     try:
         return _load(entry, progress, stage)
     except Exception as error:
-        failure = _failure(entry, stage, error)
+        failure = failure_of(entry, error, stage.what)
     # Out here the first error is gone, and with it its frames, which held what was loaded so far.
     gc.collect()
     if torch.cuda.is_available():
@@ -168,9 +169,10 @@ def _weights(folder: Path, kind: Kind, config: Any, params: HfParams, common: Ma
         "ignore_mismatched_sizes": True,  # to be told below, and better
         **common,
     }
-    attention = _attention(config, kind, params)
-    if attention is not None:
-        options["attn_implementation"] = attention
+    if params.attn_implementation is not None:
+        options["attn_implementation"] = params.attn_implementation
+        if kind != "encoder" and (part := _text_part(config)) is not None:  # towers keep theirs
+            options["attn_implementation"] = {part: params.attn_implementation}
     if params.quantization is not None:
         options["quantization_config"] = transformers.quantizers.auto.AutoQuantizationConfig.from_dict(
             params.quantization
@@ -188,6 +190,8 @@ def _weights(folder: Path, kind: Kind, config: Any, params: HfParams, common: Ma
     placed = getattr(model, "hf_device_map", None) or {}
     if "disk" in placed.values():
         raise InsufficientMemory(f"{folder.name} fits neither on the GPUs nor in memory: a part would be on the disk.")
+    if kind != "encoder" and params.attn_implementation is None and can_use_ours(model):
+        set_attention(model, OUR_ATTENTION)
     model.requires_grad_(False)  # from_pretrained has put it into evaluation mode
     return model
 
@@ -209,22 +213,20 @@ def _device_map(folder: Path, params: HfParams) -> str | dict[str, int | str] | 
     return wanted
 
 
-def _attention(config: Any, kind: Kind, params: HfParams) -> str | dict[str, str] | None:
-    """What from_pretrained is to take; None leaves it to transformers. The towers of a vision model keep theirs."""
-    if kind == "encoder":
-        return params.attn_implementation
-    name = params.attn_implementation or OUR_ATTENTION
+def _text_part(config: Any) -> str | None:
+    """The key of the text model's part of the config; None where that is the whole."""
     text = config.get_text_config()
-    if kind == "text" or text is config:
-        return name
-    part = next((key for key in config.sub_configs if getattr(config, key, None) is text), None)
-    return name if part is None else {part: name}
+    return next((key for key in config.sub_configs if getattr(config, key, None) is text), None)
 
 
-def _failure(entry: ModelEntry, stage: _Stage, error: Exception) -> HerdError:
-    """What went wrong, in a line that names the folder but not where it lies."""
+def failure_of(entry: ModelEntry, error: Exception, what: str = "the model") -> HerdError:
+    """What went wrong, in a line that names the folder but not where it lies. `what`: what was being loaded.
+
+    LoadFailed or InsufficientMemory; a HerdError stays as it is. It holds no other error and no frame.
+    """
     if isinstance(error, HerdError):  # ours, or what `progress` raised to end the load
-        return type(error)(error.message, param=error.param, should_retry=error.should_retry)
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
     reason = str(error).strip().split("\n\n", 1)[0].replace(str(entry.path), entry.path.name)
     reason = " ".join(reason.split())[:_REASON_MOST] or type(error).__name__
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(reason):
@@ -233,10 +235,10 @@ def _failure(entry: ModelEntry, stage: _Stage, error: Exception) -> HerdError:
         return LoadFailed(f"{entry.path.name} needs Python code of its folder: {_TRUST}", should_retry=False)
     if isinstance(error, ImportError):
         return LoadFailed(
-            f"{entry.path.name}: {stage.what} needs a package that is not installed: {reason}", should_retry=False
+            f"{entry.path.name}: {what} needs a package that is not installed: {reason}", should_retry=False
         )
     return LoadFailed(
-        f"{entry.path.name}: {stage.what} can't be loaded: {type(error).__name__}: {reason}", should_retry=False
+        f"{entry.path.name}: {what} can't be loaded: {type(error).__name__}: {reason}", should_retry=False
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -15,12 +14,12 @@ import orjson
 from manager.engines import UpstreamRequest, UpstreamResponse
 from manager.engines.hf.generation import Ending, Update
 from manager.engines.hf.wire.answers import Head, StreamedAnswer, WholeAnswer
-from manager.engines.hf.wire.exchange import Assembly, HfAnswer, error_answer
+from manager.engines.hf.wire.exchange import Assembly, HfAnswer, error_answer, place_of
 from manager.engines.hf.wire.prompts import Prompts
-from manager.engines.hf.wire.request import SEEDS
 from manager.errors import EndpointUnsupported, HerdError, InvalidRequest, UpstreamClosed
 
 if TYPE_CHECKING:
+    from manager.engines.hf.batch.loop import Generator
     from manager.engines.hf.batch.sequence import Sequence
     from manager.engines.hf.residence import Residence
     from manager.engines.hf.wire.prompts import Asked
@@ -67,9 +66,7 @@ class Api:
         except HerdError as error:
             return HfAnswer.ready(*error_answer(error))
         except Exception as error:
-            # Its text may quote the prompt.
-            logger.error("model=%s %s failed: %s", self._entry.name, request.path, type(error).__name__)
-            logger.debug("the failure", exc_info=True)
+            logger.error("model=%s %s failed: %s", self._entry.name, request.path, place_of(error))
             return HfAnswer.ready(*error_answer(error))
 
     def _in_thread(self, work: Callable[[Body], Mapping[str, Any]]) -> Callable[[Body], Awaitable[HfAnswer]]:
@@ -95,58 +92,58 @@ class Api:
     async def _embed(self, body: Body) -> HfAnswer:
         from manager.engines.hf.embedding import embedding_request, embeddings_answer
 
-        if self.residence.embedder is None:
+        if self.residence.embeddings is None:
             raise EndpointUnsupported("It makes no embeddings (params.embedding).")
         asked = embedding_request(body)
-        vectors = await self.residence.embed(asked.inputs)
+        vectors = await self.residence.embeddings.embed(asked.inputs)
         return HfAnswer.ready(
             200,
             await asyncio.to_thread(embeddings_answer, self._name(body), vectors, as_base64=asked.base64),
         )
 
     async def _generate(self, chat: bool, body: Body) -> HfAnswer:
-        if self.residence.generator is None:
+        generator = self.residence.generator
+        if generator is None:
             raise EndpointUnsupported("It makes embeddings only.")
-        asked = await asyncio.to_thread(self._prompts.read, chat, body)
-        limits = asked.limits
-        sequences: list[Sequence] = []
-        answer = HfAnswer(functools.partial(self._cancel, sequences))
-        head, pieces = Head(chat, self._name(body)), self.residence.generator.pieces
-        made: WholeAnswer | StreamedAnswer
-        prompts, n, deltas = len(asked.prompts), limits.n, asked.deltas
-        if limits.stream:
-            usage = limits.include_usage
-            made = StreamedAnswer(head, pieces, prompts=prompts, n=n, include_usage=usage, deltas=deltas)
-        else:
-            made = WholeAnswer(head, pieces, prompts=prompts, n=n, deltas=deltas)
-        self._submit(asked, Assembly(answer, made), sequences)
+        # Whoever leaves now leaves nothing behind: no sequence runs before it has begun.
+        answer, sequences = await asyncio.to_thread(self._prepared, generator, Head(chat, self._name(body)), body)
+        try:
+            for sequence in sequences:
+                generator.begin(sequence)
+        except UpstreamClosed:
+            _cancel(generator, sequences)
+            raise
         return answer
 
-    def _submit(self, asked: Asked, assembly: Assembly, sequences: list[Sequence]) -> None:
-        generator = self.residence.generator
-        assert generator is not None  # noqa: S101  the caller has looked
-        for number, prompt in enumerate(asked.prompts):
-            for choice in range(asked.limits.n):
-                index = number * asked.limits.n + choice
-                if asked.limits.max_tokens == 0:
-                    assembly.take(index, Update(end=Ending("length", len(prompt), 0, 0, 0.0, 0.0)))
-                    continue
-                sampling = asked.generation.sampling
-                if sampling.seed is not None and choice:  # answers to one prompt differ, and are the same next time
-                    sampling = dataclasses.replace(sampling, seed=(sampling.seed + choice) % SEEDS)
-                generation = dataclasses.replace(asked.generation, prompt=prompt, sampling=sampling)
-                sequences.append(generator.submit(generation, functools.partial(assembly.take, index)))
-
-    def _cancel(self, sequences: list[Sequence]) -> None:
-        generator = self.residence.generator
-        for sequence in sequences:
-            if generator is not None:
-                generator.cancel(sequence)
+    def _prepared(self, generator: Generator, head: Head, body: Body) -> tuple[HfAnswer, list[Sequence]]:
+        """The answer, and what is to begin for it. Blocks."""
+        asked = self._prompts.read(head.chat, body)
+        sequences: list[Sequence] = []
+        answer = HfAnswer(functools.partial(_cancel, generator, sequences))
+        assembly = Assembly(answer, _form(asked, head, generator), self._entry.name)
+        for index, generation in enumerate(asked.generations):
+            if generation.max_tokens == 0:
+                assembly.take(index, Update(end=Ending("length", len(generation.prompt), 0, 0, 0.0, 0.0)))
+            else:
+                sequences.append(generator.make(generation, functools.partial(assembly.take, index)))
+        return answer, sequences
 
     def _name(self, body: Body) -> str:
         """As the answer calls the model: as its request did."""
         name = body.get("model")
         return name if isinstance(name, str) and name else self._entry.name
+
+
+def _form(asked: Asked, head: Head, generator: Generator) -> WholeAnswer | StreamedAnswer:
+    prompts, n, usage = len(asked.prompts), asked.limits.n, asked.limits.include_usage
+    if asked.limits.stream:
+        return StreamedAnswer(head, generator.pieces, prompts=prompts, n=n, include_usage=usage, deltas=asked.deltas)
+    return WholeAnswer(head, generator.pieces, prompts=prompts, n=n, deltas=asked.deltas)
+
+
+def _cancel(generator: Generator, sequences: list[Sequence]) -> None:
+    for sequence in sequences:
+        generator.cancel(sequence)
 
 
 def _object(raw: bytes) -> Body:

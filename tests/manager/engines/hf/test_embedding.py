@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+from manager.engines.hf.batch.attention import Interrupted
 from manager.engines.hf.embedding import Embedder, embedding_request, embeddings_answer, pool
 from manager.engines.hf.loading.folder import Mode, embedding_recipe
 from manager.engines.hf.loading.load import load
@@ -115,6 +116,26 @@ def test_a_forward_has_no_more_tokens_than_it_may_and_the_longest_come_together(
     assert [count for _, count in made] == lengths
     # One that is longer than a forward may be goes alone.
     assert counting.shapes == [(1, 100), (1, 60), (1, 50), (3, 4)]
+
+
+def test_given_up_between_two_batches_no_more_is_computed(tiny_encoder_folder: Path) -> None:
+    fields = HfParams(model="tiny")
+    loaded = load(ModelEntry(name="tiny", path=tiny_encoder_folder, params=fields, engine="hf"), lambda _: None)
+    counting = loaded.model = Counting(loaded.model)
+    noted: list[int] = []
+    with pytest.raises(Interrupted):
+        Embedder(loaded, batch_tokens=64).embed(
+            [[5] * length for length in (40, 30, 20, 10)], lambda: len(noted) == 2, noted.append
+        )
+    assert counting.shapes == [(1, 40), (2, 30)]
+    assert noted == [40, 50]  # padding is not counted
+
+
+def test_given_up_before_its_texts_are_tokens_nothing_is_computed(tiny_encoder_folder: Path) -> None:
+    embedder = embedder_of(tiny_encoder_folder)
+    looks = iter([False, True])
+    with pytest.raises(Interrupted):  # not ContextLengthExceeded, which the last one would get
+        embedder.embed(["x"] * 64 + ["x" * 400], lambda: next(looks))
 
 
 def test_token_ids_are_taken_as_they_are(tiny_encoder_folder: Path) -> None:

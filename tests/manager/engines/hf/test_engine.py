@@ -179,7 +179,8 @@ async def test_stopping_what_never_started_is_nothing(tiny_text_folder: Path) ->
     await engine_of(tiny_text_folder).stop()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_unloading_gives_the_memory_back(smollm2_folder: Path) -> None:
     process = psutil.Process()
 

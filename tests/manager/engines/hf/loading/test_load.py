@@ -20,7 +20,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from manager.engines.hf.loading.load import LoadedModel, load
+from manager.engines.hf.loading import folder as files
+from manager.engines.hf.loading.load import LoadedModel, failure_of, load
 from manager.engines.hf.runtime import bring_in
 from manager.entry import ModelEntry, Template
 from manager.errors import HerdError, InsufficientMemory, LoadAborted, LoadFailed
@@ -245,6 +246,36 @@ def test_attention_of_the_entry_counts(tiny_text_folder: Path) -> None:
     assert loaded_from(tiny_text_folder, attn_implementation="eager").model.config._attn_implementation == "eager"
 
 
+def test_attention_of_the_entry_is_the_texts_only(tiny_vision_folder: Path) -> None:
+    config = loaded_from(tiny_vision_folder, attn_implementation="eager").model.config
+    assert config.text_config._attn_implementation == "eager"
+    assert config.vision_config._attn_implementation == "sdpa"
+
+
+BLOOM: dict[str, Any] = {"hidden_size": 32, "n_layer": 2, "n_head": 4}
+GPTJ: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 2, "rotary_dim": 8, "n_positions": 512}
+
+
+@pytest.mark.parametrize(
+    ("config", "own"),
+    [
+        (lambda: transformers.BloomConfig(vocab_size=288, **BLOOM), "eager"),
+        (lambda: transformers.GPTJConfig(vocab_size=288, **GPTJ, bos_token_id=1, eos_token_id=2), "eager"),
+    ],
+    ids=["bloom", "gptj"],
+)
+def test_model_that_knows_no_other_attention_comes_with_its_own(
+    folder: Path, config: Callable[[], Any], own: str
+) -> None:
+    made: Any = AutoModelForCausalLM  # its methods have no types
+    made.from_config(config()).save_pretrained(folder)
+    model = loaded_from(folder).model
+    assert [part.config._attn_implementation for part in model.modules() if isinstance(part, PreTrainedModel)] == [
+        own,
+        own,
+    ]
+
+
 def test_ends_are_those_of_all_files_and_those_known_by_text(folder: Path) -> None:
     change(folder / "generation_config.json", eos_token_id=[7, 9])
     change(folder / "config.json", eos_token_id=11)
@@ -262,6 +293,15 @@ def test_ends_are_those_of_all_files_and_those_known_by_text(folder: Path) -> No
 def test_sampling_defaults_are_only_those_that_the_file_has(folder: Path) -> None:
     change(folder / "generation_config.json", temperature=0.6, top_k=20, repetition_penalty=1.1, do_sample=True)
     assert loaded_from(folder).defaults == {"temperature": 0.6, "top_k": 20, "repeat_penalty": 1.1}
+
+
+@pytest.mark.parametrize("value", ["many", True, -2, 2**40])
+def test_a_sampling_default_that_can_not_be_used_is_left_out(
+    folder: Path, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    change(folder / "generation_config.json", top_k=value, top_p=0.9)
+    assert files.sampling_defaults(folder) == {"top_p": 0.9}
+    assert "tiny/generation_config.json: top_k" in caplog.text
 
 
 def test_a_folder_that_does_not_sample_is_greedy(folder: Path) -> None:
@@ -371,7 +411,6 @@ def lose_a_layer(folder: Path) -> None:
         (lambda folder: (folder / "tokenizer.json").unlink(), "tiny: the tokenizer can't be loaded"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tiny: the tokenizer can't be loaded"),
         (lambda folder: (folder / "generation_config.json").write_text("["), "generation_config.json holds no JSON"),
-        (lambda folder: change(folder / "generation_config.json", top_k="many"), "top_k is no number"),
         (cut_weights, "tiny: the model can't be loaded: SafetensorError"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "x.safetensors"), "no file named model"),
         (lose_a_layer, "tensors are missing, such as model.layers.2."),
@@ -433,6 +472,34 @@ def test_no_memory_left_is_told_as_such(tiny_text_folder: Path, error: Exception
 
     with pytest.raises(InsufficientMemory, match="tiny-text"):
         load(entry_of(tiny_text_folder), fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (RuntimeError("can't allocate memory"), InsufficientMemory, "no memory left"),
+        (KeyError("herd"), LoadFailed, "tiny: the trial can't be loaded: KeyError: 'herd'"),
+        (OSError("/secret/tiny/x is gone\n\nmore"), LoadFailed, "OSError: tiny/x is gone"),
+        (LoadAborted("it was unloaded"), LoadAborted, "it was unloaded"),
+        (LoadFailed("other logits", should_retry=False), LoadFailed, "other logits"),
+    ],
+)
+def test_whatever_goes_wrong_becomes_an_error_of_ours_that_holds_nothing(
+    error: Exception, kind: type[HerdError], words: str
+) -> None:
+    held = None
+    try:
+        try:
+            raise ValueError("first")
+        except ValueError as first:
+            raise error from first
+    except Exception as caught:
+        held = failure_of(entry_of(Path("/secret/tiny")), caught, "the trial")
+    assert held is not None
+    assert type(held) is kind
+    assert held.message.endswith(words) or words in held.message
+    assert "secret" not in held.message
+    assert (held.__traceback__, held.__context__, held.__cause__) == (None, None, None)
 
 
 def test_tokenizer_neither_cuts_nor_pads_whatever_its_file_says(folder: Path) -> None:
