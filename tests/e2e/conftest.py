@@ -116,6 +116,39 @@ def service(start: Start) -> Iterator[Service]:
         yield service
 
 
+@pytest.fixture(scope="session")
+def hf_service(
+    tmp_path_factory: pytest.TempPathFactory,
+    smollm2_folder: Path,
+    tiny_text_folder: Path,
+    tiny_vision_folder: Path,
+    tiny_encoder_folder: Path,
+) -> Iterator[Service]:
+    """A service with Hugging Face models, and a GGUF model beside them."""
+    folder = tmp_path_factory.mktemp("hf-service")
+    hub = folder / "hub"
+    for path in (folder / "data", hub):
+        path.mkdir()
+    for one in (tiny_text_folder, tiny_vision_folder, tiny_encoder_folder):
+        (hub / one.name).symlink_to(one)
+    write_tiny_gguf(folder / "tiny.gguf")
+    smol = {"model": str(smollm2_folder), "ctxSize": 8192, "device_map": "cpu"}
+    models = {
+        "smollm": {"engine": "hf", "params": smol, "personalities": {"pirate": PIRATE}},
+        "smollm-cold": {"engine": "hf", "params": smol},
+        "tiny": {"params": {"model": "tiny.gguf", "threads": 1}},
+    }
+    (folder / "data" / "models.json").write_text(json.dumps(models))
+    environment = {
+        "LLAMAHERD_LLAMA__LAUNCHER": "embedded",
+        "LLAMAHERD_SERVER__DRAIN_TIMEOUT": str(PATIENCE),
+        "LLAMAHERD_STORAGE__MODELS_FOLDER": str(folder),
+        "HF_MODELS_DIR": str(hub),
+    }
+    with running(folder, environment) as service:
+        yield service
+
+
 @pytest.fixture
 def fresh_service(start: Start) -> Iterator[Service]:
     """A service for one test, with nothing loaded."""

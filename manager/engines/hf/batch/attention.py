@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 
-from manager.engines.hf.batch.cache import KeyValues
+from manager.engines.hf.batch.cache import BLOCK, KeyValues
 
 # Under this name transformers' models find `attend`.
 NAME: Final = "herd"
@@ -124,7 +124,8 @@ def attend(
     plain = softcap is None and s_aux is None
     if plain and packed.single:
         return _decode(packed, layer, query, key, value, scaling, sliding_window), None
-    parts, start = [], 0
+    parts: list[torch.Tensor] = []
+    start = 0
     for cache, count in packed.pieces:
         past, end = cache.length, start + count
         keys, values = cache.layer(layer, key, value)
@@ -132,18 +133,45 @@ def attend(
         values[:, :, past : past + count] = value[:, :, start:end]
         keys, values = keys[:, :, : past + count], values[:, :, : past + count]
         q = query[:, :, start:end]
-        if plain and not past and not (sliding_window and count > sliding_window):
-            part = F.scaled_dot_product_attention(q, keys, values, is_causal=count > 1, scale=scaling, enable_gqa=True)
+        if plain:
+            parts += _blocks(packed, q, keys, values, scaling, sliding_window)
         else:
             mask = packed.mask(past, count, sliding_window, q.device)
-            part = (
-                F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True)
-                if plain
-                else _by_hand(q, keys, values, mask, scaling, softcap, s_aux)
-            )
-        parts.append(part)
+            parts.append(_by_hand(q, keys, values, mask, scaling, softcap, s_aux))
         start = end
     return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def _blocks(
+    packed: Packed,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
+) -> list[torch.Tensor]:
+    """The last tokens of a sequence, of which `keys` and `values` know all.
+
+    On a CPU in blocks that end where positions are multiples of BLOCK: a call of other lengths adds up in another
+    order, and what a token gets must not depend on how much of its prompt was read together, or known before.
+    """
+    end = keys.shape[2]
+    at = past = end - query.shape[2]
+    parts = []
+    while at < end:
+        until = min(end, (at // BLOCK + 1) * BLOCK) if query.device.type == "cpu" else end
+        q = query[:, :, at - past : until - past]
+        first = max(0, at + 1 - window) if window else 0
+        k, v = keys[:, :, first:until], values[:, :, first:until]
+        if until - at == 1:
+            heads, width, key_heads = q.shape[1], q.shape[3], k.shape[1]
+            grouped = q.reshape(1, key_heads, heads // key_heads, width)
+            parts.append(F.scaled_dot_product_attention(grouped, k, v, scale=scaling).reshape(1, heads, 1, -1))
+        else:
+            mask = packed.mask(at, until - at, window, q.device)[:, first:]
+            parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True))
+        at = until
+    return parts
 
 
 def _decode(

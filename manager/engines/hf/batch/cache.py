@@ -9,8 +9,8 @@ import torch
 
 # A cache grows by so many tokens at a time.
 GROWTH: Final = 256
-# A prefix shorter than this is computed anew.
-LEAST_SHARED: Final = 16
+# Prompts are read and prefixes shared in blocks of so many tokens (see attention.py).
+BLOCK: Final = 32
 # So many caches are kept that can only be used as a whole.
 KEPT_WHOLE: Final = 4
 # An ended sequence gives its cache away where the new one goes on with this part of it; else it is copied from.
@@ -154,9 +154,9 @@ class CachePool:
         """
         wanted = list(tokens)
         best: SequenceCache | None = None
-        shared, owner = LEAST_SHARED - 1, None
+        shared, owner = 0, None
         for cache, known, kept in self._known():
-            length = min(shared_prefix(known, wanted), cache.length, len(wanted) - 1)
+            length = _of_blocks(min(shared_prefix(known, wanted), cache.length, len(wanted) - 1), cache)
             if length > shared or (length == shared and kept is not None and owner is None and best is not None):
                 best, shared, owner = cache, length, kept
         if best is None:
@@ -180,7 +180,7 @@ class CachePool:
             whole = [one for one in self._kept if not one.cache.divisible]
             for one in whole[: max(0, len(whole) - KEPT_WHOLE + 1)]:
                 self._kept.remove(one)
-        if cache.length >= LEAST_SHARED:
+        if cache.length >= BLOCK:
             self._kept.append(_Kept(cache, list(tokens[: cache.length])))
 
     def forget(self) -> bool:
@@ -188,6 +188,11 @@ class CachePool:
         had = bool(self._kept)
         self._kept.clear()
         return had
+
+
+def _of_blocks(length: int, cache: SequenceCache) -> int:
+    """So much of it as ends with a block; all, where a cache can only be used as a whole."""
+    return length // BLOCK * BLOCK if cache.divisible else length
 
 
 def shared_prefix(one: list[int], other: list[int]) -> int:

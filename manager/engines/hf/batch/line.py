@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from manager.engines.hf.batch.cache import GROWTH, CachePool, rounded, shared_prefix
+from manager.engines.hf.batch.cache import BLOCK, GROWTH, CachePool, rounded, shared_prefix
 from manager.engines.hf.batch.forward import Forward, Piece
 from manager.engines.hf.batch.sequence import Sequence
 
@@ -85,7 +85,7 @@ class Line:
         for sequence in list(self.running):
             media = sequence.generation.media if not sequence.known else None
             whole = media is not None or not self._forward.chunks
-            count = sequence.pending if whole else min(sequence.pending, shares.get(sequence.id, 1))
+            count = sequence.pending if whole else _part(sequence, shares.get(sequence.id, 1))
             if count and sequence in self.running and self._has_room(sequence, sequence.known + count):
                 planned.append((sequence, self._piece(sequence, count)))
         return [(sequence, piece) for sequence, piece in planned if sequence.cache is piece.cache]
@@ -165,6 +165,14 @@ def _shares(reading: list[Sequence], tokens: int) -> dict[int, int]:
         left -= shares[one.id]
     shares[oldest.id] += min(left, oldest.pending - first)
     return shares
+
+
+def _part(sequence: Sequence, share: int) -> int:
+    """How many of its tokens: all that are left, or up to where a block ends, and to the next one at least."""
+    if sequence.pending <= share or not share:
+        return min(sequence.pending, share)
+    end = (sequence.known + share) // BLOCK * BLOCK
+    return min(sequence.pending, max(end, (sequence.known // BLOCK + 1) * BLOCK) - sequence.known)
 
 
 def _saves(reader: Sequence, waiter: Sequence) -> bool:

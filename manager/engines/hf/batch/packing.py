@@ -41,8 +41,11 @@ class PackedLinear(nn.Module):
         self._bias = None if bias is None else bias.detach()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
-        return out
+        # oneDNN adds up a single row in another order than several, where rows are long (1,536 and more).
+        alone = x.dim() > 1 and x.numel() == self.in_features
+        rows = x.expand(*x.shape[:-2], 2, -1) if alone else x
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
+        return out[..., :1, :] if alone else out
 
 
 def pack(model: nn.Module, progress: Callable[[float], None] | None = None) -> int:

@@ -69,7 +69,7 @@ def test_no_more_tokens_have_room_than_the_budget() -> None:
 
 def test_ended_sequences_make_room_the_one_longest_unused_first() -> None:
     pool = CachePool(3 * GROWTH)
-    old, new = [1] * 40, [2] * 40
+    old, new = [1] * 64, [2] * 64
     kept(pool, old)
     kept(pool, new)
     running = KeyValues(LAYERS)
@@ -84,18 +84,18 @@ def test_a_conversation_that_goes_on_takes_the_cache_of_its_last_turn() -> None:
     turn = list(range(100))
     cache = kept(pool, turn)
     assert pool.reuse([*turn, 500, 501]) is cache
-    assert cache.length == 100
+    assert cache.length == 96  # whole blocks
     assert pool.reuse([*turn, 500, 501]) is None
 
 
 def test_a_cache_never_knows_the_whole_prompt() -> None:
     """The last token's logits are wanted, and no cache holds logits."""
     pool = CachePool(8 * GROWTH)
-    turn = list(range(100))
+    turn = list(range(96))
     kept(pool, turn)
     again = pool.reuse(turn)
     assert again is not None
-    assert again.length == 99
+    assert again.length == 64
 
 
 def test_a_common_beginning_is_copied_where_its_owner_has_more_to_remember() -> None:
@@ -105,7 +105,7 @@ def test_a_common_beginning_is_copied_where_its_owner_has_more_to_remember() -> 
     copy = pool.reuse([*long[:50], 999, 998])
     assert copy is not None
     assert copy is not cache
-    assert copy.length == 50
+    assert copy.length == 32
     assert pool.reuse([*long, 7]) is cache
 
 
@@ -116,13 +116,13 @@ def test_a_running_sequence_shares_what_it_has_read() -> None:
     pool.running = {1: (cache, tokens)}
     copy = pool.reuse(tokens)
     assert copy is not None
-    assert (copy is cache, copy.length) == (False, 120)
+    assert (copy is cache, copy.length) == (False, 96)
 
 
 def test_a_short_common_beginning_is_worth_nothing() -> None:
     pool = CachePool(8 * GROWTH)
     kept(pool, list(range(100)))
-    assert pool.reuse([*range(15), 900, 901]) is None
+    assert pool.reuse([*range(31), 900, 901]) is None
 
 
 def test_nothing_is_copied_beyond_the_budget() -> None:
