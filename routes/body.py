@@ -10,12 +10,9 @@ from aiohttp import web
 
 from manager.errors import InvalidRequest
 
-ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 CTX_NAMES: Final = ("ctx", "context_window", "n_ctx")
 # Fields of ours, which no engine knows.
 OWN_FIELDS: Final = frozenset({*CTX_NAMES, "personality"})
-# Parts of a message that only a model with a projector takes.
-MEDIA: Final = frozenset({"image_url", "input_audio", "input_video", "video_url"})
 
 Check = Callable[[Any], bool]
 
@@ -111,63 +108,20 @@ async def read_object(request: web.Request) -> tuple[bytes, dict[str, Any]]:
     return raw, body
 
 
+def write_object(body: dict[str, Any]) -> bytes:
+    """A changed body as JSON. Raises InvalidRequest where it has more levels than can be written (254)."""
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError:
+        raise InvalidRequest("The body is nested too deeply.") from None
+
+
 def check_fields(body: dict[str, Any]) -> None:
     """Hold every known field to its type and range. Raises InvalidRequest that names the field."""
     for name, value in body.items():
         known = FIELDS.get(name)
         if known is not None and value is not None and not known[0](value):
             raise InvalidRequest(f"'{name}' {known[1]}.", param=name)
-
-
-def check_messages(body: dict[str, Any], *, media: bool = True) -> list[dict[str, Any]]:
-    """The messages of a chat, in form. Raises InvalidRequest that names the message.
-
-    `media`: whether the model takes more than text.
-    """
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise InvalidRequest("'messages' must be an array with at least one message.", param="messages")
-    for index, message in enumerate(messages):
-        _check_message(message, f"messages[{index}]", media=media)
-    return messages
-
-
-def _check_message(message: Any, where: str, *, media: bool) -> None:
-    if not isinstance(message, dict):
-        raise InvalidRequest(f"'{where}' must be an object.", param=where)
-    role = message.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise InvalidRequest(f"'{where}.role' must be one of {', '.join(sorted(ROLES))}.", param=f"{where}.role")
-    content = message.get("content")
-    if content is None:
-        if role == "assistant":
-            return  # only tool calls, or nothing said
-        raise InvalidRequest(f"'{where}.content' is missing.", param=f"{where}.content")
-    if isinstance(content, list):
-        for number, part in enumerate(content):
-            _check_part(part, f"{where}.content[{number}]", media=media)
-    elif not isinstance(content, str):
-        raise InvalidRequest(f"'{where}.content' must be a string or an array of parts.", param=f"{where}.content")
-
-
-def _check_part(part: Any, where: str, *, media: bool) -> None:
-    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        raise InvalidRequest(f"'{where}' must be an object with a 'type'.", param=where)
-    if part["type"] == "text" and not isinstance(part.get("text"), str):
-        raise InvalidRequest(f"'{where}.text' must be a string.", param=f"{where}.text")
-    if part["type"] in MEDIA and not media:
-        raise InvalidRequest(f"'{where}': this model takes text only, no '{part['type']}'.", param=where)
-
-
-def check_tools(tools: list[Any]) -> None:
-    """Hold the tools of a chat to their form. Raises InvalidRequest that names the tool."""
-    for index, tool in enumerate(tools):
-        where = f"tools[{index}]"
-        if not isinstance(tool, dict) or tool.get("type") != "function":
-            raise InvalidRequest(f"'{where}' must be an object with the type 'function'.", param=where)
-        function = tool.get("function")
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise InvalidRequest(f"'{where}.function' must be an object with a 'name'.", param=f"{where}.function")
 
 
 def wanted_context(body: dict[str, Any]) -> int | None:

@@ -9,12 +9,17 @@ import orjson
 from manager.engines import Engine, UpstreamRequest
 from manager.entry import ModelEntry
 from manager.errors import ContextLengthExceeded, UpstreamError
+from routes.body import write_object
 from routes.errors import from_engine
+from routes.messages import RESULTS
 
 Message = dict[str, Any]
 SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 # What of a request decides how its messages become a prompt.
-TEMPLATE_FIELDS: Final = ("messages", "tools", "tool_choice", "chat_template_kwargs", "response_format")
+TEMPLATE_FIELDS: Final = (
+    *("messages", "tools", "tool_choice", "functions", "function_call", "response_format"),
+    *("chat_template_kwargs", "reasoning_effort", "continue_final_message", "add_generation_prompt"),
+)
 # How a request may limit its answer, and the order in which they count; -1 is no limit.
 LIMITS: Final = ("n_predict", "max_completion_tokens", "max_tokens")
 # Where a request sets a budget but no length of its answer, this part of the budget is kept for it.
@@ -92,6 +97,8 @@ def _split(messages: list[Message]) -> tuple[list[Message], list[list[Message]],
     others = [message for message in messages if message["role"] not in SYSTEM_ROLES]
     users = [index for index, message in enumerate(others) if message["role"] == "user"]
     last = users[-1] if users else len(others) - 1
+    while not users and last > 0 and others[last]["role"] in RESULTS:
+        last -= 1  # results stay with their calls
     turns: list[list[Message]] = []
     for index, message in enumerate(others[:last]):
         if index == 0 or message["role"] == "user":
@@ -106,8 +113,10 @@ async def _window(engine: Engine, model: str) -> int:
 
 
 async def _count(engine: Engine, model: str, body: dict[str, Any]) -> int:
-    asked = {name: body[name] for name in TEMPLATE_FIELDS if name in body}
-    rendered = await _ask(engine, model, UpstreamRequest("POST", "/apply-template", orjson.dumps(asked)))
+    asked: dict[str, Any] = {name: body[name] for name in TEMPLATE_FIELDS if name in body}
+    rendered = await _ask(engine, model, UpstreamRequest("POST", "/apply-template", write_object(asked)))
+    if "tokens" in rendered:  # an engine that counts while it renders, images too
+        return int(rendered["tokens"])
     text = {"content": rendered["prompt"], "add_special": True, "parse_special": True}
     tokens = await _ask(engine, model, UpstreamRequest("POST", "/tokenize", orjson.dumps(text)))
     return len(tokens["tokens"])

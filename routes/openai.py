@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import orjson
 from aiohttp import web
 
 from manager.engines import UpstreamRequest
@@ -13,8 +12,9 @@ from manager.entry import ModelEntry
 from manager.errors import EndpointUnsupported, InvalidRequest, ModelNotFound
 from manager.lease import Lease
 from manager.service import SERVICE, Service
-from routes.body import OWN_FIELDS, check_fields, check_messages, check_tools, read_object, wanted_context
+from routes.body import OWN_FIELDS, check_fields, read_object, wanted_context, write_object
 from routes.conversation import fit_to_budget, with_personality
+from routes.messages import check_messages, check_tools, refusals_to_text
 from routes.middleware import Handler
 from routes.relay import Finish, Reframe, relay
 
@@ -41,7 +41,9 @@ async def chat(
 ) -> web.StreamResponse:
     """Check a chat request and answer it. `personality` is the one that the model's id names, if it does."""
     check_fields(body)
-    check_messages(body, media=_takes_media(entry))
+    messages = check_messages(body, media=_takes_media(entry))
+    if refusals_to_text(messages):
+        raw = write_object(body)
     if body.get("tools"):
         check_tools(body["tools"])
     if not entry.params.instruct:
@@ -75,7 +77,7 @@ async def _chat_upstream(
         changed["messages"] = with_personality(changed["messages"], lease.entry.personality(personality))
     if budget is not None:
         await fit_to_budget(lease.engine, lease.entry, changed, budget)
-    return UpstreamRequest("POST", path, orjson.dumps(changed))
+    return UpstreamRequest("POST", path, write_object(changed))
 
 
 async def apply_template(request: web.Request) -> web.StreamResponse:

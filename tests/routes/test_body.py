@@ -273,7 +273,6 @@ async def test_a_compressed_body_is_read(herd: Herd) -> None:
 async def test_messages_of_every_role_and_kind_pass(herd: Herd) -> None:
     messages = [
         {"role": "developer", "content": "hi"},
-        {"role": "tool", "tool_call_id": "1", "content": "hi"},
         {"role": "function", "name": "f", "content": "hi"},
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "assistant"},
@@ -284,6 +283,86 @@ async def test_messages_of_every_role_and_kind_pass(herd: Herd) -> None:
         answer = await herd.post(CHAT, {"messages": [message, USER]})
         assert answer.status == 200, message
         assert answer.echo == [message, USER]
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLED = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+RESULT = {"role": "tool", "tool_call_id": "1", "content": "hi"}
+
+
+def calling(**changes: Any) -> dict[str, Any]:
+    return {**CALLED, "tool_calls": [CALL, {**CALL, **changes}]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "where"),
+    [
+        ([RESULT], "messages[0].tool_call_id"),
+        ([USER, RESULT], "messages[1].tool_call_id"),
+        ([CALLED, {"role": "tool", "content": "hi"}], "messages[1].tool_call_id"),
+        ([CALLED, {**RESULT, "tool_call_id": 1}], "messages[1].tool_call_id"),
+        ([CALLED, {**RESULT, "tool_call_id": "2"}], "messages[1].tool_call_id"),
+        ([CALLED, RESULT, RESULT], "messages[2].tool_call_id"),
+        ([CALLED, USER, RESULT], "messages[2].tool_call_id"),
+        ([{"role": "function", "content": "hi"}], "messages[0].name"),
+        ([{**USER, "name": 5}], "messages[0].name"),
+        ([{"role": "assistant", "content": "a", "reasoning_content": ["b"]}], "messages[0].reasoning_content"),
+        ([{"role": "assistant", "tool_calls": {}}], "messages[0].tool_calls"),
+        ([{"role": "assistant", "tool_calls": ["f"]}], "messages[0].tool_calls[0]"),
+        ([calling(id=None)], "messages[0].tool_calls[1]"),
+        ([calling(function=None)], "messages[0].tool_calls[1].function"),
+        ([calling(function={"arguments": "{}"})], "messages[0].tool_calls[1].function"),
+        ([calling(function={"name": "f"})], "messages[0].tool_calls[1].function.arguments"),
+        ([calling(function={"name": "f", "arguments": []})], "messages[0].tool_calls[1].function.arguments"),
+        ([{"role": "assistant", "content": None, "function_call": "f"}], "messages[0].function_call"),
+    ],
+)
+async def test_calls_and_results_that_do_not_belong_together_are_a_400_that_names_the_message(
+    herd: Herd, fake: Fake, messages: list[Any], where: str
+) -> None:
+    answer = await herd.post(CHAT, {"messages": messages})
+    assert (answer.status, answer.error["param"]) == (400, where)
+    assert where.split(".")[0] in answer.error["message"]
+    assert fake.starts() == []
+
+
+async def test_results_of_calls_pass_in_any_order_and_with_ids_of_earlier_turns(herd: Herd) -> None:
+    other = {**CALL, "id": "2", "function": {"name": "g", "arguments": {"a": 1}}}
+    both = {**CALLED, "tool_calls": [CALL, other], "reasoning_content": "Both.", "name": None}
+    twice = {**CALLED, "tool_calls": [CALL, CALL]}
+    for messages in (
+        [USER, both, {**RESULT, "tool_call_id": "2"}, RESULT, {"role": "assistant", "content": "a"}],
+        [USER, CALLED, RESULT, CALLED, RESULT, USER, CALLED, RESULT],
+        [USER, CALLED, {**CALLED, "tool_calls": [other]}, RESULT, {**RESULT, "tool_call_id": "2"}],
+        [USER, twice, RESULT, RESULT],
+        [USER, CALLED, USER],
+        [USER, {"role": "assistant", "function_call": CALL["function"]}, {"role": "function", "name": "f", **USER}],
+    ):
+        answer = await herd.post(CHAT, {"messages": messages})
+        assert (answer.status, answer.echo) == (200, messages)
+
+
+async def test_a_refusal_of_the_assistant_is_text_to_the_engine(herd: Herd) -> None:
+    said_no = {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
+    answer = await herd.post(CHAT, {"messages": [said_no, USER]})
+    assert answer.echo == [{"role": "assistant", "content": [{"type": "text", "text": "No."}]}, USER]
+    wrong = {"role": "assistant", "content": [{"type": "refusal"}]}
+    refused = await herd.post(CHAT, {"messages": [wrong]})
+    assert (refused.status, refused.error["param"]) == (400, "messages[0].content[0].refusal")
+
+
+@pytest.mark.parametrize("fields", [{"ctx": 100}, {"personality": "pirate"}])
+@pytest.mark.parametrize("field", ["chat_template_kwargs", "metadata"])
+async def test_what_is_nested_too_deeply_to_be_changed_is_a_400(
+    herd: Herd, fake: Fake, fields: dict[str, Any], field: str
+) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(400):
+        deep = {"a": deep}
+    answer = await herd.chat("hi", **{field: deep}, **fields)
+    assert (answer.status, answer.error["code"]) == (400, "invalid_request")
+    assert answer.error["message"] == "The body is nested too deeply."
+    assert fake.requests() == []
 
 
 async def test_unknown_model_is_a_404_with_the_nearest_name(herd: Herd, fake: Fake) -> None:

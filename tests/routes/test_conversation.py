@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 
+from manager.engines import UpstreamRequest
+from routes.conversation import fit_to_budget
 from tests.routes.conftest import StartHerd
 from tests.routes.herd import Answer, Herd, said, until
 from tests.routes.stage import CHAT, Fake, Stage
@@ -255,6 +261,53 @@ async def test_what_follows_the_last_user_message_stays(herd: Herd) -> None:
         message("tool", "x", tool_call_id="1"),
     ]  # 5
     assert (await ask(herd, [*TURN_1, *end], ctx=7, max_tokens=1)).echo == end
+
+
+async def test_without_a_user_results_stay_with_their_call(herd: Herd) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    end = [called, message("tool", "x", tool_call_id="1")]  # 3
+    assert (await ask(herd, [*TURN_1[1:], *end], ctx=5, max_tokens=1)).echo == end
+
+
+class Counting:
+    """An engine that says how long its prompts are: ten tokens of a message, and what its fields bring."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    @asynccontextmanager
+    async def open(self, request: UpstreamRequest) -> AsyncIterator[Any]:
+        body = orjson.loads(request.body) if request.body else {}
+        self.asked.append(body)
+        answers = {
+            "/props": {"default_generation_settings": {"n_ctx": 1000}},
+            "/apply-template": {"prompt": "x", "tokens": 10 * len(body.get("messages", ()))},
+        }
+        answer = orjson.dumps(answers[request.path])  # anything else is not to be asked
+
+        async def read() -> bytes:
+            return answer
+
+        yield SimpleNamespace(status=200, read=read)
+
+
+async def test_an_engine_that_counts_its_prompts_is_believed() -> None:
+    engine: Any = Counting()
+    entry: Any = SimpleNamespace(name="m", params=SimpleNamespace(n_predict=None))
+    told = {
+        "functions": [{"name": "f"}],
+        "function_call": "auto",
+        "reasoning_effort": "low",
+        "continue_final_message": False,
+        "add_generation_prompt": True,
+    }
+    body = {"messages": [*TURN_1, *TURN_2, LAST], "max_tokens": 10, **told}
+    await fit_to_budget(engine, entry, body, 45)
+    assert body["messages"] == [*TURN_2, LAST]
+    assert body["max_tokens"] == 10
+    counts = [asked for asked in engine.asked if asked]
+    assert all({name: asked[name] for name in told} == told for asked in counts)
 
 
 async def test_the_personality_counts_and_stays(herd: Herd) -> None:

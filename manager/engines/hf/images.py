@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from manager.engines.hf.loading.load import LoadedModel
 
+# A processor's and a tokenizer's names of them, such as image_token, boi_token or global_image_tag.
+_MARK: Final = re.compile(r"(?:.*_)?(?:image|img|video|vision|audio|bo[iav]|eo[iav]|tile)(?:_.*)?_(?:token|tag)")
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 
@@ -44,32 +47,49 @@ def take_images(
     """The messages with `{"type": "image"}` for each `image_url` part, as templates know it, and the images in order.
 
     Blocks while it decodes. Raises InvalidRequest naming the part that the model does not take, or that is no image
-    within the limits. A part's `detail` changes nothing.
+    within the limits. A part's `detail` changes nothing. What stands for an image in a prompt is split where a text has
+    it, so that it stays a text.
     """
+    marks = _marks(loaded) if loaded.kind == "vision" else ()
     left: list[dict[str, Any]] = []
     images: list[Image.Image] = []
     pixels = limits.pixels
     for number, message in enumerate(messages):
         content = message.get("content")
         if not isinstance(content, list):
-            left.append(dict(message))
+            left.append({name: _split(value, marks) for name, value in message.items()})
             continue
         parts = []
         for place, part in enumerate(content):
-            if part["type"] == "text":
-                parts.append(part)
+            kind = part.get("type")
+            if kind == "text":
+                parts.append({**part, "text": _split(part.get("text"), marks)})
                 continue
             where = f"messages[{number}].content[{place}]"
-            if part["type"] != "image_url" or loaded.kind != "vision":
+            if kind != "image_url" or loaded.kind != "vision":
                 takes = "texts and images" if loaded.kind == "vision" else "text"
-                raise InvalidRequest(f"'{where}': this model takes {takes} only, no '{part['type']}'.", param=where)
+                raise InvalidRequest(f"'{where}': this model takes {takes} only, no '{kind}'.", param=where)
             if len(images) == limits.images:
                 raise _refused(where, f"is one image more than the {limits.images} that a request may have")
             images.append(_decoded(_bytes_of(part, where, limits.bytes), where, pixels))
             pixels -= images[-1].width * images[-1].height
             parts.append({"type": "image"})
-        left.append({**message, "content": parts})
+        left.append({**{name: _split(value, marks) for name, value in message.items()}, "content": parts})
     return left, images
+
+
+def _marks(loaded: LoadedModel) -> tuple[str, ...]:
+    """The texts that stand for images, or around them, in the prompts of this model."""
+    named = {**vars(loaded.processor), **loaded.tokenizer.special_tokens_map}
+    texts = {getattr(token, "content", token) for name, token in named.items() if _MARK.fullmatch(name)}
+    return tuple(text for text in texts if isinstance(text, str) and len(text) > 1)
+
+
+def _split(value: Any, marks: Sequence[str]) -> Any:
+    if isinstance(value, str):
+        for mark in marks:
+            value = value.replace(mark, f"{mark[0]} {mark[1:]}")
+    return value
 
 
 def prepare(
@@ -98,7 +118,7 @@ def prepare(
             add_special_tokens=not (start and text.startswith(start)),
         )
     except (ValueError, IndexError) as error:
-        # Most often a text that has the mark of an image in it; whose text that is can't be told here.
+        # Such as the mark of an image in the description of a tool.
         raise InvalidRequest(f"The images don't fit the prompt: {error}", param="messages") from None
     tokens = tuple(made.pop("input_ids")[0].tolist())
     made.pop("attention_mask", None)

@@ -10,6 +10,9 @@ from manager.engines.hf.chat.call_formats import CallFormat
 from manager.engines.hf.chat.tool_fields import Tool
 from manager.engines.hf.grammar.fields import JSON_OPTIONS, closed
 
+# Where a schema has those that it refers to, from its root.
+_DEFINITIONS = ("$defs", "definitions")
+
 
 class CallGrammar:
     """Lark rules for calls in one format. `tokens`: ids of the tokenizer's added tokens by their text."""
@@ -20,18 +23,25 @@ class CallGrammar:
         self._tokens = tokens
         self._rules: list[str] = []
 
-    def whole(self, *, many: bool) -> str:
-        """One call, or some, with all around them."""
-        return self._text(f"{self._literal(self._form.open)} {self._inside(many=many)}", many=many)
+    def whole(self, *, many: bool, instead: Mapping[str, Any] | None = None) -> str:
+        """One call, or some, with all around them; or JSON of the schema `instead`."""
+        if instead is not None and not self._form.open:
+            # Two ways to write JSON in one grammar would shut each other out at the first brace.
+            calls = " | ".join(json_rule(self._as_schema(tool)) for tool in self._tools)
+            return self._text(f"({calls})", many=False, instead=instead)
+        return self._text(f"{self._literal(self._form.open)} {self._inside(many=many)}", many=many, instead=instead)
 
     def rest(self, *, many: bool) -> str:
         """What must come behind `open`."""
         return self._text(self._inside(many=many and self._form.listed), many=False)
 
-    def _text(self, start: str, *, many: bool) -> str:
+    def _text(self, start: str, *, many: bool, instead: Mapping[str, Any] | None = None) -> str:
         if many and not self._form.listed and self._form.open:
             between = self._literal("\n" if self._form.padding else "")
             start = f"{start} ({between} {start}){{0,15}}"
+        if instead is not None:
+            start = f"{start} | answer"
+            self._rules.append(f"answer: {json_rule(instead, lenient=False)}")
         return "%llguidance {}\n" + "\n".join((f"start: {start}", *dict.fromkeys(self._rules))) + "\n"
 
     def _inside(self, *, many: bool) -> str:
@@ -53,6 +63,19 @@ class CallGrammar:
             return f"{self._literal(name)} {self._literal(self._form.between)} args_{at}"
         head = f'{{"{self._form.name_key}": {json.dumps(name, ensure_ascii=False)}, "{self._form.arguments_key}": '
         return f'{self._literal(head)} args_{at} "}}"'
+
+    def _as_schema(self, tool: Tool) -> dict[str, Any]:
+        """A call that is the whole answer, as JSON."""
+        parameters = tool["function"]["parameters"]
+        named = {"const": tool["function"]["name"]}
+        arguments = {"type": "object", **closed(parameters)}
+        return {
+            "type": "object",
+            "properties": {self._form.name_key: named, self._form.arguments_key: arguments},
+            "required": [self._form.name_key, self._form.arguments_key],
+            "additionalProperties": False,
+            **{key: parameters[key] for key in _DEFINITIONS if key in parameters},
+        }
 
     def _tagged(self, at: int, name: str, schema: Mapping[str, Any]) -> str:
         tags = self._form.tags
@@ -76,9 +99,12 @@ class CallGrammar:
         return f"<[{token}]>" if token is not None else _quoted(text) if text else ""
 
 
-def json_rule(schema: Any) -> str:
-    """A schema as the right side of a rule in a Lark grammar; words that llguidance does not know are passed over."""
-    return "%json " + json.dumps({**schema, "x-guidance": {**JSON_OPTIONS, "lenient": True}}, ensure_ascii=False)
+def json_rule(schema: Mapping[str, Any], *, lenient: bool = True) -> str:
+    """A schema as the right side of a rule in a Lark grammar.
+
+    `lenient`: words in it that llguidance does not know are passed over; else they are errors.
+    """
+    return "%json " + json.dumps({**schema, "x-guidance": {**JSON_OPTIONS, "lenient": lenient}}, ensure_ascii=False)
 
 
 def is_text(schema: Any) -> bool:
@@ -96,7 +122,7 @@ def is_text(schema: Any) -> bool:
 
 
 def _with_definitions(value: Any, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**value, **{key: schema[key] for key in ("$defs", "definitions") if key in schema}}
+    return {**value, **{key: schema[key] for key in _DEFINITIONS if key in schema}}
 
 
 def _quoted(text: str) -> str:

@@ -71,6 +71,7 @@ def _calls(calls: Any, where: str) -> list[Message]:
         if isinstance(arguments, str):
             try:
                 arguments = json.loads(arguments) if arguments.strip() else {}
+                json.dumps(arguments, ensure_ascii=False).encode()  # half a character is an error, too
             except (ValueError, RecursionError):
                 raise FieldError(f"{place}.function.arguments", "must be JSON") from None
         read.append({**call, "type": "function", "function": {**function, "arguments": arguments}})

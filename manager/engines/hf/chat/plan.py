@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -72,18 +73,15 @@ def _prepared(loaded: LoadedModel, body: Mapping[str, Any]) -> ChatPlan:
     tools = read_tools(body)
     rendered = render(loaded, body, tools)
     grammar = grammar_spec(body)
-    forced = grammar is not None
     calls, told = _calls(template)
     many = tools is not None and _many(tools, told=told)
-    if grammar is not None and tools is not None:
-        _check_together(grammar, tools)
-    elif tools is not None:
-        grammar = _call_spec(calls, tools, loaded, many=many)
+    if tools is not None:
+        grammar = _call_spec(calls, tools, loaded, grammar, many=many)
     if grammar is not None and not grammar.after and rendered.opened and can.thinking is not None:
         grammar = replace(grammar, after=can.thinking[1])
     stops = () if loaded.template else (CHATML_END,)
     form = AnswerForm(
-        calls=None if forced or tools is None else calls,
+        calls=None if tools is None else calls,
         tools=tools,
         many=many,
         thinking=None if body.get("reasoning_format") == "none" else can.thinking,
@@ -119,10 +117,22 @@ def render(loaded: LoadedModel, body: Mapping[str, Any], tools: ToolRequest | No
     try:
         prompt = render_template(template, fitted, shown, variables)
     except Exception as error:  # a template is a program of a stranger's and may raise anything
-        raise FieldError("messages", f"can't be put into the model's chat template: {_words(error)}") from None
+        field = "messages"
+        if body.get("chat_template_kwargs") and _takes(template, fitted, shown, loaded):
+            field = "chat_template_kwargs"
+        raise FieldError(field, f"can't be put into the model's chat template: {_words(error)}") from None
     start = loaded.tokenizer.bos_token
     rendered = Rendered(prompt, not (start and prompt.startswith(start)), opened=_opened(prompt, can.thinking))
     return rendered if continued is None else _continue(rendered, continued, can.thinking)
+
+
+def _takes(template: str, messages: list[Message], tools: list[dict[str, Any]] | None, loaded: LoadedModel) -> bool:
+    """Whether the template renders these where the request sets nothing in it."""
+    try:
+        render_template(template, messages, tools, {**loaded.tokenizer.special_tokens_map, **_variables({})})
+    except Exception:  # as above
+        return False
+    return True
 
 
 def _calls(template: str) -> tuple[CallFormat, bool]:
@@ -204,17 +214,21 @@ def _many(tools: ToolRequest, *, told: bool) -> bool:
     return told and tools.only is None if tools.must else True
 
 
-def _check_together(grammar: GrammarSpec, tools: ToolRequest) -> None:
-    if grammar.kind == "gbnf":
-        raise FieldError("grammar", "can't be used together with 'tools'")
-    if tools.must:
-        raise FieldError(grammar.field, "can't be used where a tool must be called")
+def _call_spec(
+    calls: CallFormat, tools: ToolRequest, loaded: LoadedModel, wanted: GrammarSpec | None, *, many: bool
+) -> GrammarSpec | None:
+    """Forces calls where there must be one, and calls or `wanted`, the schema of the answer, where there is one.
 
-
-def _call_spec(calls: CallFormat, tools: ToolRequest, loaded: LoadedModel, *, many: bool) -> GrammarSpec | None:
-    """Forces calls where there must be one; else only what follows the marker with which a call begins."""
+    Else it holds only for what follows the marker with which a call begins.
+    """
     field = "functions" if tools.legacy else "tools"
     grammar = CallGrammar(calls, tools.callable, loaded.tokenizer.get_added_vocab())
+    if wanted is not None:
+        if wanted.kind == "gbnf":
+            raise FieldError("grammar", f"can't be used together with '{field}'")
+        if tools.must:
+            raise FieldError(wanted.field, "can't be used where a tool must be called")
+        return GrammarSpec("lark", grammar.whole(many=many, instead=json.loads(wanted.text)), wanted.field)
     if tools.must:
         return GrammarSpec("lark", grammar.whole(many=many), field)
     if not calls.open:

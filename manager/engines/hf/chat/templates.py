@@ -102,4 +102,6 @@ def render(
     texts, _ = rendering(
         [messages], tools=tools, chat_template=template, **{"add_generation_prompt": True, **variables}
     )
-    return str(texts[0])
+    prompt = str(texts[0])
+    prompt.encode()  # half a character (a lone surrogate) can't become tokens
+    return prompt

@@ -71,6 +71,8 @@ def _tools(value: Any, field: str, *, bare: bool) -> tuple[Tool, ...]:
         parameters = function.get("parameters")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise FieldError(f"{where}.function.parameters", "must be an object")
+        if parameters and not isinstance(parameters.get("properties"), Mapping | None):
+            raise FieldError(f"{where}.function.parameters.properties", "must be an object")
         # Templates look for each of these without asking whether it is there.
         filled = {**function, "description": function.get("description") or "", "parameters": parameters or _NOTHING}
         tools.append({**tool, "type": "function", "function": filled})

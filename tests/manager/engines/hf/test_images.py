@@ -21,7 +21,11 @@ from manager.errors import InvalidRequest
 from manager.params import HfParams
 from tests.hf_models import tiny_vision
 
-VISION: Any = SimpleNamespace(kind="vision")
+VISION: Any = SimpleNamespace(
+    kind="vision",
+    processor=SimpleNamespace(image_token="<image>", video_token=None, image_token_id=7, eos_token="</s>"),
+    tokenizer=SimpleNamespace(special_tokens_map={"boi_token": "[IMG]"}),
+)
 RED = (200, 30, 30)
 
 
@@ -220,6 +224,12 @@ def test_text_model_takes_no_image() -> None:
     assert error.message == "'messages[0].content[0]': this model takes text only, no 'image_url'."
 
 
+def test_mark_of_an_image_where_no_text_was_is_refused(loaded: LoadedModel) -> None:
+    messages, found = take_images(loaded, asked(part(written(picture()))))
+    with pytest.raises(InvalidRequest, match="don't fit"):
+        prepare(loaded, [*messages, {"role": "user", "content": "<image>"}], found)
+
+
 def test_vision_model_takes_no_sound() -> None:
     error = refusal({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}})
     assert error.message == "'messages[0].content[0]': this model takes texts and images only, no 'input_audio'."
@@ -259,10 +269,34 @@ def test_model_takes_what_is_prepared(loaded: LoadedModel) -> None:
     assert not torch.allclose(logits[0], logits[1])
 
 
-def test_mark_of_an_image_in_a_text_is_refused_beside_an_image(loaded: LoadedModel) -> None:
-    messages, found = take_images(loaded, asked(part(written(picture())), {"type": "text", "text": "<image>"}))
-    with pytest.raises(InvalidRequest, match="don't fit"):
-        prepare(loaded, messages, found)
+def test_part_without_type_is_refused_by_its_place() -> None:
+    assert refusal({"text": "Hi"}).param == "messages[0].content[0]"
+    assert refusal({"text": "Hi"}, to=SimpleNamespace(kind="text")).param == "messages[0].content[0]"
+
+
+def test_what_stands_for_an_image_is_split_in_every_text_of_a_vision_model() -> None:
+    text = "What is <image>, what [IMG] and </s>?"
+    split = "What is < image>, what [ IMG] and </s>?"
+    said: list[dict[str, Any]] = [
+        {"role": "system", "content": text},
+        {"role": "user", "content": [{"type": "text", "text": text}]},
+    ]
+    messages, _ = take_images(VISION, said)
+    assert messages == [
+        {"role": "system", "content": split},
+        {"role": "user", "content": [{"type": "text", "text": split}]},
+    ]
+    assert take_images(SimpleNamespace(kind="text"), said)[0] == said  # type: ignore[arg-type]
+    assert said[0]["content"] == text
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_mark_of_an_image_in_a_text_is_no_image(loaded: LoadedModel, number: int) -> None:
+    image = part(written(picture()))
+    messages, found = take_images(loaded, asked(*[image] * number, {"type": "text", "text": "<image>"}))
+    tokens, _ = prepare(loaded, messages, found)
+    assert tokens.count(loaded.model.config.image_token_id) == number * 20
+    assert "< image>" in loaded.tokenizer.decode(tokens)
 
 
 def test_tokens_are_counted_as_llama_cpp_counts_them(smollm2_folder: Path, tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ def test_a_sequence_that_the_template_refuses_is_told_in_its_words() -> None:
         ([USER, {"role": "user", "content": [{"type": "sound"}]}], "messages[1].content[0]"),
         ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0]"),
         ([call("{")], "messages[0].tool_calls[0].function.arguments"),
+        ([call('{"zone": "\\ud800"}')], "messages[0].tool_calls[0].function.arguments"),
+        ([{"role": "user", "content": "\ud800"}], "messages"),
         ([{"role": "assistant", "tool_calls": [{}]}], "messages[0].tool_calls[0].function"),
         ([{"role": "assistant", "tool_calls": {}}], "messages[0].tool_calls"),
     ],
@@ -198,6 +200,11 @@ def test_templates_get_what_llama_server_gives_and_what_the_request_adds() -> No
     assert prompt(CHATML, USER, add_generation_prompt=False).endswith("Hi<|im_end|>\n")
 
 
+def _with(properties: Any) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": properties}
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -211,6 +218,8 @@ def test_templates_get_what_llama_server_gives_and_what_the_request_adds() -> No
         ({"tools": 1}, "tools"),
         ({"tools": [{}]}, "tools[0]"),
         ({"tools": [{"function": {"name": "f", "parameters": 1}}]}, "tools[0].function.parameters"),
+        ({"tools": [TOOL, _with([])]}, "tools[1].function.parameters.properties"),
+        ({"functions": [_with("a")["function"]]}, "functions[0].function.parameters.properties"),
         ({"tools": [TOOL], "tool_choice": "any"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
@@ -228,7 +237,7 @@ def test_deep_messages_and_hostile_templates_are_refused() -> None:
     deep: Any = "x"
     for _ in range(5000):
         deep = [deep]
-    assert refused(QWEN, [USER], chat_template_kwargs={"deep": deep}).param == "messages"
+    assert refused(QWEN, [USER], chat_template_kwargs={"deep": deep}).param == "chat_template_kwargs"
     schema: dict[str, Any] = {"type": "string"}
     for _ in range(600):
         schema = {"type": "object", "properties": {"x": schema}}
@@ -390,11 +399,29 @@ def test_a_marker_that_is_a_token_is_forced_as_that_token() -> None:
     assert matcher.mask().nonzero()[0].tolist() == [model.tokenizer.convert_tokens_to_ids("<tool_call>")]
 
 
-def test_a_schema_goes_before_tools_that_need_not_be_called() -> None:
-    of = plan(QWEN, tools=[TOOL], response_format={"type": "json_object"})
-    assert of.grammar is not None
-    assert of.grammar.kind == "json_schema"
-    assert answer(of, HERMES_CALL)["content"] == HERMES_CALL
+BARE_CALL = '{"name": "clock", "parameters": {"zone": "CET"}}'
+
+
+@pytest.mark.parametrize(("template", "text"), [(QWEN, HERMES_CALL), (CHATML, HERMES_CALL), (LLAMA, BARE_CALL)])
+def test_with_a_schema_the_answer_is_a_call_or_fits_it(template: str, text: str) -> None:
+    schema = {"type": "object", "properties": {"hour": {"type": "integer"}}, "required": ["hour"]}
+    of = plan(template, tools=[TOOL], response_format={"type": "json_schema", "json_schema": {"schema": schema}})
+    assert forced(of, template, text)
+    assert forced(of, template, '{"hour": 12}')
+    assert not forced(of, template, '{"hour": "noon"}')
+    assert not forced(of, template, "In words.")
+    assert answer(of, *text)["tool_calls"][0]["function"]["arguments"] == '{"zone": "CET"}'
+    assert answer(of, '{"hour": 12}') == {"role": "assistant", "content": '{"hour": 12}'}
+    of = plan(template, tools=[TOOL], response_format={"type": "json_object"})
+    assert forced(of, template, text)
+    assert forced(of, template, '{"hour": 12}')
+
+
+def test_what_the_request_sets_in_a_template_that_does_not_take_it_is_named() -> None:
+    template = "{{ messages[0].content }}{% if day %}{{ day.lower() }}{% endif %}"
+    assert prompt(template, USER, chat_template_kwargs={"day": "FRI"}) == "Hifri"
+    assert refused(template, [USER], chat_template_kwargs={"day": 5}).param == "chat_template_kwargs"
+    assert refused("{{ 1 / 0 }}", [USER], chat_template_kwargs={"day": 5}).param == "messages"
 
 
 def test_what_a_template_can_do_is_found_by_rendering() -> None:
