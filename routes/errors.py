@@ -15,6 +15,7 @@ from manager.errors import (
     EndpointUnsupported,
     GenerationFailed,
     HerdError,
+    InsufficientMemory,
     InvalidKey,
     InvalidRequest,
     Unavailable,
@@ -90,7 +91,7 @@ def from_engine(status: int, body: bytes, model: str, path: str = "") -> HerdErr
     if kind == "exceed_context_size_error" or (path in _INPUTS and _TOO_LARGE in message):
         return ContextLengthExceeded(message, param=field or _INPUTS.get(path, "messages"))
     if kind == "not_supported_error" or status in {404, 405, 501}:
-        return EndpointUnsupported(f"The model '{model}' can't do this: {message}")
+        return EndpointUnsupported(f"The model '{model}' can't do this: {message}", param=field)
     if "--jinja" in message:  # a built-in template, rendered by llama.cpp's own code; reported with status 500
         return InvalidRequest(f"The template of '{model}' knows no tools; a Jinja template can.", param="tools")
     if _OUT_OF_RANGE in message and path in _TOKENS_IN:
@@ -100,6 +101,8 @@ def from_engine(status: int, body: bytes, model: str, path: str = "") -> HerdErr
         return UpstreamError(f"The engine of '{model}' did not accept the service.")
     if status < 500:
         return InvalidRequest(message, param=field)
+    if kind == "insufficient_memory":
+        return InsufficientMemory(message)
     if status == 503:
         return Unavailable(message, retry_after=1)
     return GenerationFailed(message)

@@ -14,6 +14,9 @@ from manager.mistakes import shown
 # oneOf is read as anyOf there, too.
 JSON_OPTIONS: dict[str, Any] = {"whitespace_pattern": r"[ ]|\n{1,2}[ \t]{0,20}", "coerce_one_of": True}
 
+# Properties of one object that may each come next: all are looked at for every token, so many for 15 ms.
+MOST_OPTIONAL = 1000
+
 # Where a schema has other schemas, one or by name or in a list.
 _NESTED = ("items", "additionalProperties")
 _NAMED = ("properties", "$defs", "definitions", "patternProperties")
@@ -52,10 +55,25 @@ def grammar_spec(body: Mapping[str, Any]) -> GrammarSpec | None:
 def schema_spec(schema: Mapping[str, Any] | bool, field: str) -> GrammarSpec:
     """A JSON schema's grammar. One that says nothing means any object, as in llama.cpp."""
     try:
+        if _optional(schema) > MOST_OPTIONAL:
+            raise FieldError(field, f"has an object with more than {MOST_OPTIONAL} properties that may be left out")
         text = json.dumps(closed(schema) if schema and schema is not True else {"type": "object"}, ensure_ascii=False)
     except RecursionError:
         raise FieldError(field, "is nested too deeply") from None
     return GrammarSpec("json_schema", text, field)
+
+
+def _optional(schema: Any) -> int:
+    """The most properties that one object in it has and that may be left out."""
+    if isinstance(schema, list):
+        return max(map(_optional, schema), default=0)
+    if not isinstance(schema, Mapping):
+        return 0
+    properties, required = schema.get("properties"), schema.get("required")
+    own = len(properties) if isinstance(properties, Mapping) else 0
+    if isinstance(required, list):
+        own -= len(required)
+    return max(own, max(map(_optional, schema.values()), default=0))
 
 
 def closed(schema: Any) -> Any:

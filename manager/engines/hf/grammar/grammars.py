@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections import OrderedDict
 from dataclasses import replace
 from threading import Lock
@@ -15,6 +17,8 @@ from manager.engines.hf.grammar.gbnf import lark_of
 from manager.engines.hf.wire.unsupported import FieldError
 from manager.errors import GenerationFailed
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -22,11 +26,15 @@ if TYPE_CHECKING:
 
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
-_LARGEST = 256 * 1024  # characters of a grammar; 5,000 properties take 140,000 and 2 s
+_LARGEST = 256 * 1024  # characters of a grammar
 _KEPT = 64
+# Lines of a grammar, with their numbers, and the place in them.
+_QUOTED = re.compile(r"^ *\d+ \|", re.MULTILINE)
+_WHERE = re.compile(r"^(?:at )?\d+\(\d+\): ")
 # The least work that real schemas never reach, so that a hostile one costs a step some milliseconds.
 _LIMITS = LLParserLimits(
-    step_max_items=20_000,
+    step_max_items=30_000,
+    max_items_in_row=8_000,
     step_lexer_fuel=100_000,
     max_grammar_size=200_000,
     max_lexer_states=50_000,
@@ -54,11 +62,22 @@ class Grammars:
         self._compiled: OrderedDict[GrammarSpec, LLMatcher] = OrderedDict()
         self._lock = Lock()
 
+    def prepare(self) -> None:
+        """Make what all grammars need. Blocks for 0.3 s and holds the interpreter's lock, so it belongs to a load."""
+        try:
+            self._tokenizer = self._build()
+        except Exception as error:  # of a kind that llguidance does not know
+            logger.warning("grammars can't be used with this model's tokenizer: %s", type(error).__name__)
+
     def compile(self, spec: GrammarSpec) -> Grammar:
-        """The grammar, ready to follow. Blocks: some ms, the first time 0.3 s more. FieldError names its field."""
+        """The grammar, ready to follow. Blocks for some ms. FieldError names its field."""
         core = replace(spec, after="", must=True, again=False)
         with self._lock:
-            tokenizer = self._tokenizer = self._tokenizer or self._build()
+            if self._tokenizer is None:
+                self.prepare()
+            tokenizer = self._tokenizer
+            if tokenizer is None:
+                raise FieldError(spec.field, "can't be honoured: grammars don't work with this model's tokenizer")
             matcher = self._compiled.get(core)
             if matcher is None:
                 matcher = self._compiled[core] = _compiled(core, tokenizer)
@@ -81,7 +100,7 @@ def _compiled(spec: GrammarSpec, tokenizer: LLTokenizer) -> LLMatcher:
     try:
         matcher = LLMatcher(tokenizer, _source(spec), log_level=0, limits=_LIMITS)
     except ValueError as error:
-        raise FieldError(spec.field, f"can't be used: {error}") from None
+        raise FieldError(spec.field, f"can't be used: {' '.join(str(error).split())[:300]}") from None
     if not matcher.is_error():
         matcher.compute_bitmask()  # the dearest one, and shared by all that follow the grammar
     if matcher.is_error():
@@ -100,8 +119,15 @@ def _source(spec: GrammarSpec) -> str:
 
 
 def _reason(matcher: LLMatcher) -> str:
-    words = " ".join(matcher.get_error().replace("<non-verbose/>", "").split())[:500]
-    return "nothing fits it" if words.startswith("NoExtension") else words
+    """What llguidance says of it, without what it quotes of the grammar that we made of the request's."""
+    said = _QUOTED.split(matcher.get_error().replace("<non-verbose/>", ""), maxsplit=1)[0]
+    words = _WHERE.sub("", " ".join(said.split()))
+    if words.startswith("NoExtension"):
+        return "nothing fits it"
+    if "Too many" in words or "too many" in words or "too large" in words:
+        return "it is too large or too ambiguous"
+    # Regular expressions are shown with a mark below the place, and then comes what is wrong.
+    return words.rpartition("error: ")[2][:300]
 
 
 class _StrictGrammar:
@@ -138,7 +164,9 @@ class _StrictMatcher:
         if token in self._grammar.ends and self.done:
             return
         if not self._matcher.consume_token(token):
-            raise GrammarError(f"token {token} does not follow the grammar")
+            if "doesn't satisfy" in self._matcher.get_error():
+                raise GrammarError(f"token {token} does not follow the grammar")
+            raise GrammarError(f"the grammar can't be followed further: {_reason(self._matcher)}")
 
     @property
     def done(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,13 +44,25 @@ class Window:
                 del self.counts[oldest]
 
 
+class Biases(dict[int, float]):
+    """A request's logit_bias. All its sequences share the arrays: of 50,000 tokens they take 5 ms to make."""
+
+    @functools.cached_property
+    def arrays(self) -> tuple[Array, Array]:
+        """Tokens, and what is added to their logits."""
+        return np.fromiter(self.keys(), np.int64, len(self)), np.fromiter(self.values(), np.float32, len(self))
+
+
 class Bias:
     """What is added to the logits of some tokens: minus infinity to those that are banned."""
 
-    def __init__(self, biases: Mapping[int, float], banned: Iterable[int]) -> None:
-        merged = {**biases, **dict.fromkeys(banned, -np.inf)}
-        self.tokens = np.fromiter(merged.keys(), np.int64, len(merged))
-        self.values = np.fromiter(merged.values(), np.float32, len(merged))
+    def __init__(self, biases: Mapping[int, float], banned: Collection[int]) -> None:
+        self.tokens, self.values = biases.arrays if isinstance(biases, Biases) else Biases(biases).arrays
+        if banned:
+            never = np.fromiter(banned, np.int64, len(banned))
+            others = ~np.isin(self.tokens, never)
+            self.tokens = np.concatenate([self.tokens[others], never])
+            self.values = np.concatenate([self.values[others], np.full(len(never), -np.inf, np.float32)])
 
 
 def add_biases(logits: torch.Tensor, biases: Mapping[int, Bias]) -> None:

@@ -19,6 +19,7 @@ from manager.engines.hf.generation import Matcher, Sampling, Score
 from manager.engines.hf.sampling.chain import Survivors, knobs_of, narrow, wide
 from manager.engines.hf.sampling.leading import leading
 from manager.engines.hf.sampling.penalties import Bias, Window, add_biases, mask, penalise
+from manager.errors import GenerationFailed
 
 Array = np.ndarray[Any, Any]
 
@@ -26,8 +27,8 @@ Array = np.ndarray[Any, Any]
 FEW: Final = 128
 # What llama-server tells for a probability of 0: the lowest float32.
 LEAST: Final = float(np.finfo(np.float32).min)
-NOT_FINITE: Final = "the model's output is not finite: its weights are broken, or its dtype is too small for them"
-NOTHING_LEFT: Final = "no token may come next: the grammar, logit_bias and ignore_eos together rule out all"
+NOT_FINITE: Final = "The model's output is not finite: its weights are broken, or its dtype is too small for them."
+NOTHING_LEFT: Final = "No token may come next: the grammar, logit_bias and ignore_eos together rule out all."
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def pick(logits: torch.Tensor, states: Sequence[SamplerState]) -> list[Picked]:
         tokens[rows] = survivors.draw(np.array([states[row].chance() for row in rows]))
         for row, highest in zip(rows, best, strict=True):
             if not math.isfinite(highest):
-                errors.setdefault(row, ValueError(NOTHING_LEFT if highest == -math.inf else NOT_FINITE))
+                errors.setdefault(row, _no_choice(highest))
     for row, state in enumerate(states):
         if row not in errors:
             try:
@@ -99,17 +100,22 @@ def pick(logits: torch.Tensor, states: Sequence[SamplerState]) -> list[Picked]:
 def survivors(logits: torch.Tensor, state: SamplerState) -> dict[int, float]:
     """The tokens that could come next by logits [vocabulary], and how probable each is. Nothing is accepted.
 
-    Raises what the grammar raises, and ValueError where there are none.
+    Raises what the grammar raises, and GenerationFailed where there are none.
     """
     adjusted, errors = _adjusted(logits[None], [state])
     if errors:
         raise errors[0]
     ((_, best, left),) = _surviving(adjusted, [state])
     if not math.isfinite(best[0]):
-        raise ValueError(NOTHING_LEFT if best[0] == -math.inf else NOT_FINITE)
+        raise _no_choice(best[0])
     (there,) = left.weights[0].nonzero()
     shares = left.weights[0][there] / left.weights[0].sum()
     return dict(zip(left.tokens[0][there].tolist(), shares.tolist(), strict=True))
+
+
+def _no_choice(highest: float) -> GenerationFailed:
+    """For a row whose highest logit is this."""
+    return GenerationFailed(NOTHING_LEFT if highest == -math.inf else NOT_FINITE, should_retry=False)
 
 
 def _adjusted(logits: torch.Tensor, states: Sequence[SamplerState]) -> tuple[torch.Tensor, dict[int, Exception]]:

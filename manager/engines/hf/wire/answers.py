@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,10 +14,9 @@ from manager.engines.hf.batch.text import Pieces
 from manager.engines.hf.chat.deltas import Deltas, PlainDeltas
 from manager.engines.hf.generation import Ending, Score, Update
 from manager.engines.hf.wire.report import timings_of, usage_of
+from manager.engines.hf.wire.scores import ScoreWriter
 
 DONE: Final = b"data: [DONE]\n\n"
-# JSON has no -inf; llama-server writes the lowest 32 bit float.
-LOWEST: Final = -3.4028234663852886e38
 ROLE: Final = {"role": "assistant", "content": None}
 
 
@@ -52,53 +50,13 @@ class Choice:
         self.begun = False
         self.texts: list[str] = []
         self.scores: list[Score] = []
+        self.logprobs = ScoreWriter(pieces, lists=deltas is None)
         self.end: Ending | None = None
-        self._pieces = pieces
-        self._offset = 0
 
     def reason(self, instead: str | None) -> str:
         """finish_reason; what the text turned out to be counts only where it is whole."""
         assert self.end is not None  # noqa: S101  only called at the end
         return instead if instead is not None and self.end.reason == "stop" else self.end.reason
-
-    def take_logprobs(self) -> dict[str, Any] | None:
-        """The scores since the last call: llama-server's `content`, and for completions also OpenAI's lists."""
-        scores, self.scores = self.scores, []
-        if not scores:
-            return None
-        content = [{**self._told(score.token, score.logprob), "top_logprobs": self._top(score)} for score in scores]
-        return {"content": content} if self.deltas is not None else {"content": content, **self._lists(scores)}
-
-    def _told(self, token: int, logprob: float) -> dict[str, Any]:
-        raw = self._pieces[token]
-        text = codecs.utf_8_decode(raw, "replace", False)[0]
-        return {"id": token, "token": text, "bytes": list(raw), "logprob": max(logprob, LOWEST)}
-
-    def _top(self, score: Score) -> list[dict[str, Any]]:
-        return [self._told(token, logprob) for token, logprob in score.top]
-
-    def _lists(self, scores: list[Score]) -> dict[str, Any]:
-        names = [_name(self._pieces[score.token]) for score in scores]
-        offsets: list[int] = []
-        for score in scores:
-            offsets.append(self._offset)
-            self._offset += len(codecs.utf_8_decode(self._pieces[score.token], "replace", False)[0])
-        return {
-            "tokens": names,
-            "token_logprobs": [max(score.logprob, LOWEST) for score in scores],
-            "top_logprobs": [
-                {_name(self._pieces[token]): max(logprob, LOWEST) for token, logprob in score.top} for score in scores
-            ],
-            "text_offset": offsets,
-        }
-
-
-def _name(raw: bytes) -> str:
-    """A token as a key: part of a character is told by its bytes, as OpenAI does, so that no two are one."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 class Answer:
@@ -125,17 +83,18 @@ class Answer:
         self._running -= 1
 
     def _report(self, *, usage: bool) -> dict[str, Any]:
-        """The numbers of all choices together; a prompt counts once, and by the choice that computed most of it."""
+        """The numbers of all choices together; a prompt counts once, as it was for the first of its choices to come."""
         ends = [choice.end for choice in self.choices if choice.end is not None]
-        firsts = [min(ends[at : at + self._n], key=lambda end: end.cached) for at in range(0, len(ends), self._n)]
+        firsts = ends[:: self._n]
         timings = timings_of(firsts, ends)
         return {"usage": usage_of(firsts, ends), "timings": timings} if usage else {"timings": timings}
 
 
 class WholeAnswer(Answer):
-    """All at once: `take` gives the body with the update that ends the last choice, and nothing before."""
+    """All at once: `body`, when it is done."""
 
     def take(self, index: int, update: Update) -> bytes:
+        """Nothing goes out yet."""
         choice = self.choices[index]
         if update.text:
             if choice.deltas is None:
@@ -143,16 +102,22 @@ class WholeAnswer(Answer):
             else:
                 choice.deltas.feed(update.text)
         choice.scores += update.scores
-        if update.end is None:
-            return b""
-        self._ended(choice, update.end)
-        if self._running:
-            return b""
+        if update.end is not None:
+            self._ended(choice, update.end)
+        return b""
+
+    @property
+    def long(self) -> bool:
+        """Whether it takes so long to write that it is for a thread: 0.1 ms a token."""
+        return any(choice.scores for choice in self.choices)
+
+    def body(self) -> bytes:
         choices = [self._choice(each) for each in self.choices]
         return orjson.dumps({"choices": choices, **self.head.fields(chunk=False), **self._report(usage=True)})
 
     def _choice(self, choice: Choice) -> dict[str, Any]:
-        logprobs = choice.take_logprobs()
+        choice.logprobs.add(choice.scores)
+        logprobs = choice.logprobs.take()
         if choice.deltas is None:
             reason = choice.reason(None)
             text = "".join(choice.texts)
@@ -183,7 +148,7 @@ class StreamedAnswer(Answer):
 
     def take(self, index: int, update: Update) -> bytes:
         choice = self.choices[index]
-        choice.scores += update.scores
+        choice.logprobs.add(update.scores)  # now, as text that is held back may keep many for later
         frames: list[bytes] = []
         if choice.deltas is None:
             if update.text:
@@ -200,7 +165,7 @@ class StreamedAnswer(Answer):
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def _text(self, choice: Choice, text: str) -> bytes:
-        logprobs = choice.take_logprobs() if choice.scores else None
+        logprobs = choice.logprobs.take()
         return b'data: {"choices":[{"text":%b,"index":%d,"logprobs":%b,"finish_reason":null%b' % (
             orjson.dumps(text),
             choice.index,
@@ -220,7 +185,7 @@ class StreamedAnswer(Answer):
         """The scores so far go with the last of them."""
         last = len(deltas) - 1
         for at, delta in enumerate(deltas):
-            yield self._delta(choice, delta, choice.take_logprobs() if at == last and choice.scores else None)
+            yield self._delta(choice, delta, choice.logprobs.take() if at == last else None)
 
     def _close(self, choice: Choice) -> Iterable[bytes]:
         if choice.deltas is None:
@@ -229,7 +194,7 @@ class StreamedAnswer(Answer):
             deltas, instead = choice.deltas.end()
             yield from self._deltas(choice, deltas)
             told = {"finish_reason": choice.reason(instead), "index": choice.index, "delta": {}}
-        logprobs = choice.take_logprobs()
+        logprobs = choice.logprobs.take()
         if logprobs is not None:
             told["logprobs"] = logprobs
         if self._running:

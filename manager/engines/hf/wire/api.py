@@ -14,7 +14,8 @@ import orjson
 from manager.engines import UpstreamRequest, UpstreamResponse
 from manager.engines.hf.generation import Ending, Update
 from manager.engines.hf.wire.answers import Head, StreamedAnswer, WholeAnswer
-from manager.engines.hf.wire.exchange import Assembly, HfAnswer, error_answer, place_of
+from manager.engines.hf.wire.assembly import Assembly, place_of
+from manager.engines.hf.wire.exchange import HfAnswer, error_answer
 from manager.engines.hf.wire.prompts import Prompts
 from manager.errors import EndpointUnsupported, HerdError, InvalidRequest, UpstreamClosed
 

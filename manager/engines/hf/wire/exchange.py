@@ -8,12 +8,11 @@ from typing import Any, Final, Self
 
 import orjson
 
-from manager.engines.hf.generation import Update
-from manager.engines.hf.wire.answers import StreamedAnswer, WholeAnswer
 from manager.errors import (
     ContextLengthExceeded,
     EndpointUnsupported,
     HerdError,
+    InsufficientMemory,
     InvalidRequest,
     Unavailable,
     UpstreamClosed,
@@ -174,31 +173,6 @@ class HfAnswer:
         return b"".join(pieces)
 
 
-class Assembly:
-    """Puts the answer together from what the sequences of its request bring."""
-
-    def __init__(self, to: HfAnswer, made: WholeAnswer | StreamedAnswer) -> None:
-        self._to = to
-        self._made = made
-
-    def take(self, index: int, update: Update) -> None:
-        """An update of choice `index`. The first error ends the answer; what comes after its end is dropped."""
-        if self._to.over:
-            return
-        if update.error is not None:
-            self._to.fail(update.error)
-            return
-        data = self._made.take(index, update)
-        if isinstance(self._made, StreamedAnswer):
-            if not self._to.begun:
-                self._to.begin()
-            self._to.put(data)
-            if self._made.done:
-                self._to.end()
-        elif self._made.done:
-            self._to.finish(200, data)
-
-
 def error_answer(error: Exception) -> tuple[int, bytes]:
     """Status and body of an error, in llama-server's form. What is no HerdError may quote the prompt: its name only."""
     match error:
@@ -208,6 +182,8 @@ def error_answer(error: Exception) -> tuple[int, bytes]:
             status, kind = 501, "not_supported_error"
         case InvalidRequest():
             status, kind = 400, "invalid_request_error"
+        case InsufficientMemory():
+            status, kind = 503, "insufficient_memory"
         case Unavailable():
             status, kind = 503, "unavailable_error"
         case _:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from manager.engines.hf.batch.text import Pieces
@@ -14,15 +14,16 @@ from manager.engines.hf.grammar.fields import GrammarSpec, grammar_spec
 from manager.engines.hf.grammar.grammars import Grammars
 from manager.engines.hf.images import prepare, take_images
 from manager.engines.hf.residence import Residence
-from manager.engines.hf.wire.request import AnswerLimits, read_limits, read_sampling
+from manager.engines.hf.sampling.penalties import Biases
+from manager.engines.hf.wire.request import SEEDS, AnswerLimits, read_flag, read_limits, read_sampling
 from manager.engines.hf.wire.unsupported import FieldError
 from manager.entry import ModelEntry
 from manager.errors import ContextLengthExceeded
 
 Body = Mapping[str, Any]
 Tokens = tuple[int, ...]
-# Prompts of one request for completions.
-MOST_PROMPTS: Final = 128
+# Sequences of one request.
+MOST_SEQUENCES: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,16 @@ class Asked:
     limits: AnswerLimits
     deltas: Callable[[], Deltas] = PlainDeltas
 
+    @property
+    def generations(self) -> Iterator[Generation]:
+        """One for each choice, those of one prompt in a row. They differ, and are the same next time for a seed."""
+        for prompt in self.prompts:
+            for choice in range(self.limits.n):
+                sampling = self.generation.sampling
+                if sampling.seed is not None and choice:
+                    sampling = replace(sampling, seed=(sampling.seed + choice) % SEEDS)
+                yield replace(self.generation, prompt=prompt, sampling=sampling)
+
 
 class Prompts:
     """Reads requests for one loaded model. Safe to call from several threads."""
@@ -43,7 +54,13 @@ class Prompts:
         self._loaded = loaded = residence.loaded
         self._backend = loaded.tokenizer.backend_tokenizer
         self._grammars = Grammars(self._backend, loaded.vocabulary, loaded.ends)
-        self._pieces: Pieces | None = None if residence.generator is None else residence.generator.pieces
+        self._pieces: Pieces | None = None
+        self._most_bytes = 0  # of a text that can fit into the window
+        if residence.generator is not None:
+            self._pieces = residence.generator.pieces
+            longest = max(len(token.encode()) for token in self._backend.get_vocab())
+            self._most_bytes = loaded.window * longest
+            self._grammars.prepare()
 
     def read(self, chat: bool, body: Body) -> Asked:
         """Raises InvalidRequest naming the field, or ContextLengthExceeded."""
@@ -54,6 +71,7 @@ class Prompts:
         messages, images = take_images(self._loaded, body["messages"])
         plan = prepare_chat(self._loaded, {**body, "messages": messages})
         media: Mapping[str, Any] | None = None
+        self._check_size(plan.prompt, "messages")
         if images:
             tokens, media = prepare(self._loaded, plan.prompt, images)
         else:
@@ -63,11 +81,11 @@ class Prompts:
         return Asked((tokens,), generation, limits, plan.deltas)
 
     def _read_completion(self, body: Body, limits: AnswerLimits) -> Asked:
-        prompts = tuple(self._tokens(prompt) for prompt in _several(body.get("prompt")))
-        if len(prompts) > MOST_PROMPTS:
-            raise FieldError("prompt", f"has more than {MOST_PROMPTS} texts")
-        for tokens in prompts:
-            self._check_length(tokens, "prompt")
+        asked = _several(body.get("prompt"))
+        if len(asked) * limits.n > MOST_SEQUENCES:
+            field = "n" if limits.n > 1 else "prompt"
+            raise FieldError(field, f"asks for {len(asked) * limits.n} answers; {MOST_SEQUENCES} are the most")
+        prompts = tuple(self._tokens(prompt) for prompt in asked)
         return Asked(prompts, self._generation(body, limits, grammar_spec(body), None, ()), limits)
 
     def _generation(
@@ -87,6 +105,8 @@ class Prompts:
             vocabulary=self._loaded.vocabulary,
             encode=lambda text: self.encode(text, special=False),
         )
+        if sampling.logit_bias:
+            sampling = replace(sampling, logit_bias=Biases(sampling.logit_bias))
         return Generation(
             prompt=(),
             sampling=sampling,
@@ -101,26 +121,38 @@ class Prompts:
 
     def encode(self, text: str, *, special: bool) -> Tokens:
         """The tokens of a text, with those that begin a text where `special` says so."""
-        return tuple(self._backend.encode(text, add_special_tokens=special).ids)
+        # Of one text alone the tokenizer would hold the interpreter's lock: for seconds where the text is megabytes.
+        return tuple(self._backend.encode_batch_fast([text], add_special_tokens=special)[0].ids)
 
     def _tokens(self, prompt: str | Sequence[str | int]) -> Tokens:
         """Of a text, of ids, or of both in a row."""
-        if isinstance(prompt, str):
-            return self.encode(prompt, special=True)
         tokens: list[int] = []
-        for number, item in enumerate(prompt):
+        for number, item in enumerate([prompt] if isinstance(prompt, str) else prompt):
             if isinstance(item, str):
+                self._check_size(item, "prompt")
                 tokens.extend(self.encode(item, special=number == 0))
             else:
                 tokens.append(self._known(item, "prompt"))
+        self._check_length(tokens, "prompt")
         return tuple(tokens)
 
-    def _known(self, token: int, field: str) -> int:
+    def _known(self, token: object, field: str) -> int:
+        if type(token) is not int:
+            raise FieldError(field, "has something that is neither a text nor a token id")
         if not 0 <= token < self._loaded.vocabulary:
             raise FieldError(field, f"has the token id {token}; the model's ids end at {self._loaded.vocabulary - 1}")
         return token
 
-    def _check_length(self, tokens: Tokens, field: str) -> None:
+    def _check_size(self, text: str, field: str) -> None:
+        """Refuse what can't fit before its tokens are looked for, which takes a second per megabyte."""
+        if len(text) > self._most_bytes:
+            raise ContextLengthExceeded(
+                f"The request has {len(text)} characters; the context window of {self._loaded.window} tokens can't "
+                "hold as many.",
+                param=field,
+            )
+
+    def _check_length(self, tokens: Sequence[int], field: str) -> None:
         if not tokens:
             raise FieldError(field, "has no tokens for the model to go on from")
         if len(tokens) >= self._loaded.window:
@@ -131,24 +163,38 @@ class Prompts:
     # the paths that only look at texts
 
     def rendered(self, body: Body) -> dict[str, Any]:
-        messages, _ = take_images(self._loaded, body["messages"])
-        return {"prompt": prepare_chat(self._loaded, {**body, "messages": messages}).prompt}
+        """The prompt, and how many tokens it has with those of its images. It may be longer than the window."""
+        messages, images = take_images(self._loaded, body["messages"])
+        plan = prepare_chat(self._loaded, {**body, "messages": messages})
+        if images:
+            tokens = prepare(self._loaded, plan.prompt, images)[0]
+        else:
+            tokens = self.encode(plan.prompt, special=plan.add_special)
+        return {"prompt": plan.prompt, "tokens": len(tokens)}
 
     def tokenized(self, body: Body) -> dict[str, Any]:
         if body.get("parse_special") is False:
             raise FieldError("parse_special", "can't be false here: special tokens in a text are always read as such")
         content = body.get("content", "")
         items = [content] if isinstance(content, str) else content
-        special = bool(body.get("add_special"))
+        if not isinstance(items, list):
+            raise FieldError("content", "must be a string, or an array of strings and token ids")
+        special, with_pieces = read_flag(body, "add_special"), read_flag(body, "with_pieces")
         tokens: list[int] = []
         for number, item in enumerate(items):
-            tokens.extend((item,) if isinstance(item, int) else self.encode(item, special=special and number == 0))
-        if not body.get("with_pieces"):
+            if isinstance(item, str):
+                tokens.extend(self.encode(item, special=special and number == 0))
+            else:
+                tokens.append(self._known(item, "content"))
+        if not with_pieces:
             return {"tokens": tokens}
         return {"tokens": [{"id": token, "piece": _piece(self._piece_bytes(token))} for token in tokens]}
 
     def detokenized(self, body: Body) -> dict[str, Any]:
-        tokens = [self._known(token, "tokens") for token in body.get("tokens", ())]
+        given = body.get("tokens", [])
+        if not isinstance(given, list):
+            raise FieldError("tokens", "must be an array of token ids")
+        tokens = [self._known(token, "tokens") for token in given]
         return {"content": b"".join(map(self._piece_bytes, tokens)).decode(errors="replace")}
 
     def _piece_bytes(self, token: int) -> bytes:
@@ -165,6 +211,8 @@ def _several(prompt: Any) -> list[str | list[str | int]]:
         raise FieldError("prompt", "must be a string, an array of token ids, or an array of these")
     if any(isinstance(item, int) for item in prompt):
         return [prompt]
+    if not all(isinstance(item, str | list) for item in prompt):
+        raise FieldError("prompt", "must be a string, an array of token ids, or an array of these")
     return prompt
 
 

@@ -22,6 +22,7 @@ def usage_of(firsts: list[Ending], ends: list[Ending]) -> dict[str, Any]:
 
 def timings_of(firsts: list[Ending], ends: list[Ending]) -> dict[str, float]:
     """llama-server's; its time of generation begins with the first token, so that there is one less to divide by."""
+    firsts = [end for end in firsts if end.tokens]  # where nothing is generated no prompt is read
     cached = sum(end.cached for end in firsts)
     new, tokens = sum(end.prompt_tokens for end in firsts) - cached, sum(end.tokens for end in ends)
     later = sum(max(0, end.tokens - 1) for end in ends)

@@ -21,19 +21,20 @@ INTEGERS: Final = 2**31 - 1
 SEEDS: Final = 2**32
 RANDOM_SEED: Final = SEEDS - 1  # llama.cpp's -1
 MOST_CHOICES: Final = 128
-# Likeliest tokens told of with each: of a chat (OpenAI, and llama-server's default), of llama.cpp's own field.
+# Likeliest tokens told of with each (OpenAI, and llama-server's default).
 MOST_TOP: Final = 20
-MOST_PROBS: Final = 128
-# Each is looked for at every token, in the thread that all sequences share.
-MOST_STOPS: Final = 64
+# Each is looked for at every token, in the thread that all sequences share: so many take 0.05 ms.
+MOST_STOPS: Final = 128
+# What logits can be.
+FLOATS: Final = 3.4028234663852886e38
 
 # The lowest and the highest value of what can be set per request, by the entry and by the folder.
 NUMBERS: Final[dict[str, tuple[float, float]]] = {
-    "temperature": (0, math.inf),
+    "temperature": (0, FLOATS),
     "typical_p": (0, 1),
     "top_p": (0, 1),
     "min_p": (0, 1),
-    "repeat_penalty": (1e-6, math.inf),
+    "repeat_penalty": (1e-6, FLOATS),
     "presence_penalty": (-2, 2),
     "frequency_penalty": (-2, 2),
 }
@@ -98,10 +99,10 @@ def read_limits(body: Body, entry: object) -> AnswerLimits:
         max_tokens=None if length is None or length < 0 else length,
         n=n,
         stop=_stop(body.get("stop")),
-        ignore_eos=_flag(body, "ignore_eos"),
-        stream=_flag(body, "stream"),
-        include_usage=_flag(options or {}, "include_usage", "stream_options.include_usage"),
-        reuse=_flag(body, "cache_prompt", default=True),
+        ignore_eos=read_flag(body, "ignore_eos"),
+        stream=read_flag(body, "stream"),
+        include_usage=read_flag(options or {}, "include_usage", "stream_options.include_usage"),
+        reuse=read_flag(body, "cache_prompt", default=True),
     )
 
 
@@ -109,7 +110,7 @@ def _number(body: Body, name: str, low: float, high: float) -> float | None:
     value = body.get(name)
     if value is None:
         return None
-    if type(value) not in {int, float} or not (low <= value <= high and math.isfinite(value)):
+    if type(value) not in {int, float} or not low <= value <= high:
         raise FieldError(name, f"must be a number {_range(low, high)}")
     return float(value)
 
@@ -124,12 +125,12 @@ def _count(body: Body, name: str, low: int, high: int) -> int | None:
 
 
 def _range(low: float, high: float) -> str:
-    if low == NUMBERS["repeat_penalty"][0]:
-        return "above 0"
-    return f"of at least {low:g}" + (f" and at most {high:g}" if high < INTEGERS else "")
+    least = "above 0" if low == NUMBERS["repeat_penalty"][0] else f"of at least {low}"
+    return f"{least} and at most {high}"
 
 
-def _flag(body: Body, name: str, called: str | None = None, *, default: bool = False) -> bool:
+def read_flag(body: Body, name: str, called: str | None = None, *, default: bool = False) -> bool:
+    """Raises FieldError, which names it as `called`."""
     value = body.get(name)
     if value is None:
         return default
@@ -164,7 +165,7 @@ def _seed(body: Body, entry: object) -> int | None:
 
 def _top_logprobs(body: Body) -> int | None:
     """`logprobs` is OpenAI's flag of a chat, with `top_logprobs`, or a completion's count; n_probs is llama.cpp's."""
-    probs = _count(body, "n_probs", 0, MOST_PROBS)
+    probs = _count(body, "n_probs", 0, MOST_TOP)
     top = _count(body, "top_logprobs", 0, MOST_TOP)
     asked = body.get("logprobs")
     if asked is True:
@@ -172,7 +173,7 @@ def _top_logprobs(body: Body) -> int | None:
     if top is not None:
         raise FieldError("top_logprobs", "requires 'logprobs' to be true")
     if asked is not None and asked is not False:
-        return _count(body, "logprobs", 0, MOST_PROBS)
+        return _count(body, "logprobs", 0, MOST_TOP)
     return probs or None
 
 
@@ -190,7 +191,9 @@ def _logit_bias(value: Any, vocabulary: int, encode: Encode) -> Mapping[int, flo
     for which, given in pairs:
         bias = _bias(given)
         for token in _tokens(which, vocabulary, encode):
-            biases[token] = biases.get(token, 0.0) + bias  # of several all count, as in llama.cpp
+            total = biases[token] = biases.get(token, 0.0) + bias  # of several all count, as in llama.cpp
+            if FLOATS < abs(total) < math.inf:
+                raise FieldError("logit_bias", f"has a bias beyond {FLOATS:g}")
     return biases
 
 

@@ -48,8 +48,16 @@ def _is_at_most(most: int) -> Callable[[Any], bool]:
     return lambda value: type(value) in {int, float} and value <= most
 
 
+def _is_on(value: Any) -> bool:
+    return value is True
+
+
 def _is_empty(value: Any) -> bool:
     return value in ("", [])
+
+
+def _never(_: Any) -> bool:
+    return False
 
 
 # Fields of llama.cpp and OpenAI that are not honoured, each with the values that ask for nothing. What only sets how
@@ -70,9 +78,11 @@ UNSUPPORTED: Final[dict[str, Callable[[Any], bool]]] = {
     "n_indent": _is_zero,
     "n_cache_reuse": _is_zero,
     "t_max_predict_ms": _is_at_most(0),
+    "t_max_prompt_ms": _is_at_most(0),
     "id_slot": _is_negative,
     "lora": _is_empty,
-    "reasoning_format": lambda value: value in ("auto", "deepseek"),  # reasoning is told apart from the answer
+    "reasoning_format": lambda value: value in ("auto", "deepseek", "none"),
+    "reasoning_budget_message": _is_empty,
     "reasoning_budget_tokens": _is_negative,
     "thinking_budget_tokens": _is_negative,
     "reasoning_control": _is_off,
@@ -83,6 +93,17 @@ UNSUPPORTED: Final[dict[str, Callable[[Any], bool]]] = {
     "echo": _is_off,
     "suffix": _is_empty,
     "modalities": lambda value: value == ["text"],
+    "audio": _never,
+    "prediction": _never,
+    "return_tokens": _is_off,
+    "response_fields": _is_empty,
+    "chat_template": _is_empty,
+    "chat_parser": _is_empty,
+    "parse_tool_calls": _is_on,
+    "generation_prompt": _is_empty,
+    "preserved_tokens": _is_empty,
+    "grammar_lazy": _is_off,
+    "grammar_triggers": _is_empty,
 }
 
 

@@ -130,7 +130,7 @@ async def test_leaving_an_answer_frees_its_place(tiny_text_folder: Path) -> None
 async def test_health_signs_counters_and_memory_are_told(engine: HfEngine) -> None:
     assert await engine.answers()
     before = (await engine.measure())["host"]
-    await asked(engine, CHAT, HELLO)
+    await asked(engine, CHAT, {**HELLO, "messages": [{"role": "user", "content": "Hello, " * 10}]})
     assert (await engine.activity()).heard_at > time.monotonic() - 5
     assert (await engine.measure())["host"] > before  # the cache of the answer is kept
     assert b"llamacpp:tokens_predicted_total 8\n" in (await engine.metrics() or b"")

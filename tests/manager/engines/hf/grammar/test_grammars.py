@@ -186,6 +186,11 @@ def test_token_that_may_not_come_is_an_error(model: Model) -> None:
         ('root ::= a-b\na-b ::= "x" | "(" a-b ")"', ["x", "((x))"], ["((x)", "()"]),
         ('root ::= start\nstart ::= "x"', ["x"], ["y"]),
         ('root ::= (\n  "a" |\n  "b" # or\n)?', ["a", "b", ""], ["ab"]),
+        ('root ::= ("a"{2}){3}', ["aaaaaa"], ["aaaa", "aaaaaaaa"]),
+        ('root ::= ("ab"?){3}', ["", "ab", "ababab"], ["abababab"]),
+        ('root ::= ((("a"*)) # or\n)+ "b"', ["b", "aab"], ["a", "aba"]),
+        ('root ::= (x{2} | "c"){1,2}\nx ::= ("a" | "b"?)', ["ab", "cc", "cab", "abab"], ["ccc", "abcb", "aaaaa"]),
+        ('root ::= "b" | "a" r | ("a" r)? "c"\nr ::= "x" r', ["b", "c"], ["ax", "axc"]),
         ('root ::= "#" "\\"" "\\\\" "start: %"', ['#"\\start: %'], []),
         ('root ::= obj\nobj ::= "{" ws "\\"k\\":" ws [0-9] "}"\nws ::= [ \\t\\n]*', ['{ "k": 1}'], ["{}"]),
     ],
@@ -211,6 +216,8 @@ def test_llama_cpps_grammars_mean_the_same(model: Model, grammar: str, good: lis
         ("".join(f"r{number} ::= r{number + 1}\n" for number in range(2000)), "rules"),
         ("root ::= [z-a]", "range"),
         ("root ::= root", "nothing fits"),
+        ('root ::= "a" root', "never come to an end"),
+        ('root ::= "x" y\ny ::= y | "y" z\nz ::= y y', "never come to an end"),
     ],
 )
 def test_wrong_grammar_names_its_field(model: Model, grammar: str, words: str) -> None:
@@ -342,6 +349,71 @@ def test_rows_without_a_token_never_come(model: Model) -> None:
     spec = GrammarSpec("gbnf", "root ::= .*", "grammar", after="x", must=False)
     assert not model.grammars.compile(spec).matcher().mask()[259:].any()
     assert not model.matcher(grammar="root ::= .*").mask()[259:].any()
+
+
+@pytest.mark.parametrize("rules", [3, 50, 900])
+def test_rules_that_go_round_are_refused(model: Model, rules: int) -> None:
+    lines = [f'r{at} ::= "a{at}" r{(at + 1) % rules}' for at in range(rules)]
+    with pytest.raises(FieldError, match="never come to an end"):
+        model.matcher(grammar="\n".join(["root ::= r0", *lines]))
+
+
+def test_what_can_go_on_in_one_way_only_may_be_long(model: Model) -> None:
+    matcher = model.matcher(grammar="root ::= " + '"abcdefgh" ' * 5000)
+    for token in model.ids("abcdefgh" * 10):
+        assert np.flatnonzero(matcher.mask()).tolist() == [token]
+        matcher.accept(token)
+
+
+@pytest.mark.parametrize("grammar", ["root ::= [z-a]", 'root ::= "x" ["-!]', 'root ::= "a"{3,2}', "root ::= [a\\q]"])
+def test_what_is_wrong_is_told_without_the_grammar_that_we_made(model: Model, grammar: str) -> None:
+    with pytest.raises(FieldError) as caught:
+        model.matcher(grammar=grammar)
+    assert not any(sign in caught.value.message for sign in ("%llguidance", "start:", "\n", " | "))
+
+
+def test_the_most_properties_that_are_taken_can_be_followed(model: Model) -> None:
+    matcher = model.matcher(json_schema={"properties": {f"p{at}": {"type": "string"} for at in range(1000)}})
+    assert model.fits(matcher, '{"p1": "x", "p999": ""}')
+
+
+def test_more_properties_are_refused_where_they_may_be_left_out(model: Model) -> None:
+    names = [f"p{at}" for at in range(1001)]
+    inner = {"properties": {name: {"type": "string"} for name in names}}
+    with pytest.raises(FieldError, match="more than 1000 properties"):
+        model.matcher(json_schema={"anyOf": [{"type": "null"}, {"properties": {"a": inner}}]})
+    matcher = model.matcher(json_schema={**inner, "required": names})
+    for token in model.ids('{"p0": "x", "p1": "'):
+        assert matcher.mask()[token]
+        matcher.accept(token)
+
+
+def test_what_all_grammars_need_is_made_once_and_before(model: Model) -> None:
+    grammars = Grammars(model.tokenizer, ROWS, frozenset({END_ID}))
+    grammars.prepare()
+    made = grammars._tokenizer
+    assert made is not None
+    grammars.compile(GrammarSpec("gbnf", 'root ::= "a"', "grammar"))
+    assert grammars._tokenizer is made
+
+
+class Unknown:
+    """A tokenizer of a kind that llguidance can't read."""
+
+    def get_vocab(self, *, with_added_tokens: bool) -> dict[str, int]:
+        return {"a": 0}
+
+    def to_str(self) -> str:
+        return "{}"
+
+
+def test_tokenizer_that_grammars_cant_follow_names_the_field() -> None:
+    source: Any = Unknown()
+    grammars = Grammars(source, 1, frozenset())
+    grammars.prepare()
+    with pytest.raises(FieldError, match="tokenizer") as caught:
+        grammars.compile(GrammarSpec("gbnf", 'root ::= "a"', "grammar"))
+    assert caught.value.param == "grammar"
 
 
 def test_the_same_grammar_is_compiled_once(model: Model) -> None:

@@ -14,7 +14,9 @@ import torch
 
 from manager.engines.hf.generation import Sampling
 from manager.engines.hf.sampling.chain import Survivors, wide
+from manager.engines.hf.sampling.penalties import Bias, Biases
 from manager.engines.hf.sampling.pick import SamplerState, pick, survivors
+from manager.errors import GenerationFailed
 
 VOCABULARY: Final = 4096
 OFF: Final = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=1)
@@ -353,7 +355,7 @@ def test_grammar_that_fails_ends_its_own_sequence_only(asked: bool) -> None:
 
 @pytest.mark.parametrize("case", [{"top_k": 40}, {"top_k": 0}, {"temperature": 0}, {"top_k": 0, "top_p": 0.9}])
 @pytest.mark.parametrize(
-    ("value", "reason"), [(math.nan, "not finite"), (math.inf, "not finite"), (-math.inf, "no token may come")]
+    ("value", "reason"), [(math.nan, "not finite"), (math.inf, "not finite"), (-math.inf, "No token may come")]
 )
 def test_row_without_a_choice_is_told_so_and_the_others_go_on(case: dict[str, Any], value: float, reason: str) -> None:
     sampling = replace(OFF, **case, top_logprobs=2)
@@ -363,10 +365,10 @@ def test_row_without_a_choice_is_told_so_and_the_others_go_on(case: dict[str, An
 
     picked = pick(logits, [state(sampling) for _ in range(3)])
 
-    assert isinstance(picked[1].error, ValueError)
+    assert isinstance(picked[1].error, GenerationFailed)
     assert reason in str(picked[1].error)
     assert [(one.token, one.error) for one in (picked[0], picked[2])] == [(expected[0], None), (expected[2], None)]
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(GenerationFailed, match=reason):
         survivors(logits[1], state(sampling))
 
 
@@ -403,3 +405,14 @@ def test_scores_are_the_log_probabilities_by_the_models_own_logits() -> None:
         best = told[row].topk(wants[row] or 0)
         assert [token for token, _ in score.top] == best.indices.tolist()
         assert [logprob for _, logprob in score.top] == pytest.approx(best.values.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("banned", [(), (7, 9)])
+def test_biases_of_a_request_are_shared_and_mean_the_same(banned: tuple[int, ...]) -> None:
+    given = {5: 1.0, 7: 30.0, 11: -math.inf}
+    shared = Biases(given)
+    one, other, alone = Bias(shared, banned), Bias(shared, banned), Bias(given, banned)
+    assert (one.tokens is other.tokens) == (not banned)
+    for bias in (one, other, alone):
+        told = dict(zip(bias.tokens.tolist(), bias.values.tolist(), strict=True))
+        assert told == {**given, **dict.fromkeys(banned, -math.inf)}

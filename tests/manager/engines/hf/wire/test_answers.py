@@ -46,6 +46,13 @@ def end(reason: Reason = "length", *, prompt: int = 10, cached: int = 0, tokens:
     return Ending(reason, prompt, cached, tokens, prompt_seconds=0.5, seconds=0.2)
 
 
+def body_of(answer: WholeAnswer, index: int, update: Update) -> bytes:
+    """The whole answer, which is done with this update."""
+    assert answer.take(index, update) == b""
+    assert answer.done
+    return answer.body()
+
+
 class Parser:
     """Deltas that keep all text until the end, and call it a tool's call."""
 
@@ -73,7 +80,7 @@ def frames(data: bytes) -> list[Any]:
 def test_a_whole_chat() -> None:
     answer = WholeAnswer(CHAT, PIECES)
     assert (answer.take(0, Update("Hel")), answer.done) == (b"", False)
-    body = answer.take(0, Update("lo", end=end("stop", cached=4)))
+    body = body_of(answer, 0, Update("lo", end=end("stop", cached=4)))
     assert answer.done
     assert orjson.loads(body) == {
         "choices": [{"finish_reason": "stop", "index": 0, "message": {"role": "assistant", "content": "Hello"}}],
@@ -100,13 +107,13 @@ def test_a_whole_chat() -> None:
 
 
 def test_a_whole_completion() -> None:
-    body = orjson.loads(WholeAnswer(TEXT, PIECES).take(0, Update("Hello", end=end())))
+    body = orjson.loads(body_of(WholeAnswer(TEXT, PIECES), 0, Update("Hello", end=end())))
     assert body["choices"] == [{"text": "Hello", "index": 0, "logprobs": None, "finish_reason": "length"}]
     assert body["object"] == "text_completion"
 
 
 def test_an_answer_of_no_tokens() -> None:
-    body = orjson.loads(WholeAnswer(TEXT, PIECES).take(0, Update(end=Ending("length", 0, 0, 0, 0.0, 0.0))))
+    body = orjson.loads(body_of(WholeAnswer(TEXT, PIECES), 0, Update(end=Ending("length", 0, 0, 0, 0.0, 0.0))))
     assert body["choices"][0]["text"] == ""
     assert body["usage"]["total_tokens"] == 0
     assert set(body["timings"].values()) == {0}
@@ -181,7 +188,7 @@ def test_a_prompt_counts_once_and_each_choice_with_its_tokens() -> None:
     answer.take(3, Update("d", end=end(prompt=20, cached=19, tokens=4)))
     answer.take(1, Update("b", end=end(prompt=10, cached=9, tokens=2)))
     answer.take(0, Update("a", end=end(prompt=10, cached=2, tokens=1)))
-    body = orjson.loads(answer.take(2, Update("c", end=end(prompt=20, cached=0, tokens=3))))
+    body = orjson.loads(body_of(answer, 2, Update("c", end=end(prompt=20, cached=0, tokens=3))))
     assert [(choice["index"], choice["text"]) for choice in body["choices"]] == list(enumerate("abcd"))
     assert body["usage"] == {
         "completion_tokens": 10,
@@ -195,11 +202,33 @@ def test_a_prompt_counts_once_and_each_choice_with_its_tokens() -> None:
     assert timings["predicted_per_token_ms"] == pytest.approx(800 / 6)
 
 
+def test_a_prompt_that_was_cached_is_so_though_another_choice_computed_it_again() -> None:
+    answer = WholeAnswer(TEXT, PIECES, n=3)
+    for index, cached in enumerate((8, 0)):
+        answer.take(index, Update(end=end(cached=cached)))
+    body = orjson.loads(body_of(answer, 2, Update(end=end(cached=9))))
+    assert body["usage"]["prompt_tokens_details"]["cached_tokens"] == 8
+    assert (body["timings"]["cache_n"], body["timings"]["prompt_n"]) == (8, 2)
+
+
+def test_a_prompt_that_nobody_read_was_not_computed() -> None:
+    body = orjson.loads(body_of(WholeAnswer(TEXT, PIECES), 0, Update(end=Ending("length", 10, 0, 0, 0.0, 0.0))))
+    assert (body["usage"]["prompt_tokens"], body["timings"]["prompt_n"], body["timings"]["cache_n"]) == (10, 0, 0)
+
+
+def test_only_answers_with_scores_are_long_to_write() -> None:
+    answer = WholeAnswer(CHAT, PIECES, n=2)
+    answer.take(0, Update("a" * 1000, end=end()))
+    assert not answer.long
+    answer.take(1, Update("a", (score(b"a"),), end()))
+    assert answer.long
+
+
 @pytest.mark.parametrize("head", [CHAT, TEXT])
 def test_the_service_reads_the_tokens_of_our_reports(head: Head) -> None:
     update = Update('"timings":{"prompt_n":99', end=end(cached=4))
     expected = Tokens(6 + 4, 4, 3, 0.1)
-    assert tokens_of(WholeAnswer(head, PIECES).take(0, update)) == expected
+    assert tokens_of(body_of(WholeAnswer(head, PIECES), 0, update)) == expected
     assert tokens_of(StreamedAnswer(head, PIECES).take(0, update)) == expected
     assert tokens_of(StreamedAnswer(head, PIECES, include_usage=True).take(0, update)) == expected
 
@@ -207,7 +236,7 @@ def test_the_service_reads_the_tokens_of_our_reports(head: Head) -> None:
 def test_logprobs_of_a_whole_chat() -> None:
     answer = WholeAnswer(CHAT, PIECES)
     answer.take(0, Update("a", (score(b"a", -0.5, a=-0.5, b=-1.5),)))
-    choice = orjson.loads(answer.take(0, Update(end=end())))["choices"][0]
+    choice = orjson.loads(body_of(answer, 0, Update(end=end())))["choices"][0]
     told = {"id": TOKEN_OF[b"a"], "token": "a", "bytes": [97], "logprob": -0.5}
     rival = {"id": TOKEN_OF[b"b"], "token": "b", "bytes": [98], "logprob": -1.5}
     assert choice["logprobs"] == {"content": [{**told, "top_logprobs": [told, rival]}]}
@@ -216,7 +245,7 @@ def test_logprobs_of_a_whole_chat() -> None:
 def test_logprobs_of_a_completion_have_openais_lists_too() -> None:
     answer = WholeAnswer(TEXT, PIECES)
     answer.take(0, Update("ab", (score(b"a", -0.5, a=-0.5, b=-1.5), score(b"b", -2.0))))
-    logprobs = orjson.loads(answer.take(0, Update(end=end())))["choices"][0]["logprobs"]
+    logprobs = orjson.loads(body_of(answer, 0, Update(end=end())))["choices"][0]["logprobs"]
     assert [one["token"] for one in logprobs.pop("content")] == ["a", "b"]
     assert logprobs == {
         "tokens": ["a", "b"],
@@ -230,14 +259,14 @@ def test_part_of_a_character_is_told_by_its_bytes() -> None:
     raw = "é".encode()
     answer = WholeAnswer(TEXT, PIECES)
     answer.take(0, Update("é", (score(raw[:1]), score(raw[1:]))))
-    logprobs = orjson.loads(answer.take(0, Update(end=end())))["choices"][0]["logprobs"]
+    logprobs = orjson.loads(body_of(answer, 0, Update(end=end())))["choices"][0]["logprobs"]
     assert [one["bytes"] for one in logprobs["content"]] == [[0xC3], [0xA9]]
     assert logprobs["tokens"] == ["bytes:\\xc3", "bytes:\\xa9"]
 
 
 def test_what_can_not_be_is_a_number_still() -> None:
     answer = WholeAnswer(CHAT, PIECES)
-    body = orjson.loads(answer.take(0, Update("a", (score(b"a", -math.inf),), end())))
+    body = orjson.loads(body_of(answer, 0, Update("a", (score(b"a", -math.inf),), end())))
     assert body["choices"][0]["logprobs"]["content"][0]["logprob"] == pytest.approx(-3.4028235e38)
 
 
@@ -265,7 +294,7 @@ def test_logprobs_of_text_that_is_held_back_wait_for_it() -> None:
 
 
 def test_a_parser_makes_the_message_and_the_reason() -> None:
-    body = orjson.loads(WholeAnswer(CHAT, PIECES, deltas=Parser).take(0, Update("f", end=end("stop"))))
+    body = orjson.loads(body_of(WholeAnswer(CHAT, PIECES, deltas=Parser), 0, Update("f", end=end("stop"))))
     message = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
     assert body["choices"] == [{"finish_reason": "tool_calls", "index": 0, "message": message}]
 
@@ -278,7 +307,7 @@ def test_a_parsers_deltas_at_the_end_come_before_the_reason() -> None:
 
 
 def test_a_call_that_was_cut_off_is_no_call() -> None:
-    body = orjson.loads(WholeAnswer(CHAT, PIECES, deltas=Parser).take(0, Update("f", end=end("length"))))
+    body = orjson.loads(body_of(WholeAnswer(CHAT, PIECES, deltas=Parser), 0, Update("f", end=end("length"))))
     assert body["choices"][0]["finish_reason"] == "length"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from typing import Any
 
 import orjson
 import pytest
@@ -10,14 +12,16 @@ from tokenizers import Tokenizer, decoders, models
 
 from manager.engines import UpstreamResponse
 from manager.engines.hf.batch.text import Pieces
-from manager.engines.hf.generation import Ending, Update
+from manager.engines.hf.generation import Ending, Score, Update
 from manager.engines.hf.wire.answers import Head, StreamedAnswer, WholeAnswer
-from manager.engines.hf.wire.exchange import Assembly, HfAnswer, error_answer
+from manager.engines.hf.wire.assembly import Assembly
+from manager.engines.hf.wire.exchange import HfAnswer, error_answer
 from manager.engines.hf.wire.unsupported import FieldError
 from manager.errors import (
     ContextLengthExceeded,
     EndpointUnsupported,
     GenerationFailed,
+    InsufficientMemory,
     InvalidRequest,
     Unavailable,
     UpstreamClosed,
@@ -173,6 +177,90 @@ async def test_a_whole_answer_comes_with_its_last_choice() -> None:
         assert [each["message"]["content"] for each in orjson.loads(answer.whole or b"")["choices"]] == ["a", "b"]
 
 
+class Broken:
+    """Deltas that fail at a text, or when the message is asked for."""
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+
+    def feed(self, text: str) -> list[dict[str, Any]]:
+        if text == self._at:
+            raise ValueError("the prompt was: a secret")
+        return []
+
+    def end(self) -> tuple[list[dict[str, Any]], str | None]:
+        return [], None
+
+    def message(self) -> dict[str, Any]:
+        raise ValueError("the prompt was: a secret")
+
+
+@pytest.mark.parametrize("kind", [WholeAnswer, StreamedAnswer])
+async def test_an_answer_that_cant_be_made_is_an_error_and_frees_its_sequences(
+    kind: type[WholeAnswer] | type[StreamedAnswer], caplog: pytest.LogCaptureFixture
+) -> None:
+    cancelled = Cancelled()
+    answer = HfAnswer(cancelled)
+    assembly = Assembly(answer, kind(HEAD, pieces(), n=2, deltas=lambda: Broken("b")), "m")
+    assembly.take(0, Update("a"))
+    assembly.take(1, Update("b"))
+    assert cancelled.times == 1
+    assembly.take(0, Update("c", end=END))
+    async with answer:
+        data = await answer.read()
+    assert b"The model failed (ValueError)" in data
+    assert "ValueError at test_exchange.py:" in caplog.text
+    assert "secret" not in caplog.text + data.decode()
+
+
+@pytest.mark.parametrize("scores", [(), (Score(0, -1.0),)])
+async def test_a_whole_answer_that_cant_be_written_is_an_error(scores: tuple[Score, ...]) -> None:
+    answer = HfAnswer()
+    Assembly(answer, WholeAnswer(HEAD, pieces(), deltas=lambda: Broken("b"))).take(0, Update("a", scores, END))
+    async with answer:
+        assert (answer.status, b"ValueError" in await answer.read()) == (500, True)
+
+
+async def test_scores_are_written_in_a_thread() -> None:
+    threads = []
+
+    class Noted(WholeAnswer):
+        def body(self) -> bytes:
+            threads.append(threading.current_thread())
+            return super().body()
+
+    for scores in ((), (Score(0, -1.0),)):
+        answer = HfAnswer()
+        Assembly(answer, Noted(HEAD, pieces())).take(0, Update("a", scores, END))
+        assert answer.over == (not scores)
+        async with answer:
+            assert orjson.loads(await answer.read())["choices"][0]["message"]["content"] == "a"
+    assert [thread is threading.current_thread() for thread in threads] == [True, False]
+
+
+async def test_leaving_while_scores_are_written_is_fine() -> None:
+    going, cancelled = threading.Event(), Cancelled()
+
+    class Slow(WholeAnswer):
+        def body(self) -> bytes:
+            assert going.wait(10)
+            return super().body()
+
+    answer = HfAnswer(cancelled)
+    assembly = Assembly(answer, Slow(HEAD, pieces()))
+    assembly.take(0, Update("a", (Score(0, -1.0),), END))
+    entering = asyncio.create_task(answer.__aenter__())
+    await turn()
+    entering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    going.set()
+    assert assembly.writing is not None
+    await assembly.writing
+    await turn()
+    assert (answer.begun, cancelled.times) == (False, 1)
+
+
 async def test_an_error_before_the_head_is_the_answer() -> None:
     cancelled = Cancelled()
     answer = HfAnswer(cancelled)
@@ -222,6 +310,7 @@ async def test_an_engine_that_ends_in_a_stream_breaks_it_off() -> None:
         (ContextLengthExceeded("too long"), ContextLengthExceeded),
         (EndpointUnsupported("no images"), EndpointUnsupported),
         (Unavailable("full"), Unavailable),
+        (InsufficientMemory("full"), InsufficientMemory),
         (GenerationFailed("no memory"), GenerationFailed),
         (RuntimeError("a prompt"), GenerationFailed),
     ],
@@ -230,6 +319,12 @@ def test_errors_come_out_of_the_service_as_they_went_in(error: Exception, expect
     status, body = error_answer(error)
     assert orjson.loads(body)["error"]["code"] == status
     assert type(from_engine(status, body, "m")) is expected
+
+
+def test_a_field_that_no_path_here_honours_is_named_by_the_service() -> None:
+    status, body = error_answer(EndpointUnsupported("It takes no images.", param="messages"))
+    error = from_engine(status, body, "m")
+    assert (error.code, error.param) == ("endpoint_not_supported", "messages")
 
 
 def test_what_an_unforeseen_error_says_is_not_told() -> None:

@@ -94,7 +94,7 @@ def test_top_k_below_zero_keeps_all() -> None:
         ({"stop": ["a", 1]}, "stop"),
         ({"stop": ""}, "stop"),
         ({"stop": ["a", ""]}, "stop"),
-        ({"stop": [str(at) for at in range(65)]}, "stop"),
+        ({"stop": [str(at) for at in range(129)]}, "stop"),
         ({"ignore_eos": 1}, "ignore_eos"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": True}, "stream_options"),
@@ -103,13 +103,18 @@ def test_top_k_below_zero_keeps_all() -> None:
         ({"logprobs": "5"}, "logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),
-        ({"n_probs": 129}, "n_probs"),
+        ({"n_probs": 21}, "n_probs"),
+        ({"logprobs": 21}, "logprobs"),
         ({"logit_bias": 1}, "logit_bias"),
         ({"logit_bias": [1, 2]}, "logit_bias"),
         ({"logit_bias": [[1]]}, "logit_bias"),
         ({"logit_bias": [[1.5, 2]]}, "logit_bias"),
         ({"logit_bias": {"1": True}}, "logit_bias"),
         ({"logit_bias": {"1": None}}, "logit_bias"),
+        ({"logit_bias": {"1": 1e39}}, "logit_bias"),
+        ({"logit_bias": [[1, 3e38], [1, 3e38]]}, "logit_bias"),
+        ({"repeat_penalty": 1e39}, "repeat_penalty"),
+        ({"max_tokens": 2**40}, "max_tokens"),
         ({"logit_bias": {"100": 1}}, "logit_bias"),
         ({"logit_bias": {"-1": 1}}, "logit_bias"),
         ({"best_of": 2}, "best_of"),
@@ -178,7 +183,7 @@ def test_a_seed_of_minus_one_in_the_entry_is_random() -> None:
         ({"logprobs": 4}, 4),
         ({"logprobs": 0}, 0),
         ({"logprobs": False}, None),
-        ({"n_probs": 30}, 30),
+        ({"n_probs": 20}, 20),
         ({"n_probs": 0}, None),
     ],
 )
@@ -201,6 +206,15 @@ def test_logit_bias_in_openais_and_llama_cpps_forms(given: Any, biases: dict[int
     assert sampling({"logit_bias": given}).logit_bias == biases
 
 
+def test_the_highest_value_is_told() -> None:
+    with pytest.raises(FieldError, match="at least -1 and at most 2147483647"):
+        limits({"max_tokens": 2**40})
+
+
+def test_a_token_may_be_forbidden_twice() -> None:
+    assert sampling({"logit_bias": [[1, False], [1, 5], [1, False]]}).logit_bias == {1: -math.inf}
+
+
 NEUTRAL = {
     "dry_multiplier": 0.0,
     "xtc_probability": 0,
@@ -219,7 +233,20 @@ NEUTRAL = {
     "t_max_predict_ms": -1,
     "id_slot": -1,
     "lora": [],
-    "reasoning_format": "auto",
+    "reasoning_format": "none",
+    "reasoning_budget_message": "",
+    "t_max_prompt_ms": -1,
+    "return_tokens": False,
+    "response_fields": [],
+    "chat_template": "",
+    "chat_parser": "",
+    "parse_tool_calls": True,
+    "generation_prompt": "",
+    "preserved_tokens": [],
+    "grammar_lazy": False,
+    "grammar_triggers": [],
+    "audio": None,
+    "prediction": None,
     "reasoning_budget_tokens": -1,
     "thinking_budget_tokens": -1,
     "reasoning_control": False,
@@ -249,7 +276,20 @@ MEANT = {
     "t_max_predict_ms": 100,
     "id_slot": 0,
     "lora": [{"id": 0, "scale": 1.0}],
-    "reasoning_format": "none",
+    "reasoning_format": "deepseek-legacy",
+    "reasoning_budget_message": "enough",
+    "t_max_prompt_ms": 100,
+    "return_tokens": True,
+    "response_fields": ["content"],
+    "chat_template": "{{ messages }}",
+    "chat_parser": "peg",
+    "parse_tool_calls": False,
+    "generation_prompt": "<think>",
+    "preserved_tokens": ["<c>"],
+    "grammar_lazy": True,
+    "grammar_triggers": [{"type": 0, "value": "x"}],
+    "audio": {"voice": "a"},
+    "prediction": {"type": "content", "content": "x"},
     "reasoning_budget_tokens": 0,
     "thinking_budget_tokens": 10,
     "reasoning_control": True,
