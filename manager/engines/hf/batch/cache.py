@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
@@ -93,7 +95,14 @@ class KeyValues:
 
     def _made(self, like: torch.Tensor) -> torch.Tensor:
         _, heads, _, width = like.shape
-        return torch.empty((1, heads, self.capacity, width), dtype=like.dtype, device=like.device)
+        shape = (1, heads, self.capacity, width)
+        if like.device.type != "cpu" or not self.capacity:
+            return torch.empty(shape, dtype=like.dtype, device=like.device)
+        # Pages of its own, which go back to the system with it. Caches come and go in many sizes, and the holes that
+        # they would leave between each other in the heap took half as much again.
+        size = math.prod(shape) * like.element_size()
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
     def _refill(self, source: KeyValues, length: int) -> None:
         """Have the first `length` tokens of `source` in tensors of one's own capacity, one layer after another."""
