@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import tempfile
@@ -32,6 +33,12 @@ MAY_BLOCK: Final = (
     # The last lines, at the end of the service, when nobody is served any more.
     ("manager/log.py", "_write"),
 )
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: without this each collection of garbage looks at 400,000 objects of torch's."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_asyncio_loop_factories(

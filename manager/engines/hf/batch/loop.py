@@ -21,6 +21,7 @@ from manager.engines.hf.batch.forward import Forward, Piece, never
 from manager.engines.hf.batch.line import Line, Planned
 from manager.engines.hf.batch.sequence import Sequence, Sink
 from manager.engines.hf.batch.text import Pieces, TextStream
+from manager.engines.hf.batch.threads import ThreadBudget
 from manager.engines.hf.generation import Generation, Update
 from manager.engines.hf.loading.load import LoadedModel
 from manager.engines.hf.sampling.pick import SamplerState, pick
@@ -136,12 +137,14 @@ class Generator:
         failure: BaseException | None = None
         self._clock.begin()
         try:
-            torch.set_num_threads(self._limits.threads)
+            threads = ThreadBudget(self._limits.threads)
             with torch.inference_mode():
                 while not self._closing:
                     self._collect()
                     if self._line.running or self._line.waiting:
+                        begun = time.monotonic(), time.thread_time()
                         self._step()
+                        threads.note(time.monotonic() - begun[0], time.thread_time() - begun[1])
         except BaseException as error:
             failure = error
             logger.error("the thread that generates broke: %s", type(error).__name__)
