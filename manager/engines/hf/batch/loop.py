@@ -110,12 +110,6 @@ class Generator:
                 raise UpstreamClosed("The model was unloaded.")
             self._inbox.put(sequence)
 
-    def submit(self, generation: Generation, sink: Sink) -> Sequence:
-        """Make a sequence and begin it."""
-        sequence = self.make(generation, sink)
-        self.begin(sequence)
-        return sequence
-
     def cancel(self, sequence: Sequence) -> None:
         """Give up a sequence: it gets nothing more, and its place is free after the step that is under way."""
         sequence.cancelled = True

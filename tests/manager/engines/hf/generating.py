@@ -75,7 +75,9 @@ class Table:
 
     def ask(self, generation: Generation) -> tuple[Heard, Sequence]:
         heard = Heard()
-        return heard, self.generator.submit(generation, heard.take)
+        sequence = self.generator.make(generation, heard.take)
+        self.generator.begin(sequence)
+        return heard, sequence
 
     def all(self, *generations: Generation) -> list[Heard]:
         """Asked for at once, and over."""

@@ -326,10 +326,10 @@ def test_nothing_is_begun_once_it_is_closed(loaded: LoadedModel) -> None:
     with generating(loaded) as table:
         table.generator.close()
         with pytest.raises(UpstreamClosed):
-            table.generator.submit(asked(), Heard().take)
+            table.ask(asked())
         assert table.generator.join(10)
         with pytest.raises(UpstreamClosed):
-            table.generator.submit(asked(), Heard().take)
+            table.ask(asked())
 
 
 def test_a_device_that_broke_ends_the_thread_and_everybody_hears_of_it(loaded: LoadedModel) -> None:
