@@ -35,7 +35,8 @@ class Ours:
     """The folder as the engine has it, computed in float32: llama.cpp too rounds no more than the weights."""
 
     def __init__(self, folder: Path) -> None:
-        from manager.engines.hf.batch.forward import Together, choose_forward
+        from manager.engines.hf.batch.forward import Together
+        from manager.engines.hf.batch.trial import choose_forward
 
         loaded = load_folder(folder, dtype="float32")
         self._tokenizer = loaded.tokenizer

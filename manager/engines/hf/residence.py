@@ -13,9 +13,10 @@ from PIL import Image
 from manager.engines.hf import footprint
 from manager.engines.hf.batch.cache import KeyValues
 from manager.engines.hf.batch.counters import Counters, Limits
-from manager.engines.hf.batch.forward import Apart, Piece, choose_forward
+from manager.engines.hf.batch.forward import Apart, Piece
 from manager.engines.hf.batch.loop import Delivery, Generator
 from manager.engines.hf.batch.packing import pack
+from manager.engines.hf.batch.trial import choose_forward
 from manager.engines.hf.embedding_queue import EmbeddingQueue
 from manager.engines.hf.images import prepare
 from manager.engines.hf.loading.load import LoadedModel, failure_of, load

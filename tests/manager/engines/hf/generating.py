@@ -10,10 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 from manager.engines.hf.batch.counters import Limits
-from manager.engines.hf.batch.forward import Forward, choose_forward
+from manager.engines.hf.batch.forward import Forward
 from manager.engines.hf.batch.loop import Delivery, Generator
 from manager.engines.hf.batch.packing import pack
 from manager.engines.hf.batch.sequence import Sequence
+from manager.engines.hf.batch.trial import choose_forward
 from manager.engines.hf.generation import Ending, Generation, Sampling, Score, Update
 from manager.engines.hf.loading.load import LoadedModel, load
 from manager.engines.hf.runtime import bring_in

@@ -28,8 +28,9 @@ from transformers import (
 from manager.engines.hf.batch import attention
 from manager.engines.hf.batch.attention import Interrupted
 from manager.engines.hf.batch.cache import KeyValues
-from manager.engines.hf.batch.forward import Apart, Forward, Piece, Together, choose_forward
+from manager.engines.hf.batch.forward import Apart, Forward, Piece, Together
 from manager.engines.hf.batch.packing import PackedLinear, pack
+from manager.engines.hf.batch.trial import choose_forward
 from manager.engines.hf.runtime import bring_in
 from manager.errors import LoadFailed
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from manager.engines.hf.batch.cache import GROWTH
-from manager.engines.hf.batch.forward import Forward, Piece, choose_forward, never
+from manager.engines.hf.batch.forward import Forward, Piece, never
+from manager.engines.hf.batch.trial import choose_forward
 from manager.engines.hf.generation import Generation, Sampling
 from manager.engines.hf.loading.load import LoadedModel
 from manager.errors import GenerationFailed, InsufficientMemory, UpstreamClosed
