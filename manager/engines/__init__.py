@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from manager.errors import UpstreamError
+
 if TYPE_CHECKING:  # engines import this in their children too, where asyncio would only cost time
     from manager.logbuf import LogBuffer
 
@@ -19,6 +21,18 @@ class UpstreamRequest:
     path: str
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+async def read_whole(chunks: AsyncIterator[bytes], limit: int) -> bytes:
+    """All that comes; UpstreamError where it is more than `limit` bytes."""
+    pieces: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise UpstreamError(f"The engine's answer is longer than {limit} bytes.")
+        pieces.append(chunk)
+    return b"".join(pieces)
 
 
 class UpstreamResponse(Protocol):

@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
-
-class Counted(Protocol):
-    """See `manager.engines.hf.batch.loop.Counters`."""
-
-    prompt_tokens: int
-    prompt_seconds: float
-    tokens: int
-    seconds: float
-    steps: int
-    running: int
-    waiting: int
-    cache_tokens: int
-
+from manager.engines.hf.batch.counters import Counters
 
 # Name, kind, what people read, and the attribute.
 _FAMILIES: Final = (
@@ -31,7 +19,7 @@ _FAMILIES: Final = (
 )
 
 
-def exposition(counters: Counted) -> bytes:
+def exposition(counters: Counters) -> bytes:
     """The text."""
     lines = []
     for name, kind, about, attribute in _FAMILIES:

@@ -9,9 +9,9 @@ import itertools
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
-from manager.engines import UpstreamRequest
+from manager.engines import UpstreamRequest, read_whole
 from manager.engines.llama.connection import Connection
-from manager.errors import UpstreamClosed, UpstreamConnectError, UpstreamError
+from manager.errors import UpstreamClosed, UpstreamConnectError
 
 MAX_IDLE: Final = 64
 # A full listen backlog refuses a Unix socket's connect at once. Of many who try again
@@ -122,14 +122,7 @@ class Exchange:
                 await connection.wait()
 
     async def read(self, limit: int = 64 * 1024 * 1024) -> bytes:
-        pieces: list[bytes] = []
-        size = 0
-        async for chunk in self.chunks():
-            size += len(chunk)
-            if size > limit:
-                raise UpstreamError(f"The engine's answer is longer than {limit} bytes.")
-            pieces.append(chunk)
-        return b"".join(pieces)
+        return await read_whole(self.chunks(), limit)
 
     def _live(self) -> Connection:
         if self._connection is None:

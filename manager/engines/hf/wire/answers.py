@@ -74,10 +74,6 @@ class Answer:
     def done(self) -> bool:
         return not self._running
 
-    def take(self, index: int, update: Update) -> bytes:
-        """What an update of that choice adds to the answer's bytes. Errors are not for here."""
-        raise NotImplementedError
-
     def _ended(self, choice: Choice, end: Ending) -> None:
         choice.end = end
         self._running -= 1

@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 import orjson
 
+from manager.engines import read_whole
 from manager.errors import (
     ContextLengthExceeded,
     EndpointUnsupported,
@@ -16,7 +17,6 @@ from manager.errors import (
     InvalidRequest,
     Unavailable,
     UpstreamClosed,
-    UpstreamError,
 )
 
 JSON: Final = "application/json; charset=utf-8"
@@ -163,14 +163,7 @@ class HfAnswer:
                 await self._wait()
 
     async def read(self, limit: int = 64 * 1024 * 1024) -> bytes:
-        pieces: list[bytes] = []
-        size = 0
-        async for chunk in self.chunks():
-            size += len(chunk)
-            if size > limit:
-                raise UpstreamError(f"The engine's answer is longer than {limit} bytes.")
-            pieces.append(chunk)
-        return b"".join(pieces)
+        return await read_whole(self.chunks(), limit)
 
 
 def error_answer(error: Exception) -> tuple[int, bytes]:

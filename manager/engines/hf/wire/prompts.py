@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from PIL.Image import Image
+
 from manager.engines.hf.batch.text import Pieces
 from manager.engines.hf.chat.deltas import Deltas, PlainDeltas
-from manager.engines.hf.chat.plan import prepare_chat
+from manager.engines.hf.chat.plan import ChatPlan, prepare_chat
 from manager.engines.hf.generation import Generation
 from manager.engines.hf.grammar.fields import GrammarSpec, grammar_spec
 from manager.engines.hf.grammar.grammars import Grammars
@@ -70,15 +72,17 @@ class Prompts:
     def _read_chat(self, body: Body, limits: AnswerLimits) -> Asked:
         messages, images = take_images(self._loaded, body["messages"])
         plan = prepare_chat(self._loaded, {**body, "messages": messages})
-        media: Mapping[str, Any] | None = None
         self._check_size(plan.prompt, "messages")
-        if images:
-            tokens, media = prepare(self._loaded, plan.prompt, images)
-        else:
-            tokens = self.encode(plan.prompt, special=plan.add_special)
+        tokens, media = self._of_chat(plan, images)
         self._check_length(tokens, "messages")
         generation = self._generation(body, limits, plan.grammar, media, plan.stops, special=plan.special)
         return Asked((tokens,), generation, limits, plan.deltas)
+
+    def _of_chat(self, plan: ChatPlan, images: Sequence[Image]) -> tuple[Tokens, Mapping[str, Any] | None]:
+        """The tokens of a chat with those of its images, and what the processor made of these."""
+        if images:
+            return prepare(self._loaded, plan.prompt, images)
+        return self.encode(plan.prompt, special=plan.add_special), None
 
     def _read_completion(self, body: Body, limits: AnswerLimits) -> Asked:
         asked = _several(body.get("prompt"))
@@ -166,11 +170,7 @@ class Prompts:
         """The prompt, and how many tokens it has with those of its images. It may be longer than the window."""
         messages, images = take_images(self._loaded, body["messages"])
         plan = prepare_chat(self._loaded, {**body, "messages": messages})
-        if images:
-            tokens = prepare(self._loaded, plan.prompt, images)[0]
-        else:
-            tokens = self.encode(plan.prompt, special=plan.add_special)
-        return {"prompt": plan.prompt, "tokens": len(tokens)}
+        return {"prompt": plan.prompt, "tokens": len(self._of_chat(plan, images)[0])}
 
     def tokenized(self, body: Body) -> dict[str, Any]:
         if body.get("parse_special") is False:
