@@ -17,12 +17,10 @@ from dataclasses import dataclass
 import torch
 
 from manager.engines.hf.batch.attention import Interrupted
-from manager.engines.hf.batch.counters import Counters
-from manager.engines.hf.batch.loop import is_out_of_memory, raise_if_broken
 from manager.engines.hf.embedding import Embedder, Vector
 from manager.engines.hf.loading.load import LoadedModel
-from manager.engines.hf.thread_clock import ThreadClock
-from manager.errors import GenerationFailed, HerdError, InsufficientMemory, UpstreamClosed
+from manager.engines.hf.model_thread import ModelThread, raise_if_broken, told
+from manager.errors import HerdError, UpstreamClosed
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +34,7 @@ class _Request:
     given_up: bool = False
 
 
-class EmbeddingQueue:
+class EmbeddingQueue(ModelThread):
     """Makes embeddings with one model, in the thread that calls `run`.
 
     `threads`: of torch; `deliver` has the event loop call something, and raises nothing; `ended` is called by the
@@ -52,7 +50,7 @@ class EmbeddingQueue:
         *,
         batch_tokens: int | None = None,
     ) -> None:
-        self.counters = Counters()
+        super().__init__()
         self._embedder: Embedder | None = Embedder(loaded, batch_tokens)
         self._threads = threads
         self._deliver = deliver
@@ -61,8 +59,6 @@ class EmbeddingQueue:
         self._waiting: deque[_Request] = deque()
         self._running: _Request | None = None
         self._closed: str | None = None  # why, once it takes no more
-        self._clock = ThreadClock()
-        self._over = threading.Event()
 
     # for the event loop
 
@@ -82,28 +78,9 @@ class EmbeddingQueue:
 
     # for any thread
 
-    @property
-    def alive(self) -> bool:
-        return not self._over.is_set()
-
-    @property
-    def cpu(self) -> float:
-        """CPU seconds that its thread has used; those of torch's own threads are as many again."""
-        return self._clock.seconds
-
-    @property
-    def heard_at(self) -> float:
-        """When the last batch ended; now, where nobody waits for one. By time.monotonic."""
-        counters = self.counters
-        return counters.stepped_at if counters.running or counters.waiting else time.monotonic()
-
     def close(self) -> None:
         """End the thread after the batch that is under way; whoever waits for an answer gets UpstreamClosed now."""
         self._abandon("The model was unloaded.")
-
-    def join(self, timeout: float) -> bool:
-        """Whether `run` has come to its end; waits for it. Blocks."""
-        return self._over.wait(timeout)
 
     def _put(self, request: _Request) -> None:
         with self._changed:
@@ -196,7 +173,7 @@ class EmbeddingQueue:
             self._tell(request, error)
         except Exception as error:
             logger.warning("embedding %d inputs failed: %s", len(request.inputs), type(error).__name__)
-            self._tell(request, _failed(error))
+            self._tell(request, told(error))
             raise_if_broken(error)
 
 
@@ -207,10 +184,3 @@ def _settle(answer: asyncio.Future[Vectors], outcome: Vectors | Exception) -> No
         answer.set_exception(outcome)
     else:
         answer.set_result(outcome)
-
-
-def _failed(error: Exception) -> HerdError:
-    """What is told of a failure of the model: not its text, which may quote the request."""
-    if is_out_of_memory(error):
-        return InsufficientMemory("There is not enough memory to answer this request.", retry_after=5)
-    return GenerationFailed(f"The model failed ({type(error).__name__}).", should_retry=False)

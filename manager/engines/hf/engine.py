@@ -82,19 +82,19 @@ class HfEngine:
         await asyncio.shield(self._stopping)
 
     async def answers(self) -> bool:
-        return self._residence is not None and self._residence.alive
+        return self._residence is not None and self._residence.thread.alive
 
     async def activity(self) -> Activity:
         residence = self._residence
         if residence is None:
             return Activity(time.monotonic(), 0.0)
-        return Activity(residence.heard_at, await asyncio.to_thread(lambda: residence.cpu))
+        return Activity(residence.thread.heard_at, await asyncio.to_thread(lambda: residence.thread.cpu))
 
     async def measure(self) -> Mapping[str, int]:
         return {} if self._residence is None else self._residence.memory()
 
     async def metrics(self) -> bytes | None:
-        return None if self._residence is None else exposition(self._residence.counters)
+        return None if self._residence is None else exposition(self._residence.thread.counters)
 
     def open(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamResponse]:
         if self._api is None or self._aborted:
@@ -115,13 +115,13 @@ class HfEngine:
             self._tell(self._settle, None, failure)
             return
         if self._aborted:  # too late for who waited for it; stop() may have given up to wait
-            api.residence.close()
-            api.residence.run()
+            api.residence.thread.close()
+            api.residence.thread.run()
             api.residence.release()
             self._tell(self._settle, None, LoadAborted(self._message("it was unloaded meanwhile.")))
             return
         self._tell(self._settle, api, None)
-        api.residence.run()
+        api.residence.thread.run()
 
     def _load(self) -> Api:
         from manager.engines.hf.runtime import bring_in
@@ -173,7 +173,7 @@ class HfEngine:
         if residence is None:
             return
         try:
-            residence.close()
+            residence.thread.close()
             gone = await self._gone(residence)
             if gone:
                 # Nothing may be computed any more: the memory goes, whoever still holds a reference.
@@ -211,7 +211,7 @@ class HfEngine:
 
     async def _gone(self, residence: Residence) -> bool:
         """Whether the thread ends in good time, or at all where it hangs."""
-        waiting = asyncio.create_task(asyncio.to_thread(residence.join, PATIENCE))
+        waiting = asyncio.create_task(asyncio.to_thread(residence.thread.join, PATIENCE))
         return await self._in_time(waiting) and waiting.result()
 
     def _say(self, line: str) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from manager.engines.hf import footprint
 from manager.engines.hf.batch.cache import KeyValues
-from manager.engines.hf.batch.counters import Counters, Limits
+from manager.engines.hf.batch.counters import Limits
 from manager.engines.hf.batch.forward import Apart, Piece
 from manager.engines.hf.batch.loop import Delivery, Generator
 from manager.engines.hf.batch.packing import pack
@@ -41,7 +41,7 @@ class Tell:
 
 
 class Residence:
-    """Made by `load`, in the thread that is to `run` it; `release` gives all back, once that thread has ended.
+    """Made by `load`, in the thread that is to run `thread`; `release` gives all back, once that has ended.
 
     One of `generator` and `embeddings` is there.
     """
@@ -54,7 +54,7 @@ class Residence:
         self.generator = thread if isinstance(thread, Generator) else None
         self.embeddings = thread if isinstance(thread, EmbeddingQueue) else None
         self.description = description
-        self._thread = thread
+        self.thread = thread
         self._weights = footprint.storage_bytes(loaded.model)
         self._released = False
 
@@ -73,41 +73,12 @@ class Residence:
         footprint.release(loaded.model)
         raise failure  # out here, so that the first error and its frames are gone
 
-    def run(self) -> None:
-        """Compute what is asked for until `close`; for the thread in which it was loaded."""
-        self._thread.run()
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.alive
-
-    @property
-    def counters(self) -> Counters:
-        return self._thread.counters
-
-    @property
-    def heard_at(self) -> float:
-        """When the last step ended; now, where nobody waits for one. By time.monotonic."""
-        return self._thread.heard_at
-
-    @property
-    def cpu(self) -> float:
-        """CPU seconds of its thread; those of torch's own threads are as many again. Reads a file."""
-        return self._thread.cpu
-
     def memory(self) -> dict[str, int]:
         """Bytes by device: weights, and the caches as they are now."""
         sizes = dict(self._weights)
-        for device, size in _shares(sizes, self.counters.cache_bytes).items():
+        for device, size in _shares(sizes, self.thread.counters.cache_bytes).items():
             sizes[device] = sizes.get(device, 0) + size
         return sizes
-
-    def close(self) -> None:
-        self._thread.close()
-
-    def join(self, timeout: float) -> bool:
-        """Whether nothing is computed any more. Blocks."""
-        return self._thread.join(timeout)
 
     def release(self) -> None:
         """Give everything back. Blocks."""

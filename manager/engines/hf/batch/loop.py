@@ -16,7 +16,7 @@ import torch
 
 from manager.engines.hf.batch.attention import Interrupted
 from manager.engines.hf.batch.cache import CachePool, rounded
-from manager.engines.hf.batch.counters import Counters, Limits
+from manager.engines.hf.batch.counters import Limits
 from manager.engines.hf.batch.forward import Forward, Piece, never
 from manager.engines.hf.batch.line import Line, Planned
 from manager.engines.hf.batch.sequence import Sequence, Sink
@@ -24,9 +24,9 @@ from manager.engines.hf.batch.text import Pieces, TextStream
 from manager.engines.hf.batch.threads import ThreadBudget
 from manager.engines.hf.generation import Generation, Update
 from manager.engines.hf.loading.load import LoadedModel
+from manager.engines.hf.model_thread import ModelThread, is_out_of_memory, raise_if_broken, told
 from manager.engines.hf.sampling.pick import SamplerState, pick
-from manager.engines.hf.thread_clock import ThreadClock
-from manager.errors import GenerationFailed, HerdError, InsufficientMemory, UpstreamClosed
+from manager.errors import UpstreamClosed
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ LEAST_CHUNK: Final = 32
 FIRST_CHUNK: Final = 128
 
 
-class Generator:
+class Generator(ModelThread):
     """Generates with one model until it is closed or breaks.
 
     `ended` is called by its thread at its end, with the exception that ended it, if one did.
@@ -53,7 +53,7 @@ class Generator:
         deliver: Callable[[Delivery], None],
         ended: Callable[[BaseException | None], None],
     ) -> None:
-        self.counters = Counters()
+        super().__init__()
         self.pieces = Pieces(loaded.tokenizer.backend_tokenizer)
         self._ends = loaded.ends
         self._forward = forward
@@ -69,25 +69,8 @@ class Generator:
         self._closing = False
         self._closed = False  # nobody may put anything into the inbox
         self._lock = threading.Lock()
-        self._clock = ThreadClock()
-        self._over = threading.Event()
 
     # for any thread
-
-    @property
-    def alive(self) -> bool:
-        return not self._over.is_set()
-
-    @property
-    def cpu(self) -> float:
-        """CPU seconds that its thread has used."""
-        return self._clock.seconds
-
-    @property
-    def heard_at(self) -> float:
-        """When the last step ended; now, where nobody waits for one. By time.monotonic."""
-        counters = self.counters
-        return counters.stepped_at if counters.running or counters.waiting else time.monotonic()
 
     def make(self, generation: Generation, sink: Sink) -> Sequence:
         """A sequence that has not begun. For long prompts this takes some ms."""
@@ -119,10 +102,6 @@ class Generator:
         """End the thread after the step that is under way; sequences that are left get an error."""
         self._closing = True
         self._inbox.put(None)
-
-    def join(self, timeout: float) -> bool:
-        """Whether `run` has come to its end; waits for it. Blocks."""
-        return self._over.wait(timeout)
 
     # the thread
 
@@ -268,11 +247,9 @@ class Generator:
         self._line.remove(sequence)
         if is_out_of_memory(error):
             self._caches.forget()
-            error = InsufficientMemory("There is not enough memory to answer this request.", retry_after=5)
-        elif not isinstance(error, HerdError):
-            error = GenerationFailed(f"The model failed ({type(error).__name__}).", should_retry=False)
-        logger.warning("a sequence of %d tokens failed: %s", len(sequence.tokens), type(error).__name__)
-        self._news.append((sequence.sink, Update(error=error)))
+        failure = told(error)
+        logger.warning("a sequence of %d tokens failed: %s", len(sequence.tokens), type(failure).__name__)
+        self._news.append((sequence.sink, Update(error=failure)))
 
     def _flush(self) -> None:
         if self._news:
@@ -299,16 +276,3 @@ class Generator:
 def _reads(piece: Piece) -> bool:
     """Whether it is a part of a prompt, and not the token that came last."""
     return len(piece.tokens) > 1
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the host, had no memory left; torch says it of the host in the text of a RuntimeError."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "alloc" in str(error).lower()
-    )
-
-
-def raise_if_broken(error: BaseException) -> None:
-    """A device that met a fault stays so: no further step can work, and the model must be started anew."""
-    if not is_out_of_memory(error) and "cuda" in str(error).lower():
-        raise error
