@@ -122,6 +122,17 @@ def test_environment_of_a_child_has_what_it_needs(monkeypatch: pytest.MonkeyPatc
     assert child_environment("k", "")["CUDA_VISIBLE_DEVICES"] == ""
 
 
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+def test_the_environment_says_how_threads_of_a_child_wait_or_we_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(one, raising=False)
+    ours = child_environment("k", None)
+    assert (ours["OMP_WAIT_POLICY"], ours["GOMP_SPINCOUNT"]) == ("ACTIVE", "300")
+    monkeypatch.setenv(name, "given")
+    kept = child_environment("k", None)
+    assert {one: kept[one] for one in kept if one in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} == {name: "given"}
+
+
 async def test_embedded_child_imports_nothing_from_the_current_folder(
     llama: LlamaFakes, make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
