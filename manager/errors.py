@@ -11,6 +11,8 @@ HerdError                         500 server_error        internal_error
 ├── BodyTooLarge                  413 invalid_request_error body_too_large
 ├── InvalidKey                    401 authentication_error invalid_api_key
 ├── PermissionDenied              403 permission_error    insufficient_scope
+│   └── ModelNotAllowed           403                     model_not_allowed
+├── MisdirectedRequest            421 invalid_request_error unknown_host
 ├── RateLimited                   429 rate_limit_error    rate_limit_exceeded
 ├── QueueFull                     429 rate_limit_error    queue_full
 ├── Unavailable                   503 server_error        model_unavailable
@@ -26,6 +28,9 @@ HerdError                         500 server_error        internal_error
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 
 class HerdError(Exception):
@@ -109,10 +114,27 @@ class PermissionDenied(HerdError):
     code = "insufficient_scope"
 
 
+class ModelNotAllowed(PermissionDenied):
+    """The caller's key may not use this model."""
+
+    code = "model_not_allowed"
+
+
+class MisdirectedRequest(HerdError):
+    """The request is for a host whose name this service does not have."""
+
+    status = 421
+    type = "invalid_request_error"
+    code = "unknown_host"
+
+
 class RateLimited(HerdError):
+    """More than the caller may have. `headers` tell of its limits (`x-ratelimit-*`)."""
+
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class QueueFull(RateLimited):

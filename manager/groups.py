@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from manager.settings import SchedulingSettings
+from manager.settings_sections import SchedulingSettings
 
 MODELS: Final = "models"
 GROUP: Final = "group"

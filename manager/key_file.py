@@ -29,6 +29,8 @@ class ApiKey:
 
     `id` is random and says nothing of the key: it may be shown and logged. `digest` is hex SHA-256.
     `priority` is a tie-breaker among requests that wait: a point counts as a second of having waited longer.
+    `models` are the names or aliases that it may use, None: all. The limits are None where there is none; a day is
+    one of UTC. `former` is the digest of the key that this one replaced, which is valid until `former_until`.
     """
 
     id: str
@@ -40,6 +42,12 @@ class ApiKey:
     expires: float | None = None
     last_used: float | None = None
     priority: int = 0
+    models: frozenset[str] | None = None
+    requests_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    at_once: int | None = None
+    former: str | None = None
+    former_until: float | None = None
 
     def expired(self, now: float) -> bool:
         return self.expires is not None and now >= self.expires

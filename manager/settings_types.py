@@ -1,4 +1,4 @@
-"""The types of single settings: what a number, a time, a path or an origin must be."""
+"""The types of single settings: what a number, a time, a path or an origin must be; and of a section of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 VERBOSITY: Final = ("error", "warning", "info", "trace", "debug")
 
@@ -66,3 +66,7 @@ Text = Annotated[str, AfterValidator(_not_empty)]
 AbsolutePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_absolute)]
 Origin = Annotated[str, AfterValidator(_origin)]
 Verbosity = Annotated[str | int | None, BeforeValidator(_verbosity)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)

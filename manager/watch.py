@@ -15,7 +15,7 @@ from typing import Final
 from watchfiles import Change, watch
 from watchfiles.main import FileChange
 
-from manager.settings import StorageSettings
+from manager.settings_sections import StorageSettings
 
 logger = logging.getLogger(__name__)
 # It counts what it hears at INFO, and lists it at DEBUG: of copying a model that is a line every tenth of a second.

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from manager.errors import ConfigError
-from manager.settings import Group, Settings, load_settings
+from manager.settings import Settings, load_settings
 from manager.settings_layers import EXACT_NAMES, sections_of, variable_names
+from manager.settings_sections import Group
 from tests.conftest import MakeSettings
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from watchfiles.main import FileChange
 
-from manager.settings import StorageSettings
+from manager.settings_sections import StorageSettings
 from manager.watch import Watcher
 from tests.conftest import MakeSettings
 
