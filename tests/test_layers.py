@@ -18,9 +18,9 @@ LEVELS = tuple(
     line.split()
     for line in """
         errors logbuf mistakes state
-        auth key_file events feed gauges groups inflight log metrics policy settings settings_layers settings_sections \
-        settings_server settings_types         starter_model catalog catalog_builder discovery entry extras gguf_file gguf_header models_file params plan \
-        refusal summary templates watch
+        auth key_file events feed gauges groups inflight log metrics policy settings settings_layers \
+        settings_sections settings_server settings_types starter_model catalog catalog_builder discovery entry extras \
+        gguf_file gguf_header models_file params plan refusal summary templates watch
         engines engine_metrics memory memory_folder memory_free memory_hf memory_layers memory_learnt memory_ledger \
         memory_measured memory_model memory_sizes process run_folder watchdog
         backoff life lease waiting instance reload
