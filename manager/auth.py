@@ -1,57 +1,58 @@
-"""API keys: made, revoked, and looked up on every request. It knows nothing of HTTP."""
+"""API keys: made, changed, replaced, revoked, and looked up on every request. It knows nothing of HTTP."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import hmac
 import logging
 import secrets
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
-
-from filelock import FileLock, Timeout
+from typing import Final, Unpack
 
 from manager import key_file
-from manager.errors import ConfigError, InvalidKey, InvalidRequest
-from manager.key_file import PRIORITY_MOST, SCOPES, ApiKey
+from manager.api_key import PREFIX, SCOPES, ApiKey, digest_of, generate_key
+from manager.errors import ConfigError, InvalidKey
+from manager.key_rules import Changes, changed, fitted, one, rotated
 
 __all__ = ["PREFIX", "SCOPES", "ApiKey", "KeyStore", "digest_of", "generate_key"]
 
 logger = logging.getLogger(__name__)
 
-PREFIX: Final = "sk-lh-"
 LOCK_TIMEOUT: Final = 10.0
 
 UNKNOWN_KEY: Final = "Incorrect API key provided."
 EXPIRED_KEY: Final = "This API key has expired."
-
-
-def generate_key() -> str:
-    """A new key: the prefix and 32 random bytes as 43 base64url characters."""
-    return PREFIX + secrets.token_urlsafe(32)
-
-
-def digest_of(token: str) -> str:
-    # Header bytes that are no UTF-8 arrive as surrogates; they must end as "unknown", not as an error.
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+REPLACED_KEY: Final = "This API key has expired: another has replaced it."
 
 
 class KeyStore:
     """The keys of one file, held in memory.
 
     Whatever changes the file reads it again first, under a lock between processes: a key that the command
-    line made or revoked is never lost to the service, nor the other way round. Only `authenticate`, `list`
+    line made or revoked is never lost to the service, nor the other way round. Only `authenticate`, `find`, `list`
     and `len` leave the disk alone.
+
+    `on_change` is called with `created`, `changed`, `rotated` or `revoked` and the key, once that is written; should
+    it raise, it stays written. `clock` is seconds since the epoch.
     """
 
-    def __init__(self, path: Path, *, lock_timeout: float = LOCK_TIMEOUT) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        on_change: Callable[[str, ApiKey], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.path = path
         self._lock_timeout = lock_timeout
-        self._keys: dict[str, ApiKey] = {}  # by digest
+        self._on_change = on_change
+        self._clock = clock
+        self._keys: tuple[ApiKey, ...] = ()
+        self._by_digest: dict[str, ApiKey] = {}  # by former digests too
         self._used: dict[str, float] = {}  # by id; newer than what the file says
         self._seen: key_file.Version | None = None
 
@@ -82,10 +83,12 @@ class KeyStore:
         The lookup is by digest, so what its timing tells is about SHA-256 of the guess and not about a key.
         """
         digest = digest_of(token)
-        key = self._keys.get(digest)
-        if key is None or not hmac.compare_digest(key.digest, digest):
+        key = self._by_digest.get(digest)
+        if key is None:
             raise InvalidKey(UNKNOWN_KEY)
-        now = time.time()
+        now = self._clock()
+        if not hmac.compare_digest(key.digest, digest):
+            _check_former(key, digest, now)
         if key.expires is not None and now >= key.expires:
             raise InvalidKey(EXPIRED_KEY)
         self._used[key.id] = now
@@ -96,7 +99,7 @@ class KeyStore:
 
         Raises ConfigError where the file can't be read or written; the news is kept for the next time.
         """
-        if not self._news(self._keys.values()):
+        if not self._news(self._keys):
             return
         with self._locked():
             keys, seen = key_file.read(self.path)
@@ -115,93 +118,113 @@ class KeyStore:
         expires: float | None = None,
         *,
         priority: int = 0,
+        models: Collection[str] | None = None,
+        requests_per_minute: int | None = None,
+        tokens_per_day: int | None = None,
+        at_once: int | None = None,
     ) -> tuple[str, ApiKey]:
         """Store a new key; returns the key, which can't be had again, and what is known of it.
 
         Names are unique among keys that have not expired. Raises InvalidRequest naming the argument at fault.
         """
-        name, description = _checked_text(name, description)
-        _check_scopes(scopes)
-        _check_priority(priority)
-        now = float(int(time.time()))
-        if expires is not None and expires <= now:
-            raise InvalidRequest("A new key can't have expired already.", param="expires")
-        token = generate_key()
+        token, now = generate_key(), self._now()
+        made = ApiKey(
+            id=secrets.token_hex(4),
+            name=name,
+            description=description,
+            digest=digest_of(token),
+            scopes=frozenset(scopes),
+            created=now,
+            expires=expires,
+            priority=priority,
+            models=None if models is None else frozenset(models),
+            requests_per_minute=requests_per_minute,
+            tokens_per_day=tokens_per_day,
+            at_once=at_once,
+        )
         with self._locked():
             keys, _ = key_file.read(self.path)
-            if any(key.name == name and not key.expired(now) for key in keys):
-                raise InvalidRequest(f"There is a key named {name!r} already; revoke it first.", param="name")
-            ids = {key.id for key in keys}
-            while (fresh := secrets.token_hex(4)) in ids:
-                pass
-            digest = digest_of(token)
-            made = ApiKey(fresh, name, description, digest, frozenset(scopes), now, expires, priority=priority)
-            keys = (*keys, made)
-            self._adopt(keys, key_file.write(self.path, keys))
-        logger.info("key=%s event=created name=%r scopes=%s", made.id, name, ",".join(sorted(scopes)))
+            made = fitted(made, keys, now)
+            self._write((*keys, made))
+        self._tell("created", made)
         return token, made
+
+    def change(self, id_or_name: str, **changes: Unpack[Changes]) -> ApiKey:
+        """Give the key with this id or name other fields; None takes away a limit, a list of models, the expiry.
+
+        Raises InvalidRequest naming the argument at fault.
+        """
+        return self._renew("changed", id_or_name, lambda key, keys: changed(key, changes, keys, self._now()))
+
+    def rotate(self, id_or_name: str, overlap: float) -> tuple[str, ApiKey]:
+        """Replace the key with this id or name by a new one, which is returned; all that is known of it stays.
+
+        The old one stays valid for `overlap` seconds, but not beyond the expiry. What that one had replaced is valid
+        no longer. Raises InvalidRequest naming the argument at fault.
+        """
+        token = generate_key()
+        digest = digest_of(token)
+        return token, self._renew("rotated", id_or_name, lambda key, _: rotated(key, digest, overlap, self._now()))
 
     def revoke(self, id_or_name: str) -> ApiKey:
         """Forget the key with this id or name. Raises InvalidRequest where that is no key, or several."""
         with self._locked():
             keys, _ = key_file.read(self.path)
-            found = [key for key in keys if id_or_name in (key.id, key.name)]
-            if not found:
-                raise InvalidRequest(f"No key has the id or the name {id_or_name!r}.", param="key")
-            if len(found) > 1:
-                ids = ", ".join(key.id for key in found)
-                raise InvalidRequest(f"{len(found)} keys are named {id_or_name!r}; give an id: {ids}.", param="key")
-            (gone,) = found
-            keys = tuple(key for key in keys if key is not gone)
-            self._adopt(keys, key_file.write(self.path, keys))
-        logger.info("key=%s event=revoked name=%r", gone.id, gone.name)
+            gone = one(keys, id_or_name)
+            self._write(key for key in keys if key is not gone)
+        self._tell("revoked", gone)
         return gone
+
+    def find(self, id_or_name: str) -> ApiKey:
+        """The key in memory with this id or name. Raises InvalidRequest where that is no key, or several."""
+        return one(self._keys, id_or_name)
 
     def list(self) -> tuple[ApiKey, ...]:
         """The keys as they are in memory, oldest first, with the latest `last_used`."""
-        news = self._news(self._keys.values())
-        keys = (replace(key, last_used=news.get(key.id, key.last_used)) for key in self._keys.values())
+        news = self._news(self._keys)
+        keys = (replace(key, last_used=news.get(key.id, key.last_used)) for key in self._keys)
         return tuple(sorted(keys, key=lambda key: key.created))
 
-    def _news(self, keys: Collection[ApiKey]) -> dict[str, float]:
+    def _news(self, keys: Iterable[ApiKey]) -> dict[str, float]:
         """By id, the uses that `keys` does not tell of; in whole seconds, as the file has them."""
         used = {id_: float(int(when)) for id_, when in self._used.copy().items()}
         return {key.id: used[key.id] for key in keys if used.get(key.id, 0.0) > (key.last_used or 0.0)}
 
-    def _adopt(self, keys: Collection[ApiKey], seen: key_file.Version | None) -> None:
-        self._keys = {key.digest: key for key in keys}
+    def _renew(self, event: str, id_or_name: str, renewed: Callable[[ApiKey, tuple[ApiKey, ...]], ApiKey]) -> ApiKey:
+        with self._locked():
+            keys, _ = key_file.read(self.path)
+            old = one(keys, id_or_name)
+            new = renewed(old, keys)
+            self._write(new if key is old else key for key in keys)
+        self._tell(event, new)
+        return new
+
+    def _write(self, keys: Iterable[ApiKey]) -> None:
+        keys = tuple(keys)
+        self._adopt(keys, key_file.write(self.path, keys))
+
+    def _adopt(self, keys: tuple[ApiKey, ...], seen: key_file.Version | None) -> None:
+        by_digest = {key.former: key for key in keys if key.former is not None}
+        by_digest.update((key.digest, key) for key in keys)
+        self._by_digest = by_digest  # at one stroke: requests are looked up meanwhile
+        self._keys = keys
         self._seen = seen
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = self.path.with_name(self.path.name + ".lock")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(lock, timeout=self._lock_timeout, mode=0o600):
-                key_file.keep_owner(lock)
-                yield
-        except Timeout:
-            raise ConfigError(f"{lock}: another process has held the lock for {self._lock_timeout:g} s.") from None
-        except OSError as error:
-            raise ConfigError(f"{self.path}: can't write: {error.strerror or error}.") from None
+    def _tell(self, event: str, key: ApiKey) -> None:
+        logger.info("key=%s event=%s name=%r scopes=%s", key.id, event, key.name, ",".join(sorted(key.scopes)))
+        if self._on_change is not None:
+            self._on_change(event, key)
+
+    def _now(self) -> float:
+        """In whole seconds, as the file has them."""
+        return float(int(self._clock()))
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return key_file.locked(self.path, self._lock_timeout)
 
 
-def _checked_text(name: str, description: str) -> tuple[str, str]:
-    name, description = name.strip(), description.strip()
-    if not 1 <= len(name) <= 100 or not name.isprintable():
-        raise InvalidRequest("The name of a key is 1 to 100 printable characters.", param="name")
-    if len(description) > 500 or not description.isprintable():
-        raise InvalidRequest("The description of a key is at most 500 printable characters.", param="description")
-    return name, description
-
-
-def _check_scopes(scopes: Collection[str]) -> None:
-    if unknown := sorted(set(scopes) - set(SCOPES)):
-        raise InvalidRequest(f"Unknown scope {unknown[0]!r}; there are: {', '.join(SCOPES)}.", param="scopes")
-    if not scopes:
-        raise InvalidRequest(f"A key needs a scope: {', '.join(SCOPES)}.", param="scopes")
-
-
-def _check_priority(priority: int) -> None:
-    if not -PRIORITY_MOST <= priority <= PRIORITY_MOST:
-        raise InvalidRequest(f"A priority is {-PRIORITY_MOST} to {PRIORITY_MOST}.", param="priority")
+def _check_former(key: ApiKey, digest: str, now: float) -> None:
+    if key.former is None or key.former_until is None or not hmac.compare_digest(key.former, digest):
+        raise InvalidKey(UNKNOWN_KEY)
+    if now >= key.former_until:
+        raise InvalidKey(REPLACED_KEY)

@@ -1,4 +1,4 @@
-"""The file of API keys: what a key is, how it is read, checked and replaced. It holds digests, never keys."""
+"""The file of API keys: how it is read, checked, locked and replaced. It holds digests, never keys."""
 
 from __future__ import annotations
 
@@ -7,72 +7,20 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
+from manager.api_key import ApiKey
 from manager.errors import ConfigError
+from manager.key_record import Document, as_json
+
+__all__ = ["ApiKey", "Version", "locked", "read", "version", "write"]
 
 logger = logging.getLogger(__name__)
-
-SCOPES: Final = ("inference", "admin")
-PRIORITY_MOST: Final = 100  # and the least is as far below 0
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """What is known of a key; the key itself is kept nowhere. Times are seconds since the epoch.
-
-    `id` is random and says nothing of the key: it may be shown and logged. `digest` is hex SHA-256.
-    `priority` is a tie-breaker among requests that wait: a point counts as a second of having waited longer.
-    `models` are the names or aliases that it may use, None: all. The limits are None where there is none; a day is
-    one of UTC. `former` is the digest of the key that this one replaced, which is valid until `former_until`.
-    """
-
-    id: str
-    name: str
-    description: str
-    digest: str
-    scopes: frozenset[str]
-    created: float
-    expires: float | None = None
-    last_used: float | None = None
-    priority: int = 0
-    models: frozenset[str] | None = None
-    requests_per_minute: int | None = None
-    tokens_per_day: int | None = None
-    at_once: int | None = None
-    former: str | None = None
-    former_until: float | None = None
-
-    def expired(self, now: float) -> bool:
-        return self.expires is not None and now >= self.expires
-
-
-class _Record(BaseModel):
-    """A key as the file has it."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,32}$")]
-    name: Annotated[str, StringConstraints(min_length=1)]
-    description: str = ""
-    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    scopes: list[Literal["inference", "admin"]]
-    created: AwareDatetime
-    expires: AwareDatetime | None = None
-    last_used: AwareDatetime | None = None
-    priority: Annotated[int, Field(strict=True, ge=-PRIORITY_MOST, le=PRIORITY_MOST)] = 0
-
-
-class _Document(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    keys: list[_Record]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +50,16 @@ def read(path: Path) -> tuple[tuple[ApiKey, ...], Version | None]:
         return (), None
     try:
         _tighten(path)
-        document = _Document.model_validate_json(path.read_bytes())
+        document = Document.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: can't read: {error.strerror or error}.") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise ConfigError(": ".join(filter(None, (str(path), place, first["msg"]))) + ".") from None
-    keys = tuple(map(_key_of, document.keys))
-    _refuse_twins(path, "id", [key.id for key in keys])
-    _refuse_twins(path, "digest", [key.digest for key in keys])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(": ".join(filter(None, (str(path), place, reason))) + ".") from None
+    keys = tuple(record.key() for record in document.keys)
+    _refuse_twins(path, keys)
     return keys, seen
 
 
@@ -129,7 +77,8 @@ def write(path: Path, keys: Collection[ApiKey]) -> Version | None:
             file.write(text)
             file.flush()
             os.fsync(handle)
-        keep_owner(temporary, target)
+        _keep_owner(temporary, target)
+        _make_newer(temporary, target)
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -137,7 +86,23 @@ def write(path: Path, keys: Collection[ApiKey]) -> Version | None:
     return version(path)
 
 
-def keep_owner(path: Path, like: Path | None = None) -> None:
+@contextlib.contextmanager
+def locked(path: Path, timeout: float) -> Iterator[None]:
+    """Nobody else changes the file meanwhile. Raises ConfigError after `timeout` seconds, and for every OSError."""
+    target = Path(os.path.realpath(path))  # by whatever name it is called, there is one lock
+    lock = target.with_name(target.name + ".lock")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, timeout=timeout, mode=0o600):
+            _keep_owner(lock)
+            yield
+    except Timeout:
+        raise ConfigError(f"{lock}: another process has held the lock for {timeout:g} s.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't write: {error.strerror or error}.") from None
+
+
+def _keep_owner(path: Path, like: Path | None = None) -> None:
     """As root, give a new file the owner of the one it replaces, or of its folder.
 
     Else `sudo llamaherd key create` would leave a file that the service's own user can't read.
@@ -148,48 +113,26 @@ def keep_owner(path: Path, like: Path | None = None) -> None:
     os.chown(path, model.st_uid, model.st_gid)
 
 
-def iso_time(seconds: float) -> str:
-    """Seconds since the epoch as ISO 8601 in UTC, to the second."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _make_newer(path: Path, than: Path) -> None:
+    """Give it a later time of change: file systems count in milliseconds, and give the inodes of old files to new ones.
+
+    Else a file that was replaced twice at once could pass for the one that was read.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        least = than.stat().st_mtime_ns + 1
+        if path.stat().st_mtime_ns < least:
+            os.utime(path, ns=(least, least))
 
 
-def ordered(scopes: Collection[str]) -> list[str]:
-    return [scope for scope in SCOPES if scope in scopes]
-
-
-def _key_of(record: _Record) -> ApiKey:
-    return ApiKey(
-        id=record.id,
-        name=record.name,
-        description=record.description,
-        digest=record.digest,
-        scopes=frozenset(record.scopes),
-        created=record.created.timestamp(),
-        expires=None if record.expires is None else record.expires.timestamp(),
-        last_used=None if record.last_used is None else record.last_used.timestamp(),
-        priority=record.priority,
-    )
-
-
-def as_json(key: ApiKey) -> dict[str, object]:
-    """As the file has it, and as others may see it once `digest` is taken out."""
-    return {
-        "id": key.id,
-        "name": key.name,
-        "description": key.description,
-        "digest": key.digest,
-        "scopes": ordered(key.scopes),
-        "created": iso_time(key.created),
-        "expires": None if key.expires is None else iso_time(key.expires),
-        "last_used": None if key.last_used is None else iso_time(key.last_used),
-        "priority": key.priority,
-    }
-
-
-def _refuse_twins(path: Path, what: str, values: list[str]) -> None:
-    for place, value in enumerate(values):
-        if value in values[:place]:
-            raise ConfigError(f"{path}: keys.{place}.{what}: an earlier key has the same.")
+def _refuse_twins(path: Path, keys: Collection[ApiKey]) -> None:
+    """No two keys have an id in common, nor a digest, be it a former one."""
+    seen: set[str] = set()  # ids are shorter than digests
+    for place, key in enumerate(keys):
+        for field, value in (("id", key.id), ("digest", key.digest), ("former", key.former)):
+            if value in seen:
+                raise ConfigError(f"{path}: keys.{place}.{field}: the file has the same once before.")
+            if value is not None:
+                seen.add(value)
 
 
 def _tighten(path: Path) -> None:

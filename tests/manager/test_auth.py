@@ -113,7 +113,7 @@ def test_expired_keys_count_so_that_expiry_opens_no_door(store: KeyStore, path: 
 
 def test_lookup_alone_is_not_enough_the_digests_are_compared(store: KeyStore) -> None:
     token, made = store.create("web", "", BOTH)
-    store._keys = {digest_of(token): replace(made, digest=digest_of("another"))}
+    store._by_digest = {digest_of(token): replace(made, digest=digest_of("another"))}
     with pytest.raises(InvalidKey):
         store.authenticate(token)
 

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,8 @@ RECORD: dict[str, Any] = {
     "last_used": None,
     "priority": 0,
 }
+OTHER = RECORD | {"id": "ffffffff", "digest": "ef" * 32}
+ROTATED = {"former": "cd" * 32, "former_until": "2026-01-15T08:00:00Z"}
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -57,6 +63,22 @@ def test_key_of_a_file_that_knows_no_priority_has_none(tmp_path: Path) -> None:
     assert key_file.read(path)[0] == (KEY,)
 
 
+def test_limits_and_former_key_are_written_and_read(tmp_path: Path) -> None:
+    limited = replace(
+        KEY,
+        models=frozenset({"smollm2", "qwen"}),
+        requests_per_minute=60,
+        tokens_per_day=10**12,
+        at_once=1,
+        former="cd" * 32,
+        former_until=1_768_464_000.0,
+    )
+    key_file.write(tmp_path / "keys.json", [limited])
+    limits = {"models": ["qwen", "smollm2"], "requests_per_minute": 60, "tokens_per_day": 10**12, "at_once": 1}
+    assert json.loads((tmp_path / "keys.json").read_text(encoding="utf-8")) == {"keys": [RECORD | limits | ROTATED]}
+    assert key_file.read(tmp_path / "keys.json")[0] == (limited,)
+
+
 def test_times_with_another_zone_are_understood(tmp_path: Path) -> None:
     record = RECORD | {"created": "2023-11-15T00:13:20+02:00"}
     path = write_text(tmp_path / "keys.json", json.dumps({"keys": [record]}))
@@ -81,6 +103,25 @@ def test_times_with_another_zone_are_understood(tmp_path: Path) -> None:
         (json.dumps({"keys": [RECORD | {"priority": 101}]}), "keys.0.priority"),
         (json.dumps({"keys": [RECORD | {"priority": -101}]}), "keys.0.priority"),
         (json.dumps({"keys": [RECORD | {"priority": "1"}]}), "keys.0.priority"),
+        (json.dumps({"keys": [RECORD | {"created": "1969-12-31T23:59:59Z"}]}), "keys.0.created: must be a time"),
+        (json.dumps({"keys": [RECORD | {"expires": "9999-12-31T00:00:00Z"}]}), "keys.0.expires: must be a time"),
+        (json.dumps({"keys": [RECORD | {"models": []}]}), "keys.0.models"),
+        (json.dumps({"keys": [RECORD | {"models": ["a", ""]}]}), "keys.0.models.1"),
+        (json.dumps({"keys": [RECORD | {"models": ["a\n"]}]}), "keys.0.models.0: must be printable"),
+        (json.dumps({"keys": [RECORD | {"models": "a"}]}), "keys.0.models"),
+        (json.dumps({"keys": [RECORD | {"requests_per_minute": 0}]}), "keys.0.requests_per_minute"),
+        (json.dumps({"keys": [RECORD | {"requests_per_minute": 1_000_001}]}), "keys.0.requests_per_minute"),
+        (json.dumps({"keys": [RECORD | {"tokens_per_day": True}]}), "keys.0.tokens_per_day"),
+        (json.dumps({"keys": [RECORD | {"tokens_per_day": 10**12 + 1}]}), "keys.0.tokens_per_day"),
+        (json.dumps({"keys": [RECORD | {"at_once": 1.0}]}), "keys.0.at_once"),
+        (json.dumps({"keys": [RECORD | {"at_once": 10_001}]}), "keys.0.at_once"),
+        (json.dumps({"keys": [RECORD | ROTATED | {"former": "secret"}]}), "keys.0.former"),
+        (json.dumps({"keys": [RECORD | {"former": "cd" * 32}]}), "keys.0: former and former_until belong together"),
+        (json.dumps({"keys": [RECORD | ROTATED | {"former": None}]}), "keys.0: former and former_until"),
+        (json.dumps({"keys": [RECORD | ROTATED | {"former": "ab" * 32}]}), "keys.0.former: the file has the same"),
+        (json.dumps({"keys": [RECORD | ROTATED, OTHER | {"digest": "cd" * 32}]}), "keys.1.digest"),
+        (json.dumps({"keys": [RECORD, OTHER | ROTATED | {"former": "ab" * 32}]}), "keys.1.former"),
+        (json.dumps({"keys": [RECORD | ROTATED, OTHER | ROTATED]}), "keys.1.former"),
         (json.dumps({"keys": [RECORD, RECORD | {"digest": "cd" * 32}]}), "keys.1.id"),
         (json.dumps({"keys": [RECORD, RECORD | {"id": "ffffffff"}]}), "keys.1.digest"),
     ],
@@ -126,3 +167,55 @@ def test_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
     key_file.write(link, [KEY])
     assert link.is_symlink()
     assert key_file.read(real)[0] == (KEY,)
+
+
+def test_file_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    before = os.umask(0)
+    try:
+        with key_file.locked(path, 1):
+            key_file.write(path, [KEY])
+    finally:
+        os.umask(before)
+    assert {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == dict.fromkeys(
+        ("keys.json", "keys.json.lock"), 0o600
+    )
+
+
+def test_end_of_the_process_before_the_new_file_has_its_name_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    key_file.write(path, [KEY])
+    before = path.read_bytes()
+    code = (
+        "import os, signal, sys; from pathlib import Path; from manager.auth import KeyStore\n"
+        "Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "KeyStore(Path(sys.argv[1])).create('more', '', ['inference'])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, b"")
+    assert path.read_bytes() == before
+    with key_file.locked(path, 1):  # the lock is free again
+        key_file.write(path, [])
+    assert key_file.read(path)[0] == ()
+
+
+def test_two_names_of_a_file_have_one_lock(tmp_path: Path) -> None:
+    link = tmp_path / "link.json"
+    link.symlink_to(tmp_path / "keys.json")
+    with (
+        key_file.locked(link, 1),
+        pytest.raises(ConfigError, match="another process has held the lock"),
+        key_file.locked(tmp_path / "keys.json", 0.01),
+    ):
+        pass
+
+
+def test_file_that_is_replaced_again_within_a_tick_of_the_clock_has_another_version(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    key_file.write(path, [KEY])
+    os.utime(path, ns=(0, 2**62))  # whenever the next ones are written, the clock has not reached that
+    read = key_file.version(path)
+    versions = [key_file.write(path, [KEY]) for _ in range(5)]
+    times = [version.mtime_ns for version in (read, *versions) if version is not None]
+    assert times == sorted(set(times))
+    assert len(times) == 6
