@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from manager.cli import key, model, serve
+from manager.cli import key, model, serve, tls
 from manager.errors import ConfigError, HerdError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.add_typer(key.app, name="key")
 app.add_typer(model.app, name="model")
+app.add_typer(tls.app, name="tls")
 
 
 def _version(wanted: bool) -> None:
