@@ -16,6 +16,7 @@ import psutil
 import pytest
 import uvloop
 from blockbuster import BlockBuster
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from manager.settings import Settings, load_settings
 from manager.settings_layers import EXACT_NAMES, PREFIX
@@ -33,6 +34,9 @@ MAY_BLOCK: Final = (
     # The last lines, at the end of the service, when nobody is served any more.
     ("manager/log.py", "_write"),
 )
+
+
+set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "llamaherd-hypothesis")  # else one is made in the repository
 
 
 def pytest_collection_finish() -> None:

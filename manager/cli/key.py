@@ -1,27 +1,34 @@
-"""`llamaherd key`: make, list and revoke API keys. A key is shown once, when it is made."""
+"""`llamaherd key`: make, list, change, replace and revoke API keys. A key is shown once, when it is made."""
 
 from __future__ import annotations
 
-import json
+import time
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from manager.cli import key_change, key_usage
+from manager.cli.key_options import (
+    AT_ONCE_HELP,
+    PRIORITY_HELP,
+    REQUESTS_HELP,
+    TOKENS_HELP,
+    KeyArgument,
+    Scope,
+    print_json,
+    shown,
+    span,
+    store_of,
+    warn_of_unknown_models,
+)
+from manager.cli.key_table import in_short, table_of, to_the_minute
 from manager.cli.options import ConfigOption, DataFolderOption, JsonOption, expiry, settings_from, show
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from manager.auth import ApiKey
 
-    from manager.auth import ApiKey, KeyStore
-
-app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
-
-
-class Scope(StrEnum):
-    inference = "inference"
-    admin = "admin"
+app = typer.Typer(help="Make, list, change, replace and revoke API keys.", no_args_is_help=True)
 
 
 @app.command()
@@ -31,84 +38,100 @@ def create(
     scope: Annotated[
         list[Scope] | None, typer.Option(help="What it allows; may be repeated. [default: inference]")
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A model that it may use; may be repeated. [default: all models]"),
+    ] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, metavar="N", help=REQUESTS_HELP)] = None,
+    tokens_per_day: Annotated[int | None, typer.Option(min=1, metavar="N", help=TOKENS_HELP)] = None,
+    at_once: Annotated[int | None, typer.Option(min=1, metavar="N", help=AT_ONCE_HELP)] = None,
     expires: Annotated[str | None, typer.Option(help="30d, 12h, or a date such as 2027-01-31 (0:00 UTC).")] = None,
-    priority: Annotated[
-        int,
-        typer.Option(
-            min=-100, max=100, help="Among requests that wait, a point counts as a second of having waited longer."
-        ),
-    ] = 0,
+    priority: Annotated[int, typer.Option(min=-100, max=100, help=PRIORITY_HELP)] = 0,
     config: ConfigOption = None,
     data_folder: DataFolderOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a key and print it, this once: the key on standard output, what is known of it on standard error."""
     until = None if expires is None else expiry(expires, datetime.now(UTC))
-    store = _store(config, data_folder)
-    scopes = {str(item) for item in scope or [Scope.inference]}
-    token, made = store.create(name, description, scopes, until, priority=priority)
+    settings = settings_from(config, {"storage": {"data_folder": data_folder}})
+    token, made = store_of(settings).create(
+        name,
+        description,
+        {str(item) for item in scope or [Scope.inference]},
+        until,
+        priority=priority,
+        models=model or None,
+        requests_per_minute=requests_per_minute,
+        tokens_per_day=tokens_per_day,
+        at_once=at_once,
+    )
     if as_json:
-        typer.echo(json.dumps({"key": token, **_as_json(made)}, indent=2, ensure_ascii=False))
-        return
-    typer.echo(token)
-    known = ", ".join(sorted(made.scopes))
-    if made.priority:
-        known += f", priority {made.priority}"
-    if made.expires is not None:
-        known += f", until {_time(made.expires)}"
-    typer.echo(f"Made the key {made.name!r} (id {made.id}; {known}). It can't be shown again.", err=True)
+        print_json(shown(made, token))
+    else:
+        typer.echo(token)
+        typer.echo(f"Made the key {in_short(made)}. It can't be shown again.", err=True)
+    warn_of_unknown_models(settings, made.models or ())
 
 
 @app.command("list")
 def list_keys(config: ConfigOption = None, data_folder: DataFolderOption = None, as_json: JsonOption = False) -> None:
     """List the keys, without the keys themselves: those are stored nowhere."""
-    keys = _store(config, data_folder).list()
+    keys = store_of(settings_from(config, {"storage": {"data_folder": data_folder}})).list()
     if as_json:
-        typer.echo(json.dumps([_as_json(key) for key in keys], indent=2, ensure_ascii=False))
-        return
-    if not keys:
+        print_json([shown(key) for key in keys])
+    elif keys:
+        show(table_of(keys, time.time()))
+    else:
         typer.echo("No key is stored.")
-        return
-    from rich.table import Table
-    from rich.text import Text
 
-    now = datetime.now(UTC).timestamp()
-    table = Table("Id", "Name", "Scopes", "Priority", "Created", "Expires", "Last used", "Description")
-    for key in keys:
-        ends = "never" if key.expires is None else _time(key.expires) + (" (expired)" if key.expired(now) else "")
-        used = "never" if key.last_used is None else _time(key.last_used)
-        scopes, made = ", ".join(sorted(key.scopes)), _time(key.created)
-        cells = (key.id, key.name, scopes, str(key.priority), made, ends, used, key.description)
-        table.add_row(*map(Text, cells))
-    show(table)
+
+app.command()(key_change.change)
+app.command()(key_usage.usage)
+
+
+@app.command()
+def rotate(
+    key: KeyArgument,
+    overlap: Annotated[
+        str, typer.Option(help="How long the old key stays valid as well: 24h, 7d, or up to a time; 0: not at all.")
+    ] = "24h",
+    config: ConfigOption = None,
+    data_folder: DataFolderOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Replace a key by a new one with the same name, scopes and limits, and print that, this once.
+
+    A key that was replaced before ends at once, whatever its overlap was: two are valid at most.
+    """
+    seconds = span(overlap)
+    store = store_of(settings_from(config, {"storage": {"data_folder": data_folder}}))
+    old = store.find(key)
+    token, new = store.rotate(old.id, seconds)
+    now = time.time()
+    if as_json:
+        print_json(shown(new, token))
+    else:
+        typer.echo(token)
+        said = f"Replaced the key {new.name!r} (id {new.id}). The new one can't be shown again; {_fate(new, now)}."
+        typer.echo(said, err=True)
+    if old.former_valid(now):
+        typer.echo("The key before these two was still valid; that ended now.", err=True)
 
 
 @app.command()
 def revoke(
-    key: Annotated[str, typer.Argument(help="Id or name of the key.")],
+    key: KeyArgument,
     config: ConfigOption = None,
     data_folder: DataFolderOption = None,
 ) -> None:
     """Forget a key. A running service refuses it at once."""
-    gone = _store(config, data_folder).revoke(key)
+    gone = store_of(settings_from(config, {"storage": {"data_folder": data_folder}})).revoke(key)
     typer.echo(f"Revoked the key {gone.name!r} (id {gone.id}).")
 
 
-def _store(config: Path | None, data_folder: Path | None) -> KeyStore:
-    from manager.auth import KeyStore
-
-    settings = settings_from(config, {"storage": {"data_folder": data_folder}})
-    store = KeyStore(settings.storage.keys_file)
-    store.load()
-    return store
-
-
-def _as_json(key: ApiKey) -> dict[str, Any]:
-    """As in the file of keys, but for the digest."""
-    from manager.key_file import as_json
-
-    return {name: value for name, value in as_json(key).items() if name != "digest"}
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+def _fate(key: ApiKey, now: float) -> str:
+    """What becomes of the key that this one has replaced."""
+    if key.former_until is None or not key.former_valid(now):
+        return "the old one is valid no longer"
+    end = key.former_until if key.expires is None else min(key.former_until, key.expires)
+    return f"the old one is valid until {to_the_minute(end)} UTC"
