@@ -4,40 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from manager.confinement import Confinement
 from manager.logbuf import LogBuffer
+from manager.settings_sections import ChildSettings
 
 logger = logging.getLogger(__name__)
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # How long the log pipe may stay open after the child's exit: a grandchild can hold it for ever.
 PIPE_LINGER = 0.2
 # llama-server can hang in its handling of the first SIGTERM; a second one ends it at once.
 SECOND_TERM: Final = 1.0
-
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
-    """What the child runs before exec, so that a manager killed with SIGKILL leaves nobody behind (Linux only)."""
-    if _libc is None:
-        return None
-    prctl = _libc.prctl
-
-    def arm() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # the manager died between fork and prctl
-            os._exit(1)
-
-    return arm
+CONFINEMENT: Final = Confinement(ChildSettings())  # where nothing else is said
 
 
 class _Output(asyncio.Protocol):
@@ -118,24 +102,26 @@ class ChildProcess:
         log: LogBuffer,
         on_stdout: Callable[[bytes], object] | None = None,
         farewell: bytes | None = None,
+        confinement: Confinement = CONFINEMENT,
     ) -> ChildProcess:
-        """Start `argv`. Raises OSError where it can't be started.
+        """Start `argv`, held to `confinement`. Raises OSError where it can't be started.
 
         Both its outputs go to `log`, or stdout to `on_stdout`. With a `farewell` its stdin stays open for as long as
         it is wanted, and that is written there when it is to stop; else it reads from /dev/null.
         """
         pipes = _Pipes(with_stdin=farewell is not None, with_stdout=on_stdout is not None)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=pipes.stdin,
-                stdout=pipes.stdout,
-                stderr=pipes.stderr,
-                env=dict(env),
-                cwd=cwd,
-                start_new_session=True,
-                preexec_fn=_die_with_parent(os.getpid()),
-            )
+            with confinement.armed(pipes.stderr) as arm:
+                process = await asyncio.create_subprocess_exec(
+                    *argv,
+                    stdin=pipes.stdin,
+                    stdout=pipes.stdout,
+                    stderr=pipes.stderr,
+                    env=dict(env),
+                    cwd=cwd,
+                    start_new_session=True,
+                    preexec_fn=arm,
+                )
         except BaseException:
             pipes.drop()
             raise

@@ -35,6 +35,7 @@ def serve(xllamacpp: Any, attributes: dict[str, Any]) -> NoReturn:
     except (AssertionError, AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError) as error:
         _fail(f"{type(error).__name__}: {error}")
     params.api_keys = [key]
+    params.video_ffmpeg_bin_dir = os.environ.get("LLAMA_ARG_VIDEO_FFMPEG_DIR", "")
     (socket,) = params.hostnames
     _remove(socket)  # llama.cpp does not listen on a path that exists
     try:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from manager.confinement import Confinement
 from manager.engines import Activity, EngineExit, UpstreamRequest
 from manager.engines.llama.arguments import LlamaArgs
 from manager.engines.llama.environment import child_environment
@@ -134,7 +135,13 @@ class LlamaEngine:
             self.progress = load.value
 
         child = await ChildProcess.spawn(
-            argv, env=environment, cwd=None, log=self.log, on_stdout=on_stdout, farewell=FAREWELL
+            argv,
+            env=environment,
+            cwd=None,
+            log=self.log,
+            on_stdout=on_stdout,
+            farewell=FAREWELL,
+            confinement=Confinement(self._settings.children),
         )
         self.pid = child.pid
         try:

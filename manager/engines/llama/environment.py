@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Final
 
 from manager.engines.llama.progress import ASK
@@ -28,6 +29,12 @@ ENVIRONMENT_PREFIXES: Final = (
 # Face model on two cores SmolLM2 then gives 0.3 tokens a second, with this 24, and alone 62 and 66.
 _WAITING: Final = {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "300"}
 
+# In here are an ffmpeg and an ffprobe that open nothing but their standard input. llama.cpp starts them for films, WebP
+# images, and whatever a request calls an image that it can't read itself; if that is a playlist (of DASH, say), a plain
+# ffmpeg fetches the URLs in it. `embedded.py` reads the variable, too.
+FFMPEG_VARIABLE: Final = "LLAMA_ARG_VIDEO_FFMPEG_DIR"
+FFMPEG_FOLDER: Final = Path(__file__).with_name("ffmpeg")
+
 
 def child_environment(key: str, cuda_visible_devices: str | None) -> dict[str, str]:
     """The environment of a child that accepts requests with `key`."""
@@ -42,4 +49,4 @@ def child_environment(key: str, cuda_visible_devices: str | None) -> dict[str, s
         kept.update(_WAITING)
     if cuda_visible_devices is not None:
         kept["CUDA_VISIBLE_DEVICES"] = cuda_visible_devices
-    return {**kept, **ASK, "LLAMA_API_KEY": key}
+    return {**kept, **ASK, FFMPEG_VARIABLE: str(FFMPEG_FOLDER), "LLAMA_API_KEY": key}

@@ -110,7 +110,7 @@ def _load(entry: ModelEntry, progress: Callable[[float], None], stage: _Stage) -
     raw = files.read_object(folder / files.CONFIG)
     _check(folder, raw, params)
     common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": params.trust_remote_code}
-    config: Any = AutoConfig.from_pretrained(folder, **common)
+    config: Any = AutoConfig.from_pretrained(folder, **common)  # nosec B615 # local files only
     kind = kind_of(folder, raw, config, params)
     defaults = files.sampling_defaults(folder)
     recipe = recipe_of(folder, raw, params) if kind == "encoder" else None

@@ -25,7 +25,7 @@ def read_tokenizer(folder: Path, kind: Kind, common: Mapping[str, Any]) -> tuple
         if tokenizer is None:
             raise LoadFailed(f"{folder.name}: its processor has no tokenizer.", should_retry=False)
     else:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)  # nosec B615 # local files only
     if not tokenizer.is_fast:
         raise LoadFailed(
             f"{folder.name}: its tokenizer ({type(tokenizer).__name__}) is none of the tokenizers library; "
