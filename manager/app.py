@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
@@ -12,8 +11,11 @@ from typing import Any, Final
 from aiohttp import web
 
 import routes
+from manager.addresses import is_loopback
+from manager.audit import Audit
 from manager.auth import KeyStore
 from manager.catalog import load_catalog
+from manager.confinement import Confinement
 from manager.engines import Engine
 from manager.engines.hf.engine import HfEngine
 from manager.engines.llama.engine import LlamaEngine
@@ -27,9 +29,12 @@ from manager.memory_ledger import Ledger
 from manager.metrics import Metrics
 from manager.pool import ModelPool
 from manager.reload import Reloader
+from manager.remote_images import RemoteImages
 from manager.run_folder import RunFolder
 from manager.service import SERVICE, Service
 from manager.settings import Settings
+from manager.tls import ServerTls, follow
+from manager.usage import Usage
 from manager.watch import Watcher
 
 logger = logging.getLogger(__name__)
@@ -42,12 +47,9 @@ def create_app(settings: Settings) -> web.Application:
     """The application, with nothing running yet. Raises ConfigError for any mistake in settings, keys or models."""
     keys = KeyStore(settings.storage.keys_file)
     keys.load()
-    loopback = is_loopback(settings.server.host)
-    if not len(keys) and not loopback:
-        raise ConfigError(
-            f"server.host is {settings.server.host}, which others can reach, and no API key is stored in "
-            f"{settings.storage.keys_file}: make one with 'llamaherd key create NAME', or listen on 127.0.0.1."
-        )
+    refuse_weakness(settings, keys)
+    Confinement(settings.children).check()
+    tls = ServerTls(settings.tls) if settings.tls.wanted else None
     if settings.llama.binary is not None or settings.llama.launcher == "native":
         choose_launcher(settings)
     catalog = load_catalog(settings)
@@ -56,22 +58,61 @@ def create_app(settings: Settings) -> web.Application:
     pool = ModelPool(catalog, settings, engine_factory(settings, run_folder), Ledger(settings), metrics)
     app = web.Application(client_max_size=settings.server.max_body)
     access_log = AccessLog() if settings.server.access_log else None
-    keys_required = bool(len(keys)) or not loopback
-    service = app[SERVICE] = Service(settings, keys, pool, keys_required, access_log, metrics)
-    service.reloader = Reloader(settings, keys, pool, lambda: _note_keys(service))
+    service = app[SERVICE] = Service(
+        settings=settings,
+        keys=keys,
+        pool=pool,
+        keys_required=bool(len(keys)),
+        access_log=access_log,
+        audit=Audit(settings.storage.audit_file),
+        usage=Usage(settings.storage.usage_file, settings.storage.usage_days),
+        tls=tls,
+        remote_images=RemoteImages(settings.media) if settings.media.remote else None,
+        metrics=metrics,
+    )
+    service.reloader = Reloader(settings, keys, pool, lambda: _note_keys(service), tls)
     # In this order at start, in the opposite one at the end.
     if access_log is not None:
         app.cleanup_ctx.append(_written(access_log))
+    app.cleanup_ctx.append(_audited)
+    app.cleanup_ctx.append(_used)
     app.cleanup_ctx.append(_swept(run_folder))
+    if service.remote_images is not None:
+        app.cleanup_ctx.append(_fetching(service.remote_images))
     app.cleanup_ctx.append(_pool)
     app.cleanup_ctx.append(_reloads)
     if settings.scheduling.home is not None:
         app.cleanup_ctx.append(_at_home(settings.scheduling.home, settings.scheduling.home_after))
     app.cleanup_ctx.append(_keys_followed)
     app.cleanup_ctx.append(_keys_flushed)
+    if tls is not None:
+        app.cleanup_ctx.append(_renewed(tls))
     app.on_shutdown.append(_end_feeds)
     routes.setup(app)
     return app
+
+
+def refuse_weakness(settings: Settings, keys: KeyStore) -> None:
+    """Raise ConfigError where others could reach the service without a key, or read keys on their way to it."""
+    server = settings.server
+    if is_loopback(server.host):
+        return
+    reached = f"server.host is {server.host}, which others can reach"
+    if not len(keys):
+        if not server.dangerously_serve_without_keys:
+            raise ConfigError(
+                f"{reached}, and no API key is stored in {settings.storage.keys_file}: make one with 'llamaherd key "
+                "create NAME', or listen on 127.0.0.1. (server.dangerously_serve_without_keys lets everyone in.)"
+            )
+        logger.warning("no API key is stored: EVERYONE who reaches %s may use the service", server.host)
+    elif not settings.tls.wanted:
+        if not server.dangerously_send_keys_in_clear:
+            raise ConfigError(
+                f"{reached}, and keys would travel over plain HTTP, where others can read them: name a certificate "
+                f"(tls.host, or make one with 'llamaherd tls self-signed NAME'), or listen on 127.0.0.1 behind a "
+                "proxy that ends TLS. (server.dangerously_send_keys_in_clear sends them all the same.)"
+            )
+        logger.warning("API keys travel in clear to %s: only safe where a proxy ends TLS before it", server.host)
 
 
 def engine_factory(settings: Settings, run_folder: RunFolder) -> Callable[[ModelEntry], Engine]:
@@ -85,22 +126,41 @@ def engine_factory(settings: Settings, run_folder: RunFolder) -> Callable[[Model
     return make
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a service on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _written(access_log: AccessLog) -> Callable[[web.Application], AsyncIterator[None]]:
     async def write(_: web.Application) -> AsyncIterator[None]:
         async with _background(access_log.run()):
             yield
 
     return write
+
+
+async def _audited(app: web.Application) -> AsyncIterator[None]:
+    yield
+    await asyncio.to_thread(app[SERVICE].audit.close)
+
+
+async def _used(app: web.Application) -> AsyncIterator[None]:
+    """Usage is written, and what keys have used today is known again."""
+    service = app[SERVICE]
+    async with service.usage.kept():
+        service.quotas.seed(await service.usage.tokens_since(service.quotas.day_began()))
+        yield
+
+
+def _fetching(images: RemoteImages) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def fetch(_: web.Application) -> AsyncIterator[None]:
+        async with images:
+            yield
+
+    return fetch
+
+
+def _renewed(tls: ServerTls) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def renew(_: web.Application) -> AsyncIterator[None]:
+        async with _background(follow(tls)):
+            yield
+
+    return renew
 
 
 def _swept(run_folder: RunFolder) -> Callable[[web.Application], AsyncIterator[None]]:

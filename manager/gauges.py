@@ -46,3 +46,9 @@ def of_devices(total: Mapping[str, int], room: Mapping[str, int]) -> Iterator[Me
         for device, size in sizes.items():
             gauge.add_metric([device], size)
         yield gauge
+
+
+def of_certificate(expires: float) -> Metric:
+    """When the service's certificate ends, in seconds since the epoch."""
+    name, text = "llamaherd_tls_certificate_expires_timestamp_seconds", "When the certificate of HTTPS ends."
+    return GaugeMetricFamily(name, text, value=expires)

@@ -22,7 +22,8 @@ class Running:
 
     `id` is its X-Request-ID, which clients may choose and use twice; `key` the id of its API key, `route` the pattern
     of its route. `started` is in seconds since the epoch, `began`, `leased_at` (it has its model) and `first_at` (its
-    engine's first byte) are of time.monotonic. `sent` is in bytes. `tokens` is what its engine reported at the end.
+    engine's first byte) are of time.monotonic. `sent` is in bytes, `frames` counts the events of its stream. `tokens`
+    is what its engine reported at the end.
     """
 
     __slots__ = (
@@ -30,6 +31,7 @@ class Running:
         "_task",
         "began",
         "first_at",
+        "frames",
         "id",
         "key",
         "leased_at",
@@ -52,6 +54,7 @@ class Running:
         self.leased_at: float | None = None
         self.first_at: float | None = None
         self.sent = 0
+        self.frames = 0
         self.tokens: Tokens | None = None
         self._task = asyncio.current_task()
         self._cancelled = False
@@ -59,6 +62,11 @@ class Running:
     @property
     def state(self) -> Literal["waiting", "running"]:
         return "waiting" if self.leased_at is None else "running"
+
+    @property
+    def used(self) -> Tokens | None:
+        """What it took; where its client left before the engine's report, as much as is known: a token an event."""
+        return self.tokens or (Tokens(0, 0, self.frames) if self.frames else None)
 
     @property
     def first_byte_at(self) -> float | None:

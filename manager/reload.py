@@ -1,4 +1,4 @@
-"""Reloader: reads the models and the keys again while the service runs. When to, is for others to say."""
+"""Reloader: reads models, certificate and keys again while the service runs. When to, is for others to say."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from manager.catalog import Catalog, load_catalog
 from manager.engines.llama.slots import forget_others
 from manager.errors import ConfigError, HerdError, ShuttingDown
 from manager.settings import Settings
+from manager.tls import ServerTls
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +36,19 @@ class Models(Protocol):
 class Reloader:
     """One reading at a time. `keys_read` is called after each in which the keys may have changed."""
 
-    def __init__(self, settings: Settings, keys: KeyStore, models: Models, keys_read: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        keys: KeyStore,
+        models: Models,
+        keys_read: Callable[[], None],
+        certificate: ServerTls | None = None,
+    ) -> None:
         self._settings = settings
         self._keys = keys
         self._models = models
         self._keys_read = keys_read
+        self._certificate = certificate
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._next: asyncio.Task[None] | None = None  # has not begun to read: whoever comes shares it
@@ -90,8 +99,10 @@ class Reloader:
             await self._take(catalog, keys_changed)
 
     def _read(self) -> tuple[Catalog, bool]:
-        # The models first: where they are refused, the keys are left as they were too.
+        # The models first: where they are refused, certificate and keys are left as they were too.
         catalog = load_catalog(self._settings, self._models.catalog.warnings)
+        if self._certificate is not None:
+            self._certificate.reload()
         return catalog, self._keys.reload_if_changed()
 
     async def _take(self, catalog: Catalog, keys_changed: bool) -> None:

@@ -7,14 +7,21 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from manager.addresses import Proxies
+from manager.audit import Audit
 from manager.auth import KeyStore
 from manager.errors import ShuttingDown
+from manager.guesses import Guesses
 from manager.inflight import InFlight
 from manager.log import AccessLog
 from manager.metrics import Metrics
 from manager.pool import ModelPool
+from manager.quota import Quotas
 from manager.reload import Reloader
+from manager.remote_images import RemoteImages
 from manager.settings import Settings
+from manager.tls import ServerTls
+from manager.usage import Usage
 
 
 class DrainGate:
@@ -50,7 +57,7 @@ class DrainGate:
             await self._empty.wait()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Service:
     """What `app` makes and handlers find under SERVICE."""
 
@@ -60,10 +67,20 @@ class Service:
     # Decided at start and never relaxed: a service whose last key is revoked does not become an open one.
     keys_required: bool
     access_log: AccessLog | None  # None: not wanted
+    audit: Audit
+    usage: Usage
+    tls: ServerTls | None = None  # None: plain HTTP
+    remote_images: RemoteImages | None = None  # None: not wanted
     metrics: Metrics = field(default_factory=Metrics)
+    guesses: Guesses = field(default_factory=Guesses)
+    quotas: Quotas = field(default_factory=Quotas)
     gate: DrainGate = field(default_factory=DrainGate)
     inflight: InFlight = field(default_factory=InFlight)
+    proxies: Proxies = field(init=False)
     reloader: Reloader = field(init=False)  # it tells the service of new keys, and so is made after it
+
+    def __post_init__(self) -> None:
+        self.proxies = Proxies(self.settings.server.trusted_proxies)
 
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)

@@ -105,10 +105,9 @@ class TlsSettings(Section):
     client_ca: AbsolutePath | None = Field(
         default=None, description="Authorities (PEM) whose certificates clients must show; else none is asked for."
     )
-    hsts: Int = Field(
+    hsts: Seconds | None = Field(
         default=15_552_000,
-        ge=0,
-        description="Seconds that browsers are told to come over HTTPS only; 0: they are not told.",
+        description="Seconds that browsers are told to come over HTTPS only; null: they are not told.",
     )
     http_port: Int | None = Field(
         default=None, ge=0, le=65535, description="Port for plain HTTP (80), whose requests are sent to HTTPS."

@@ -7,15 +7,16 @@ from typing import Final
 from aiohttp import web
 
 from manager.service import SERVICE
-from routes import admin, chat, cors, events, logs, models, openai, probe, status
+from routes import admin, chat, cors, events, headers, logs, models, openai, probe, status, usage
 from routes.middleware import Access, Handler, guarded
 
 OPEN: Final = Access(scope=None)
 INFERENCE: Final = Access(scope="inference")
 ADMIN: Final = Access(scope="admin")
+ACTION: Final = Access(scope="admin", audited=True)
 # Routes of the original: their errors are {"error": "text"}.
 ORIGINAL: Final = Access(scope="inference", plain_errors=True)
-ORIGINAL_ADMIN: Final = Access(scope="admin", plain_errors=True)
+ORIGINAL_ACTION: Final = Access(scope="admin", plain_errors=True, audited=True)
 
 ROUTES: Final[tuple[tuple[str, str, Handler, Access], ...]] = (
     ("GET", "/ping", probe.ping, OPEN),
@@ -23,9 +24,9 @@ ROUTES: Final[tuple[tuple[str, str, Handler, Access], ...]] = (
     ("GET", "/metrics", probe.metrics, ADMIN),
     ("GET", "/status", status.status, ORIGINAL),
     ("GET", "/models", models.loaded_models, ORIGINAL),
-    ("POST", "/loadModel", models.load_model, ORIGINAL_ADMIN),
-    ("GET", "/unloadModel", models.unload_model, ORIGINAL_ADMIN),
-    ("POST", "/unloadModel", models.unload_model, ORIGINAL_ADMIN),
+    ("POST", "/loadModel", models.load_model, ORIGINAL_ACTION),
+    ("GET", "/unloadModel", models.unload_model, ORIGINAL_ACTION),
+    ("POST", "/unloadModel", models.unload_model, ORIGINAL_ACTION),
     ("POST", "/chat/completions", chat.completions, INFERENCE),
     ("GET", "/chat/errors", chat.errors, ORIGINAL),
     ("GET", "/chat/ask", chat.ask, ORIGINAL),
@@ -39,20 +40,23 @@ ROUTES: Final[tuple[tuple[str, str, Handler, Access], ...]] = (
     ("POST", "/apply-template", openai.apply_template, INFERENCE),
     ("GET", "/admin/models", admin.list_models, ADMIN),
     ("GET", "/admin/models/{id:.+?}/logs", logs.logs, ADMIN),
-    ("POST", "/admin/models/{id:.+?}/load", admin.load_model, ADMIN),
-    ("POST", "/admin/models/{id:.+?}/unload", admin.unload_model, ADMIN),
+    ("POST", "/admin/models/{id:.+?}/load", admin.load_model, ACTION),
+    ("POST", "/admin/models/{id:.+?}/unload", admin.unload_model, ACTION),
     ("GET", "/admin/models/{id:.+}", admin.show_model, ADMIN),
     ("GET", "/admin/requests", admin.list_requests, ADMIN),
-    ("DELETE", "/admin/requests/{id}", admin.cancel_request, ADMIN),
-    ("POST", "/admin/requests/{id}/cancel", admin.cancel_request, ADMIN),
+    ("DELETE", "/admin/requests/{id}", admin.cancel_request, ACTION),
+    ("POST", "/admin/requests/{id}/cancel", admin.cancel_request, ACTION),
     ("GET", "/admin/events", events.events, ADMIN),
-    ("POST", "/admin/reload", admin.reload, ADMIN),
+    ("POST", "/admin/reload", admin.reload, ACTION),
+    ("GET", "/admin/usage", usage.usage, ADMIN),
 )
 
 
 def setup(app: web.Application) -> None:
     """Add the middleware and every route to `app`, which holds its service already."""
-    origins = app[SERVICE].settings.cors.allowed_origins
+    settings = app[SERVICE].settings
+    headers.setup(app, settings.tls.hsts if settings.tls.wanted else None)
+    origins = settings.cors.allowed_origins
     if origins:
         cors.setup(app, frozenset(origins))
     for method, path, handler, access in ROUTES:
@@ -60,7 +64,7 @@ def setup(app: web.Application) -> None:
         if access is OPEN:  # watchers like to ask with HEAD
             app.router.add_route("HEAD", path, guarded(handler, access, "HEAD", path))
     # Last, since the first route that matches counts.
-    app.router.add_route("*", "/{path:.*}", guarded(_nowhere, INFERENCE, "*", "no route"))
+    app.router.add_route("*", r"/{path:[\s\S]*}", guarded(_nowhere, INFERENCE, "*", "no route"))
 
 
 async def _nowhere(request: web.Request) -> web.StreamResponse:

@@ -27,7 +27,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     """
     service = request.app[SERVICE]
     raw, body = await read_object(request)
-    entry, personality = named_model(service, body, lenient=True)
+    entry, personality = named_model(request, body, lenient=True)
     return await chat(request, service, entry, personality, raw, body, finish=_with_responses)
 
 
@@ -58,7 +58,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
     if not question.strip():
         raise InvalidRequest("'question' is missing.", param="question")
     stream = request.query.get("stream", "").lower() in TRUE_WORDS
-    entry, personality = named_model(service, {"model": request.query.get("model")}, lenient=True)
+    entry, personality = named_model(request, {"model": request.query.get("model")}, lenient=True)
     body = {"messages": [{"role": "user", "content": question}], "stream": stream}
 
     def finish(answer: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,12 @@ from aiohttp import web
 from routes.middleware import Handler
 
 ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-Request-ID"
-EXPOSED_HEADERS: Final = "X-Request-ID, Retry-After, x-should-retry"
+EXPOSED_HEADERS: Final = ", ".join(
+    (
+        *("X-Request-ID", "Retry-After", "x-should-retry"),
+        *(f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
+    )
+)
 PREFLIGHT_SECONDS: Final = "600"
 
 

@@ -18,6 +18,7 @@ from manager.errors import (
     InsufficientMemory,
     InvalidKey,
     InvalidRequest,
+    RateLimited,
     Unavailable,
     UpstreamError,
 )
@@ -47,6 +48,8 @@ def error_response(error: HerdError, *, plain: bool = False) -> web.Response:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if error.should_retry is not None:
         response.headers["x-should-retry"] = "true" if error.should_retry else "false"
+    if isinstance(error, RateLimited):
+        response.headers.update(error.headers)
     if isinstance(error, InvalidKey):
         response.headers["WWW-Authenticate"] = 'Bearer realm="llamaherd"'
     return response

@@ -11,7 +11,6 @@ from manager.feed import Event, EventsLost
 from manager.service import SERVICE, Service
 from routes import sse
 from routes.admin import model_objects
-from routes.middleware import REQUEST_ID
 from routes.status import HEARTBEAT
 
 SNAPSHOT: Final = "snapshot"
@@ -21,7 +20,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     """First a snapshot, or what came after `Last-Event-ID` where all of it is still known; then every event."""
     service = request.app[SERVICE]
     feed = service.pool.feed
-    response = web.StreamResponse(headers={**sse.HEADERS, "X-Request-ID": request[REQUEST_ID]})
+    response = web.StreamResponse(headers=sse.HEADERS)
     after = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
     with feed.subscribe(after) as reader:
         # Made before anything is awaited: what changes from here on comes as an event.

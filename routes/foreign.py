@@ -1,55 +1,55 @@
-"""Web pages that must not use a service without keys: those from elsewhere, and those that call it by another name."""
+"""Whom the service answers by name: the hosts that it may be called by, and web pages that must not use it keyless."""
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Collection
-from functools import lru_cache
 from typing import Final
 
 from aiohttp import hdrs, web
 
-from manager.errors import PermissionDenied
+from manager.addresses import admits, host_of, is_loopback
+from manager.errors import MisdirectedRequest, PermissionDenied
+from manager.service import Service
 
 ADVICE: Final = "With a key ('llamaherd key create NAME') it answers to any name."
 _SITE: Final = "Sec-Fetch-Site"
 
 
-def refuse_foreign_pages(request: web.Request, allowed_origins: Collection[str]) -> None:
-    """Raise PermissionDenied where a page in this machine's browser that nobody admitted is behind the request.
+def refuse_unknown_host(request: web.Request, service: Service) -> None:
+    """Raise MisdirectedRequest where the request is for a host that server.allowed_hosts does not have.
 
-    Programs send neither an origin nor a name of somebody's domain. Browsers tell the origin of a page, but not
-    with every GET (of an image, say); then they tell whether it is another site. A page whose own domain was made
-    to point to this machine has the service's origin, but its domain is the host.
+    Without keys, and where none are named, that is every host but this machine: a page whose own domain was made to
+    point here has the service's origin, but its domain is the host.
     """
-    headers = request.headers
-    host = headers.get(hdrs.HOST)
-    if host is not None and not _is_loopback(host):
+    authority = request.headers.get(hdrs.HOST)
+    if authority is None:  # HTTP/1.0; no browser speaks it
+        return
+    names = service.settings.server.allowed_hosts
+    if not names and (service.keys_required or service.settings.server.dangerously_serve_without_keys):
+        return
+    host = host_of(authority)
+    if host is None or not (is_loopback(host) or admits(host, names)):
+        if names:
+            raise MisdirectedRequest("This service is not called by that name (setting server.allowed_hosts).")
         raise PermissionDenied(f"Without API keys this service answers to localhost only. {ADVICE}")
+
+
+def refuse_foreign_pages(request: web.Request, service: Service) -> None:
+    """Raise PermissionDenied where a page in a browser that nobody admitted is behind a request without a key.
+
+    Programs send no origin. Browsers tell the origin of a page, but not with every GET (of an image, say); then they
+    tell whether it is another site.
+    """
+    allowed = service.settings.cors.allowed_origins
+    headers = request.headers
     origin = headers.get(hdrs.ORIGIN)
     if origin is None:
         foreign = headers.get(_SITE) == "cross-site"
     else:
-        foreign = origin not in allowed_origins and not _is_loopback(origin.partition("://")[2])
-    if foreign and "*" not in allowed_origins:
+        authority = origin.partition("://")[2]
+        host = host_of(authority)
+        local = host is not None and is_loopback(host)
+        foreign = origin not in allowed and not local and authority != headers.get(hdrs.HOST)
+    if foreign and "*" not in allowed:
         raise PermissionDenied(
             "Without API keys no page from elsewhere may use this service, but those of cors.allowed_origins."
         )
-
-
-@lru_cache(maxsize=128)  # every request asks, and nearly all of them for the same name
-def _is_loopback(authority: str) -> bool:
-    """Whether `host` or `host:port` is this machine, in a way that no name server can make it so."""
-    if authority.startswith("["):
-        host, _, rest = authority[1:].partition("]")
-        colon, port = rest[:1], rest[1:]
-    else:
-        host, colon, port = authority.partition(":")
-    if (colon and not port.isdecimal()) or colon not in {"", ":"}:
-        return False
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

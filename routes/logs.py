@@ -14,7 +14,6 @@ from manager.service import SERVICE
 from manager.state import SETTLED
 from routes import sse
 from routes.admin import find_model, flag
-from routes.middleware import REQUEST_ID
 from routes.relay import EVENT_STREAM
 from routes.status import HEARTBEAT
 
@@ -42,7 +41,7 @@ def _tail(request: web.Request) -> int:
 
 async def _follow(request: web.Request, pool: ModelPool, name: str, tail: int) -> web.StreamResponse:
     """Over every life of the model, until the service ends or the model is no more."""
-    response = web.StreamResponse(headers={**sse.HEADERS, "X-Request-ID": request[REQUEST_ID]})
+    response = web.StreamResponse(headers=sse.HEADERS)
     follower = _Follower(pool, name, tail)
     with pool.bus.subscribe() as changes:
         await response.prepare(request)

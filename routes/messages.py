@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from manager.errors import InvalidRequest
+from routes.media import MEDIA
 
 ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-# Parts of a message that only a model with a projector takes.
-MEDIA: Final = frozenset({"image_url", "input_audio", "input_video", "video_url"})
+# The types of parts that go to engines: what others hold, no engine may look into.
+PARTS: Final = frozenset({"text", "refusal", *MEDIA})
 # Roles of what calls of tools brought.
 RESULTS: Final = frozenset({"tool", "function"})
 
@@ -56,6 +57,8 @@ def _check_message(message: Any, where: str, *, media: bool) -> None:
 def _check_part(part: Any, where: str, *, media: bool) -> None:
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         raise InvalidRequest(f"'{where}' must be an object with a 'type'.", param=where)
+    if part["type"] not in PARTS:
+        raise InvalidRequest(f"'{where}.type' must be one of {', '.join(sorted(PARTS))}.", param=f"{where}.type")
     if part["type"] == "text" and not isinstance(part.get("text"), str):
         raise InvalidRequest(f"'{where}.text' must be a string.", param=f"{where}.text")
     if part["type"] == "refusal" and not isinstance(part.get("refusal"), str):

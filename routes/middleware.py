@@ -1,7 +1,8 @@
-"""What happens around every request: its id, its key, errors as answers, metrics and the access log."""
+"""What happens around every request: its id, its host, its key, errors as answers, metrics, audit and access log."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import re
@@ -9,22 +10,25 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final
 
 from aiohttp import web
 
 from manager.auth import ApiKey
-from manager.errors import HerdError, InvalidKey, PermissionDenied
+from manager.entry import ModelEntry
+from manager.errors import HerdError, InvalidKey, ModelNotAllowed, PermissionDenied, RateLimited
 from manager.service import SERVICE, Service
 from routes.body import BrokenBody
-from routes.errors import error_response, from_http_exception
-from routes.foreign import refuse_foreign_pages
+from routes.errors import error_response, from_http_exception, without_folders
+from routes.foreign import refuse_foreign_pages, refuse_unknown_host
+from routes.headers import REQUEST_ID
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-REQUEST_ID: Final = web.RequestKey("request_id", str)
 KEY: Final = web.RequestKey("key", ApiKey)
+TARGET: Final = web.RequestKey("target", str)  # what an action is done to, where its path does not tell
 ROUTE: Final = web.RequestKey("route", str)  # its pattern
 # Nobody reads an answer; this is what the log and the metrics say of it.
 CLIENT_LEFT: Final = 499
@@ -34,12 +38,31 @@ _PREFIX: Final = secrets.token_hex(4)
 _count = itertools.count(1)
 
 
+class NoKey(InvalidKey):
+    """No key was sent: that is no guess."""
+
+
+class Standing(Enum):
+    """How a caller stands whom a route admits."""
+
+    ANYBODY = auto()
+    KNOWN = auto()
+    WRONG = auto()
+
+
+ANYBODY, KNOWN, WRONG = Standing.ANYBODY, Standing.KNOWN, Standing.WRONG
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a route asks of its caller. `scope` None: open to all; `plain_errors`: `{"error": "text"}`."""
+    """What a route asks of its caller. `scope` None: open to all; `plain_errors`: `{"error": "text"}`.
+
+    What is `audited` goes to the audit log, whatever comes of it.
+    """
 
     scope: str | None
     plain_errors: bool = False
+    audited: bool = False
 
 
 def guarded(handler: Handler, access: Access, method: str, route: str) -> Handler:
@@ -58,8 +81,13 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
         request[ROUTE] = route
         status = CLIENT_LEFT
         try:
-            authorise(request, service, access.scope)
+            refuse_unknown_host(request, service)
+            if authorise(request, service, access.scope) is WRONG:
+                await service.guesses.slow_down(client_of(request, service))
             response = await handler(request)
+            status = response.status
+        except InvalidKey as error:
+            response = await _answer_to_guess(error, request, service, access)
             status = response.status
         except Exception as error:
             response = _answer_to(error, request, access)
@@ -71,8 +99,8 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
                 key = request.get(KEY)
                 shown = path or request.path
                 service.access_log.add(request_id, request.method, shown, status, seconds, key.id if key else "-")
-        if not response.prepared:
-            response.headers["X-Request-ID"] = request_id
+            if access.audited:
+                _audit(request, service, status)
         return response
 
     return guard
@@ -102,31 +130,61 @@ def _answer_to(error: Exception, request: web.Request, access: Access) -> web.Re
 def as_herd_error(request: web.Request, error: Exception) -> HerdError:
     """The error itself where it is one of ours; else a general one, and the log gets the traceback."""
     if isinstance(error, HerdError):
+        message = error.message if is_admin(request, request.app[SERVICE]) else without_folders(error.message)
+        if message != error.message:  # a copy: others hear of the same one
+            error = copy.copy(error)
+            error.message = message
         return error
     request_id = request[REQUEST_ID]
     logger.error("request=%s failed", request_id, exc_info=error)
     return HerdError(f"The service made a mistake. Its log has more under the request id {request_id}.")
 
 
-def authorise(request: web.Request, service: Service, scope: str | None) -> None:
+def authorise(request: web.Request, service: Service, scope: str | None) -> Standing:
     """Find the caller's key and hold it to `scope`; without keys, keep pages from elsewhere out.
 
-    Raises InvalidKey or PermissionDenied.
+    Raises InvalidKey or PermissionDenied. On a route that is open to all a wrong key is no error, but it was a guess.
     """
     if not service.keys_required:
-        refuse_foreign_pages(request, service.settings.cors.allowed_origins)
-        return
+        refuse_foreign_pages(request, service)
+        return ANYBODY
     header = request.headers.get("Authorization")
-    if scope is None:
-        if header is not None:
-            _remember_if_valid(request, service, header)
-        return
     if header is None:
-        raise InvalidKey("This service needs an API key: send it as 'Authorization: Bearer <key>'.")
-    key = service.keys.authenticate(_token(header))
+        if scope is None:
+            return ANYBODY
+        raise NoKey("This service needs an API key: send it as 'Authorization: Bearer <key>'.")
+    try:
+        key = service.keys.authenticate(_token(header))
+    except InvalidKey:
+        if scope is None:
+            return WRONG
+        raise
     request[KEY] = key
-    if scope not in key.scopes:
+    if scope is not None and scope not in key.scopes:
         raise PermissionDenied(f"This API key lacks the scope '{scope}'.")
+    return KNOWN
+
+
+def client_of(request: web.Request, service: Service) -> str:
+    """The address of whoever asks, which a reverse proxy may tell."""
+    return service.proxies.client_of(request.remote, request.headers.getall("X-Forwarded-For", ()))
+
+
+def may_use(request: web.Request, entry: ModelEntry | None) -> bool:
+    """Whether the caller's key, where there is one, is for this model. None is a model that was removed."""
+    key = request.get(KEY)
+    if key is None or key.models is None:
+        return True
+    return entry is not None and not key.models.isdisjoint((entry.name, *entry.aliases))
+
+
+def require_use(request: web.Request, entry: ModelEntry) -> None:
+    """Raise ModelNotAllowed where the caller's key is for other models."""
+    if not may_use(request, entry):
+        allowed = ", ".join(sorted(request[KEY].models or ()))
+        raise ModelNotAllowed(
+            f"This API key may not use the model '{entry.name}'; it is for: {allowed}.", param="model"
+        )
 
 
 def is_admin(request: web.Request, service: Service) -> bool:
@@ -140,11 +198,27 @@ def knows_caller(request: web.Request, service: Service) -> bool:
     return not service.keys_required or request.get(KEY) is not None
 
 
-def _remember_if_valid(request: web.Request, service: Service, header: str) -> None:
-    try:
-        request[KEY] = service.keys.authenticate(_token(header))
-    except InvalidKey:
-        return
+async def _answer_to_guess(error: InvalidKey, request: web.Request, service: Service, access: Access) -> web.Response:
+    if not isinstance(error, NoKey):
+        try:
+            await service.guesses.slow_down(client_of(request, service))
+        except RateLimited as refusal:
+            return _answer_to(refusal, request, access)
+    return _answer_to(error, request, access)
+
+
+def _audit(request: web.Request, service: Service, status: int) -> None:
+    key = request.get(KEY)
+    service.audit.add(
+        {
+            "actor": key.id if key else "-",
+            "address": client_of(request, service),
+            "request": request[REQUEST_ID],
+            "action": f"{request.method} {request[ROUTE]}",
+            "target": request.match_info.get("id") or request.get(TARGET),
+            "status": status,
+        }
+    )
 
 
 def _token(header: str) -> str:

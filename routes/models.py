@@ -11,6 +11,8 @@ from manager.entry import ModelEntry
 from manager.errors import HerdError, InvalidRequest
 from manager.service import SERVICE, Service
 from routes.body import check_fields, read_object
+from routes.errors import without_folders
+from routes.middleware import TARGET, may_use, require_use
 
 
 def json_response(payload: Any, status: int = 200) -> web.Response:
@@ -19,8 +21,10 @@ def json_response(payload: Any, status: int = 200) -> web.Response:
 
 
 async def loaded_models(request: web.Request) -> web.Response:
-    """GET /models: the names of the models that are loaded now."""
-    return json_response(request.app[SERVICE].pool.loaded)
+    """GET /models: the names of the models that are loaded now, as far as the caller may use them."""
+    pool = request.app[SERVICE].pool
+    entries = ((name, pool.catalog.get(name)) for name in pool.loaded)  # None: removed, and still running
+    return json_response([name for name, entry in entries if may_use(request, entry)])
 
 
 async def load_model(request: web.Request) -> web.Response:
@@ -32,6 +36,7 @@ async def load_model(request: web.Request) -> web.Response:
     name = body.get("model")
     if not name:
         raise InvalidRequest("'model' is missing: the name of the model to load.", param="model")
+    request[TARGET] = name
     personality = body.get("personality") or service.pool.find(name)[1]
     entry = await _or_500(service.pool.load(name, personality))
     return json_response({"message": "Model loaded successfully", "model": entry.name, "personality": personality})
@@ -41,19 +46,22 @@ async def unload_model(request: web.Request) -> web.Response:
     """GET or POST /unloadModel: the active model, or `?model=`."""
     service = request.app[SERVICE]
     name = await _or_500(service.pool.unload(request.query.get("model") or None))
+    request[TARGET] = name
     return json_response({"message": "Model unloaded.", "model": name})
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """GET /v1/models: every model that can be served, loaded or not."""
+    """GET /v1/models: every model that the caller may use, loaded or not."""
     service = request.app[SERVICE]
-    return json_response({"object": "list", "data": [_model_object(service, entry) for entry in service.pool.catalog]})
+    usable = [entry for entry in service.pool.catalog if may_use(request, entry)]
+    return json_response({"object": "list", "data": [_model_object(service, entry) for entry in usable]})
 
 
 async def show_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}."""
     service = request.app[SERVICE]
     entry, _ = service.pool.find(request.match_info["id"])
+    require_use(request, entry)
     return json_response(_model_object(service, entry))
 
 
@@ -72,7 +80,7 @@ def _model_object(service: Service, entry: ModelEntry) -> dict[str, Any]:
     if entry.description:
         shown["description"] = entry.description
     if entry.unavailable:
-        shown["unavailable"] = entry.unavailable
+        shown["unavailable"] = without_folders(entry.unavailable)
     return shown
 
 

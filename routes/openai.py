@@ -11,11 +11,13 @@ from manager.engines import UpstreamRequest
 from manager.entry import ModelEntry
 from manager.errors import EndpointUnsupported, InvalidRequest, ModelNotFound
 from manager.lease import Lease
+from manager.pool import ModelPool
 from manager.service import SERVICE, Service
 from routes.body import OWN_FIELDS, check_fields, read_object, wanted_context, write_object
 from routes.conversation import fit_to_budget, with_personality
+from routes.media import check_prompt, settle_images
 from routes.messages import check_messages, check_tools, refusals_to_text
-from routes.middleware import Handler
+from routes.middleware import Handler, require_use
 from routes.relay import Finish, Reframe, relay
 
 CHAT_PATH: Final = "/v1/chat/completions"
@@ -42,7 +44,8 @@ async def chat(
     """Check a chat request and answer it. `personality` is the one that the model's id names, if it does."""
     check_fields(body)
     messages = check_messages(body, media=_takes_media(entry))
-    if refusals_to_text(messages):
+    changed = refusals_to_text(messages)
+    if await settle_images(request.app[SERVICE], body) or changed:
         raw = write_object(body)
     if body.get("tools"):
         check_tools(body["tools"])
@@ -88,7 +91,7 @@ async def apply_template(request: web.Request) -> web.StreamResponse:
 async def _chat_of_named_model(request: web.Request, path: str) -> web.StreamResponse:
     service = request.app[SERVICE]
     raw, body = await read_object(request)
-    entry, personality = named_model(service, body)
+    entry, personality = named_model(request, body)
     return await chat(request, service, entry, personality, raw, body, path=path)
 
 
@@ -108,7 +111,7 @@ def _straight(
         service = request.app[SERVICE]
         raw, body = await read_object(request)
         check_fields(body)
-        entry, personality = named_model(service, body)
+        entry, personality = named_model(request, body)
         if personality or not OWN_FIELDS.isdisjoint(body):
             _refuse_own_fields(body)
         if not fits(body.get(field)):
@@ -172,7 +175,7 @@ def _check_embeddings(entry: ModelEntry, body: dict[str, Any]) -> None:
 
 # The engine's own, which has either no word or an error 500 for what does not fit.
 completions = _straight(
-    "/v1/completions", "prompt", _is_prompt, "a string, an array of token ids, or an array of these"
+    "/v1/completions", "prompt", _is_prompt, "a string, an array of token ids, or an array of these", check_prompt
 )
 embeddings = _straight(
     "/v1/embeddings",
@@ -185,22 +188,28 @@ tokenize = _straight("/tokenize", "content", _is_text, "a string, or an array of
 detokenize = _straight("/detokenize", "tokens", _is_tokens, "an array of token ids, integers of at least 0")
 
 
-def named_model(service: Service, body: dict[str, Any], *, lenient: bool = False) -> tuple[ModelEntry, str | None]:
+def named_model(request: web.Request, body: dict[str, Any], *, lenient: bool = False) -> tuple[ModelEntry, str | None]:
     """The entry that a request is for, and the personality in its id.
 
     No name means the default model; with `lenient` an unknown name means it too, but not an unknown personality
-    of a known model. Raises ModelNotFound.
+    of a known model. Raises ModelNotFound, or ModelNotAllowed where the caller's key is for others.
     """
+    entry, personality = _named(request.app[SERVICE].pool, body, lenient)
+    require_use(request, entry)
+    return entry, personality
+
+
+def _named(pool: ModelPool, body: dict[str, Any], lenient: bool) -> tuple[ModelEntry, str | None]:
     name = body.get("model")
     if name is not None:
         check_fields({"model": name})
     if name:
         try:
-            return service.pool.find(name)
+            return pool.find(name)
         except ModelNotFound:
-            if not lenient or name.rpartition(":")[0] in service.pool.catalog:
+            if not lenient or name.rpartition(":")[0] in pool.catalog:
                 raise
-    default = service.pool.default
+    default = pool.default
     if default is None:
         raise ModelNotFound("No model is configured: data/models.json is empty and nothing was discovered.")
-    return service.pool.find(default)
+    return pool.find(default)

@@ -6,7 +6,7 @@ import asyncio
 
 from aiohttp import web
 
-from manager import engine_metrics
+from manager import engine_metrics, gauges
 from manager.service import SERVICE
 from routes.middleware import knows_caller
 from routes.models import json_response
@@ -35,12 +35,13 @@ async def metrics(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     pool = service.pool
     engines, total, room = await asyncio.gather(engine_metrics.ask(pool.engines()), pool.ledger.total(), pool.room())
+    more = [*engines, gauges.of_certificate(service.tls.expires)] if service.tls else engines
     page = service.metrics.render(
         pool.statuses(),
         known=pool.catalog.names,
         in_flight=service.gate.in_flight,
         total=total,
         room={device: size for device, size in room.items() if device in total},  # else a number of models
-        more=engines,
+        more=more,
     )
     return web.Response(body=page, headers={"Content-Type": "text/plain; version=0.0.4"})

@@ -26,7 +26,8 @@ from manager.lease import Lease
 from manager.service import Service
 from routes import sse, tokens
 from routes.errors import error_object, from_engine
-from routes.middleware import KEY, REQUEST_ID, ROUTE, as_herd_error
+from routes.headers import LIMITS, REQUEST_ID
+from routes.middleware import KEY, ROUTE, as_herd_error
 
 # Prepares the request once the engine is there (the personality of the load, the budget of tokens).
 Build = Callable[[Lease], Awaitable[UpstreamRequest]]
@@ -62,7 +63,7 @@ class Outgoing:
     async def write(self, data: bytes) -> None:
         """Send a part of an event stream. ConnectionError where the client is gone."""
         if self._response is None:
-            self._response = web.StreamResponse(headers={**sse.HEADERS, "X-Request-ID": self._request[REQUEST_ID]})
+            self._response = web.StreamResponse(headers=sse.HEADERS)
             await self._response.prepare(self._request)
         self.running.sent += len(data)
         await self._response.write(data)
@@ -95,8 +96,11 @@ async def relay(
     Loads the model where needed. Raises HerdError as long as the head of the answer is not out. A client that
     leaves cancels this handler, which closes the way upstream and so frees the engine's slot.
     """
-    service.gate.enter()
+    service.gate.check()
     key = request.get(KEY)
+    admission = service.quotas.admit(key)
+    request[LIMITS] = admission.headers
+    service.gate.enter()
     running = service.inflight.begin(request[REQUEST_ID], entry.name, key.id if key else None, request[ROUTE], stream)
     out = Outgoing(request, running, finish, reframe)
     outcome = LEFT
@@ -124,6 +128,10 @@ async def relay(
         return await out.fail(as_herd_error(request, error))
     finally:
         service.metrics.answered(running, outcome)
+        admission.release()
+        if used := running.used:
+            admission.spent(used.prompt + used.generated)
+        service.usage.add(running.key, running.model, used, ok=outcome in {OK, LEFT})
         if feed.heard():
             feed.publish("request", {"id": running.id, "model": running.model, "state": "ended", "status": outcome})
         service.gate.leave()
@@ -229,6 +237,7 @@ async def pump(chunks: AsyncIterator[bytes], out: Outgoing) -> str:
             head, end, rest = (rest + chunk).rpartition(FRAME_END)
             chunk = head + end
         if chunk:
+            out.running.frames += chunk.count(FRAME_END)
             last.append(chunk)
             await out.write(chunk)
     if rest:
@@ -241,5 +250,6 @@ async def _seen(chunks: AsyncIterator[bytes], running: Running, last: deque[byte
     async for chunk in chunks:
         if running.first_at is None:
             running.first_at = time.monotonic()
+        running.frames += chunk.count(FRAME_END)
         last.append(chunk)
         yield chunk

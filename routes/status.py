@@ -9,7 +9,7 @@ from aiohttp import web
 from manager.service import SERVICE
 from manager.summary import ServiceStatus
 from routes import sse
-from routes.middleware import REQUEST_ID
+from routes.errors import without_folders
 
 # Proxies cut a connection that says nothing; a minute is the shortest of their usual limits.
 HEARTBEAT: Final = 15.0
@@ -18,7 +18,7 @@ HEARTBEAT: Final = 15.0
 async def status(request: web.Request) -> web.StreamResponse:
     """The present state at once, then every change, as `event: message`."""
     pool = request.app[SERVICE].pool
-    response = web.StreamResponse(headers={**sse.HEADERS, "X-Request-ID": request[REQUEST_ID]})
+    response = web.StreamResponse(headers=sse.HEADERS)
     with pool.bus.subscribe() as subscription:
         await response.prepare(request)
         await response.write(_frame(pool.service_status()))
@@ -34,4 +34,6 @@ async def status(request: web.Request) -> web.StreamResponse:
 
 
 def _frame(status: ServiceStatus) -> bytes:
-    return sse.event_frame("message", {"status": status.status, "info": status.info, "models": list(status.models)})
+    return sse.event_frame(
+        "message", {"status": status.status, "info": without_folders(status.info), "models": list(status.models)}
+    )

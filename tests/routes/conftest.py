@@ -69,8 +69,8 @@ async def herd(fake: Fake, start_herd: StartHerd) -> Herd:
 def make_key(stage: Stage) -> Callable[..., str]:
     """Stores a key as the command line does, and returns it."""
 
-    def make(name: str, *scopes: str, expires: float | None = None) -> str:
+    def make(name: str, *scopes: str, expires: float | None = None, **limits: Any) -> str:
         store = KeyStore(stage.keys_file)
-        return outside(lambda: store.create(name, "", scopes or ("inference", "admin"), expires))[0]
+        return outside(lambda: store.create(name, "", scopes or ("inference", "admin"), expires, **limits))[0]
 
     return make

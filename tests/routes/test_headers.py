@@ -1,0 +1,64 @@
+"""Headers that every answer has, and the hosts that the service may be called by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from routes.headers import SECURITY
+from tests.routes.conftest import StartHerd
+from tests.routes.herd import Herd, said
+from tests.routes.stage import CHAT, Fake
+
+MakeKey = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/ping"), ("GET", "/v1/models"), ("GET", "/nowhere"), ("POST", CHAT), ("PUT", "/v1/models")],
+)
+async def test_answers_and_errors_tell_browsers_to_run_and_keep_nothing(herd: Herd, method: str, path: str) -> None:
+    answer = await herd.ask(method, path)
+    assert {name: answer.headers[name] for name in SECURITY} == SECURITY
+    assert "X-Request-ID" in answer.headers
+    assert "Strict-Transport-Security" not in answer.headers
+
+
+async def test_streams_have_them_too_with_what_proxies_are_told(herd: Herd) -> None:
+    async with herd.open("POST", CHAT, said("hi", stream=True)) as response:
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Cache-Control"] == "no-cache"
+        assert "X-Request-ID" in response.headers
+    async with herd.open("GET", "/status") as response:
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert "X-Request-ID" in response.headers
+
+
+async def test_a_service_with_names_answers_to_them_and_to_this_machine_only(
+    fake: Fake, make_key: MakeKey, start_herd: StartHerd
+) -> None:
+    key = make_key("k")
+    herd = await start_herd(server={"allowed_hosts": ["llm.example.org", "*.home.arpa"]})
+    for host in ("llm.example.org", "LLM.example.org:8000", "box.home.arpa", "localhost", "127.0.0.1:1", "[::1]"):
+        assert (await herd.get("/v1/models", key=key, headers={"Host": host})).status == 200, host
+    for host in ("evil.example.org", "llm.example.org.evil.example.org", "home.arpa", "192.168.1.5", "a b", "::1"):
+        answer = await herd.get("/v1/models", key=key, headers={"Host": host})
+        assert (answer.status, answer.error["code"]) == (421, "unknown_host"), host
+    assert (await herd.get("/ping", headers={"Host": "evil.example.org"})).status == 421
+
+
+async def test_without_names_a_key_is_enough(fake: Fake, make_key: MakeKey, start_herd: StartHerd) -> None:
+    key = make_key("k")
+    herd = await start_herd()
+    assert (await herd.get("/v1/models", key=key, headers={"Host": "any.example.org"})).status == 200
+
+
+async def test_an_open_service_answers_to_any_name_but_not_to_pages_from_elsewhere(
+    fake: Fake, start_herd: StartHerd
+) -> None:
+    herd = await start_herd(server={"host": "0.0.0.0", "dangerously_serve_without_keys": True})  # noqa: S104
+    own = {"Host": "box.example.org", "Origin": "http://box.example.org"}
+    assert (await herd.get("/v1/models", headers={"Host": "box.example.org"})).status == 200
+    assert (await herd.get("/v1/models", headers=own)).status == 200
+    assert (await herd.get("/v1/models", headers={**own, "Origin": "http://evil.example.org"})).status == 403

@@ -1,0 +1,190 @@
+"""What a key is for at the front door: its models, its limits, and what wrong ones get."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import pytest
+
+from manager import guesses
+from tests.manager.bench import until
+from tests.routes.conftest import StartHerd
+from tests.routes.herd import Herd, said
+from tests.routes.stage import CHAT, Fake, Stage
+
+MakeKey = Callable[..., str]
+
+
+@pytest.fixture
+async def two(stage: Stage, fake: Fake, make_key: MakeKey, start_herd: StartHerd) -> Herd:
+    """A service with "alpha" (the default) and "beta", alias "b", whose client holds a key for beta alone."""
+    stage.model("beta", aliases=["b"]).knobs()
+    key = make_key("limited", models=["b"])
+    herd = await start_herd()
+    herd.key = key
+    return herd
+
+
+@pytest.mark.parametrize("path", [CHAT, "/chat/completions", "/apply-template"])
+async def test_a_key_for_some_models_gets_a_403_for_others(two: Herd, path: str) -> None:
+    for name in ("alpha", None):
+        answer = await two.post(path, {**said("hi"), "model": name})
+        assert (answer.status, answer.error["code"], answer.error["param"]) == (403, "model_not_allowed", "model")
+    assert (await two.post(path, {**said("hi"), "model": "beta"})).status == 200
+    assert two.state("alpha") == "stopped"
+
+
+async def test_every_way_to_a_model_asks_for_the_right_one(two: Herd) -> None:
+    for path, body in (
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/embeddings", {"input": "x"}),
+        ("/tokenize", {"content": "x"}),
+        ("/detokenize", {"tokens": [1]}),
+    ):
+        answer = await two.post(path, {**body, "model": "alpha"})
+        assert answer.status == 403, path
+    assert (await two.get("/chat/ask?question=x&model=alpha")).status == 403
+    assert (await two.get("/v1/models/alpha")).status == 403
+    assert (await two.get("/v1/models/beta")).status == 200
+
+
+async def test_lists_show_the_models_of_the_key(two: Herd) -> None:
+    assert [model["id"] for model in (await two.get("/v1/models")).json["data"]] == ["beta"]
+    await two.post("/loadModel", {"model": "alpha"})
+    assert (await two.get("/models")).json == []
+    await two.post("/loadModel", {"model": "beta"})
+    assert (await two.get("/models")).json == ["beta"]
+
+
+async def test_requests_at_once_are_limited_and_a_stream_counts_until_its_end(
+    fake: Fake, make_key: MakeKey, start_herd: StartHerd
+) -> None:
+    fake.hold_streams()
+    key = make_key("one", at_once=1)
+    herd = await start_herd()
+    herd.key = key
+    async with herd.stream("hi") as events:
+        assert await events.next()
+        answer = await herd.chat("me too")
+        assert (answer.status, answer.error["code"]) == (429, "rate_limit_exceeded")
+        assert int(answer.headers["Retry-After"]) >= 1
+        fake.release_streams()
+        while await events.next():
+            pass
+    assert (await herd.chat("now")).status == 200
+
+
+async def test_a_client_that_leaves_gives_its_place_back(fake: Fake, make_key: MakeKey, start_herd: StartHerd) -> None:
+    fake.hold_streams()
+    key = make_key("one", at_once=1)
+    herd = await start_herd()
+    herd.key = key
+    async with herd.stream("hi") as events:
+        assert await events.next()
+    await until(lambda: not herd.service.inflight)
+    fake.release_streams()
+    assert (await herd.chat("next")).status == 200
+
+
+async def test_limits_are_told_on_answers_streams_and_refusals(
+    fake: Fake, make_key: MakeKey, start_herd: StartHerd
+) -> None:
+    key = make_key("few", requests_per_minute=3, tokens_per_day=1000)
+    herd = await start_herd()
+    herd.key = key
+    answer = await herd.chat("hi")
+    assert answer.headers["x-ratelimit-limit-requests"] == "3"
+    assert answer.headers["x-ratelimit-remaining-requests"] == "2"
+    assert answer.headers["x-ratelimit-limit-tokens"] == "1000"
+    async with herd.open("POST", CHAT, said("hi", stream=True)) as response:
+        await response.read()
+        assert response.headers["x-ratelimit-remaining-requests"] == "1"
+        assert 0 < int(response.headers["x-ratelimit-remaining-tokens"]) < 1000  # the first answer's are gone
+    assert (await herd.chat("hi")).status == 200
+    refused = await herd.chat("hi")
+    assert (refused.status, refused.error["type"], refused.error["code"]) == (
+        429,
+        "rate_limit_error",
+        "rate_limit_exceeded",
+    )
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert (await herd.get("/v1/models")).status == 200  # asking what there is does not count
+
+
+async def test_tokens_of_the_day_end_with_a_429(fake: Fake, make_key: MakeKey, start_herd: StartHerd) -> None:
+    key = make_key("poor", tokens_per_day=1)
+    herd = await start_herd()
+    herd.key = key
+    assert (await herd.chat("hi")).status == 200  # begun within the limit, it is finished
+    refused = await herd.chat("hi")
+    assert (refused.status, refused.headers["x-ratelimit-remaining-tokens"]) == (429, "0")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert "token" in refused.error["message"]
+
+
+async def test_wrong_keys_are_slowed_down_and_right_ones_are_not(
+    fake: Fake, make_key: MakeKey, start_herd: StartHerd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guesses, "FIRST_DELAY", 30.0)
+    monkeypatch.setattr(guesses, "MOST_DELAY", 30.0)
+    key = make_key("k")
+    herd = await start_herd()
+    for _ in range(guesses.FREE):
+        assert (await herd.get("/v1/models", key="sk-lh-wrong")).status == 401
+    late = asyncio.create_task(herd.get("/v1/models", key="sk-lh-wrong"))
+    sly = asyncio.create_task(herd.get("/health", key="sk-lh-wrong"))  # would tell a right key from a wrong one
+    assert (await herd.get("/v1/models", key=key)).status == 200
+    assert (await herd.get("/v1/models")).status == 401  # no key is no guess
+    done, waiting = await asyncio.wait({late, sly}, timeout=0.1)
+    assert not done
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+
+
+async def test_what_administrators_do_is_in_the_audit_log(
+    stage: Stage, fake: Fake, make_key: MakeKey, start_herd: StartHerd
+) -> None:
+    admin, user = make_key("admin"), make_key("user", "inference")
+    herd = await start_herd(server={"trusted_proxies": ["127.0.0.1"]})
+    await herd.post("/loadModel", {"model": "alpha"}, key=admin, headers={"X-Forwarded-For": "203.0.113.5"})
+    await herd.post("/admin/models/alpha/unload?wait=true", key=admin)
+    await herd.post("/loadModel", {"model": "alpha"}, key=user)
+    await herd.get("/admin/models", key=admin)
+    await herd.chat("hi", model="alpha")
+    await herd.server.close()
+    lines = [json.loads(line) for line in (stage.data / "audit.log").read_text().splitlines()]
+    ids = {key.name: key.id for key in herd.service.keys.list()}
+    assert [(line["actor"], line["action"], line["target"], line["status"]) for line in lines] == [
+        (ids["admin"], "POST /loadModel", "alpha", 200),
+        (ids["admin"], "POST /admin/models/{id:.+?}/unload", "alpha", 200),
+        (ids["user"], "POST /loadModel", None, 403),
+    ]
+    assert lines[0]["address"] == "203.0.113.5"
+    assert admin not in (stage.data / "audit.log").read_text()
+
+
+async def test_usage_is_told_to_administrators_and_outlives_the_service(
+    fake: Fake, make_key: MakeKey, start_herd: StartHerd
+) -> None:
+    admin, user = make_key("admin"), make_key("user", "inference", tokens_per_day=100_000)
+    herd = await start_herd()
+    await herd.post(CHAT, said("hi"), key=user)
+    async with herd.open("POST", CHAT, said("hi", stream=True), key=user) as response:
+        await response.read()
+    assert (await herd.post(CHAT, said("hi", model="nobody"), key=user)).status == 404  # never came to a model
+    assert (await herd.get("/admin/usage", key=user)).status == 403
+    (row,) = (await herd.get("/admin/usage", key=admin)).json["rows"]
+    assert (row["name"], row["model"], row["requests"], row["errors"]) == ("user", "alpha", 2, 0)
+    assert row["prompt_tokens"] > 0
+    assert row["completion_tokens"] > 0
+    left = (await herd.post(CHAT, said("hi"), key=user)).headers["x-ratelimit-remaining-tokens"]
+    used = (await herd.get("/admin/usage", key=admin)).json["total"]
+    await herd.server.close()
+    herd = await start_herd()
+    assert (await herd.get("/admin/usage", key=admin)).json["total"] == used
+    again = (await herd.post(CHAT, said("hi"), key=user)).headers["x-ratelimit-remaining-tokens"]
+    assert int(again) == 100_000 - used["prompt_tokens"] - used["completion_tokens"] < int(left)
