@@ -104,7 +104,6 @@ def refuse_weakness(settings: Settings, keys: KeyStore) -> None:
                 f"{reached}, and no API key is stored in {settings.storage.keys_file}: make one with 'llamaherd key "
                 "create NAME', or listen on 127.0.0.1. (server.dangerously_serve_without_keys lets everyone in.)"
             )
-        logger.warning("no API key is stored: EVERYONE who reaches %s may use the service", server.host)
     elif not settings.tls.wanted:
         if not server.dangerously_send_keys_in_clear:
             raise ConfigError(

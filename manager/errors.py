@@ -25,6 +25,9 @@ HerdError                         500 server_error        internal_error
     ├── UpstreamConnectError      502 server_error        upstream_unreachable
     ├── UpstreamClosed            502 server_error        upstream_closed
     └── UpstreamTimeout           504 server_error        upstream_timeout
+
+What is refused before it is a whole request, or at the port of plain HTTP, has classes of its own beside the tree:
+short_answers, redirect, and routes/body.
 """
 
 from __future__ import annotations

@@ -13,8 +13,13 @@ import uvloop
 from aiohttp import web
 
 from manager import app as composition
+from manager.addresses import admits, is_loopback
+from manager.connections import ConnectionServer, Runner
 from manager.errors import ConfigError
+from manager.listener import Listener
 from manager.log import logging_to
+from manager.places import Places
+from manager.redirect import Redirect
 from manager.service import SERVICE
 from manager.settings import Settings
 
@@ -75,25 +80,25 @@ class Signals:
 
 
 class Server:
-    """An application on its address."""
+    """An application on its address; with TLS, also what sends clients of plain HTTP there."""
 
     def __init__(self, app: web.Application, settings: Settings) -> None:
         self._app = app
-        self._settings = settings.server
-        # handler_cancellation: a client that leaves must free its slot at once.
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_TIMEOUT)
+        self._settings = settings
+        self._places = Places(settings.server)
+        self._runner = Runner(app, settings.server, CLOSE_TIMEOUT)
+        self._listeners: list[Listener] = []
+        self._redirects: ConnectionServer | None = None
 
     async def start(self) -> None:
-        """Listen. Raises ConfigError where the address can't be had."""
+        """Listen. Raises ConfigError where an address can't be had."""
         await self._runner.setup()
-        host, port = self._settings.host, self._settings.port
         try:
-            await web.TCPSite(self._runner, host, port, backlog=1024).start()
-        except OSError as error:
+            await self._listen()
+        except ConfigError:
+            await self._stop_listening()
             await self._runner.cleanup()
-            raise ConfigError(
-                f"can't listen on {host} port {port} (settings server.host, server.port): {error.strerror}"
-            ) from error
+            raise
         # What start-up made lives as long as the process: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
@@ -101,15 +106,46 @@ class Server:
         service = self._app[SERVICE]
         logger.info("listening urls=%s models=%d keys=%d", self.urls, len(service.pool.catalog), len(service.keys))
         if not service.keys_required:
-            logger.warning("no API key is stored: everyone on this machine may use the service")
+            who = "on this machine" if is_loopback(self._settings.server.host) else "who reaches it"
+            logger.warning("no API key is stored: everyone %s may use the service", who)
         service.pool.preload()
 
     @property
     def urls(self) -> str:
         """The addresses that it listens on, the port as the system chose it where it is 0."""
-        return ",".join(
-            f"http://{'[' + host + ']' if ':' in host else host}:{port}" for host, port, *_ in self._runner.addresses
-        )
+        return self._listeners[0].urls
+
+    async def _listen(self) -> None:
+        settings, tls = self._settings, self._app[SERVICE].tls
+        assert isinstance(self._runner.server, ConnectionServer)  # noqa: S101  the runner has made it
+        main = Listener(self._runner.server, self._places, tls.context if tls is not None else None)
+        await self._listen_on(main, settings.server.port, "server.port")
+        if tls is not None and settings.tls.http_port is not None:
+            redirect = Redirect(main.port, settings.tls.webroot, self._admits)
+            self._redirects = ConnectionServer(redirect, settings.server)
+            plain = Listener(self._redirects, self._places)
+            await self._listen_on(plain, settings.tls.http_port, "tls.http_port")
+            logger.info("sending plain HTTP to HTTPS urls=%s", plain.urls)
+
+    async def _listen_on(self, listener: Listener, port: int, setting: str) -> None:
+        host = self._settings.server.host
+        try:
+            await listener.start(host, port)
+        except OSError as error:
+            raise ConfigError(
+                f"can't listen on {host} port {port} (settings server.host, {setting}): {error.strerror}"
+            ) from error
+        self._listeners.append(listener)
+
+    def _admits(self, host: str) -> bool:
+        names = self._settings.server.allowed_hosts
+        return not names or admits(host, names) or is_loopback(host)
+
+    async def _stop_listening(self) -> None:
+        for listener in self._listeners:
+            await listener.close()
+        if self._redirects is not None:
+            await self._redirects.shutdown(CLOSE_TIMEOUT)
 
     async def drain(self, skip: asyncio.Event) -> None:
         """Admit nothing, end the feeds, and wait for what is in flight: up to the limit, or until `skip`."""
@@ -117,7 +153,7 @@ class Server:
         service.gate.close()
         service.pool.end_feeds()
         waits = [asyncio.create_task(service.gate.wait_empty()), asyncio.create_task(skip.wait())]
-        await asyncio.wait(waits, timeout=self._settings.drain_timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waits, timeout=self._settings.server.drain_timeout, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
 
@@ -127,4 +163,5 @@ class Server:
         await service.reloader.close()  # or a reading that ends now would tell a pool that has ended
         # The children first: what did not end in time hears of it and has done, where aiohttp would wait for it twice.
         await service.pool.close()
+        await self._stop_listening()
         await self._runner.cleanup()

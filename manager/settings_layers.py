@@ -43,7 +43,12 @@ _MAY_BE_EMPTY: Final = frozenset({("llama", "cuda_visible_devices")})
 KeyPath = tuple[str, ...]
 
 # What can't be said in one word: JSON, a list also with commas between its items.
-_STRUCTURED: Final[dict[KeyPath, str]] = {("cors", "allowed_origins"): "list", ("scheduling", "groups"): "object"}
+_STRUCTURED: Final[dict[KeyPath, str]] = {
+    ("cors", "allowed_origins"): "list",
+    ("scheduling", "groups"): "object",
+    ("server", "allowed_hosts"): "list",
+    ("server", "trusted_proxies"): "list",
+}
 
 
 def sections_of(settings_cls: type[BaseSettings]) -> dict[str, frozenset[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -9,16 +10,26 @@ import orjson
 from aiohttp import web
 
 from manager.errors import InvalidRequest
+from manager.service import SERVICE
 
 CTX_NAMES: Final = ("ctx", "context_window", "n_ctx")
 # Fields of ours, which no engine knows.
 OWN_FIELDS: Final = frozenset({*CTX_NAMES, "personality"})
+# Bytes of a body that must come in a second, beyond server.body_timeout.
+SLOWEST: Final = 4096
 
 Check = Callable[[Any], bool]
 
 
 class BrokenBody(InvalidRequest):
     """A body that could not be read to its end: what follows on its connection can't be told apart from it."""
+
+
+class BodyTimeout(BrokenBody):
+    """A body that came too slowly."""
+
+    status = 408
+    code = "request_timeout"
 
 
 def _is_number(value: Any) -> bool:
@@ -90,11 +101,12 @@ FIELDS: Final[dict[str, tuple[Check, str]]] = {
 
 async def read_object(request: web.Request) -> tuple[bytes, dict[str, Any]]:
     """The body as it came and as the JSON object that it must be. Raises InvalidRequest with the place."""
-    try:
-        raw = await request.read()
-    except web.RequestPayloadError:
-        request.content.feed_eof()  # aiohttp would read on for what is left, and log that it can't
-        raise BrokenBody("The body can't be read: it is not what its headers say (Content-Encoding).") from None
+    raw = await read_body(request)
+    return raw, parse_object(raw)
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object that a body must be. Raises InvalidRequest with the place of the mistake."""
     if not raw:
         raise InvalidRequest("The request has no body; it must be a JSON object.")
     try:
@@ -105,7 +117,45 @@ async def read_object(request: web.Request) -> tuple[bytes, dict[str, Any]]:
         ) from None
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
-    return raw, body
+    return body
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The whole body, decompressed, up to server.max_body bytes of it.
+
+    Raises HTTPRequestEntityTooLarge, BrokenBody, and BodyTimeout where it comes more slowly than server.body_timeout
+    allows.
+    """
+    content = request.content
+    try:
+        if content.is_eof():  # as nearly always: it came with its head
+            return await request.read()
+        return await _read_on(request, request.app[SERVICE].settings.server.body_timeout)
+    except web.RequestPayloadError:
+        content.feed_eof()  # aiohttp would read on for what is left, and log that it can't
+        raise BrokenBody("The body can't be read: it is not what its headers say (Content-Encoding).") from None
+    except TimeoutError:
+        content.feed_eof()
+        raise BodyTimeout("The body of the request took too long to come.") from None
+
+
+async def _read_on(request: web.Request, seconds: float) -> bytes:
+    """Read what is still coming, in `seconds` and one more for each SLOWEST bytes; else TimeoutError.
+
+    Not request.read(): a compressed body would be inflated by that in steps of server.max_body.
+    """
+    content, most = request.content, request.client_max_size
+    if (request.content_length or 0) > most:
+        raise web.HTTPRequestEntityTooLarge(most)
+    body = bytearray()
+    latest = asyncio.get_running_loop().time() + seconds
+    async with asyncio.timeout_at(latest) as deadline:
+        while chunk := await content.readany():
+            body += chunk
+            if len(body) > most:
+                raise web.HTTPRequestEntityTooLarge(most)
+            deadline.reschedule(latest + content.total_raw_bytes / SLOWEST)
+    return bytes(body)
 
 
 def write_object(body: dict[str, Any]) -> bytes:

@@ -22,6 +22,7 @@ from manager.errors import (
     Unavailable,
     UpstreamError,
 )
+from manager.short_answers import error_object
 
 # Where a request may hold token ids: an id that the model does not have fails in there.
 _TOKENS_IN: Final = {"/detokenize": "tokens", "/tokenize": "content", "/v1/completions": "prompt"}
@@ -31,11 +32,6 @@ _INPUTS: Final = {"/v1/embeddings": "input", "/v1/completions": "prompt"}
 _OUT_OF_RANGE: Final = "_M_range_check"
 # The folders of an absolute path; not the path of a URL.
 _FOLDERS: Final = re.compile(r"(?<![\w/:.)\]}~-])/(?:[\w.~+@-][^/\s'\"]*/)+(?=[\w.-])")
-
-
-def error_object(error: HerdError) -> dict[str, Any]:
-    """The body of an error, as OpenAI's clients read it."""
-    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
 
 
 def error_response(error: HerdError, *, plain: bool = False) -> web.Response:

@@ -7,21 +7,17 @@ from typing import Final
 
 from aiohttp import web
 
+from manager.short_answers import SECURITY
+
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 LIMITS: Final = web.RequestKey("limits", Mapping[str, str])  # x-ratelimit-* of the request's key
 
-# An answer is data: shown as a page it may run nothing, load nothing and be framed by nobody, and no cache keeps what
-# was said. A page of ours says its own policy, which stays.
-SECURITY: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-
 
 def setup(app: web.Application, hsts: float | None) -> None:
-    """Mark every answer. `hsts`: seconds that browsers shall come over HTTPS only."""
+    """Mark every answer; what a handler says itself, as a page its policy, stays.
+
+    `hsts`: seconds that browsers shall come over HTTPS only.
+    """
     always = dict(SECURITY)
     if hsts is not None:
         always["Strict-Transport-Security"] = f"max-age={int(hsts)}"

@@ -24,8 +24,9 @@ from manager.errors import (
 from manager.inflight import Running
 from manager.lease import Lease
 from manager.service import Service
+from manager.short_answers import error_object
 from routes import sse, tokens
-from routes.errors import error_object, from_engine
+from routes.errors import from_engine
 from routes.headers import LIMITS, REQUEST_ID
 from routes.middleware import KEY, ROUTE, as_herd_error
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ import pytest
 
 from manager.auth import KeyStore
 from manager.settings_layers import EXACT_NAMES, PREFIX
+from tests.manager.tls.pki import issue
 from tests.routes.stage import CHAT, Fake, Stage
 
 # What start-up, a request, or an end may take on a machine that is busy with other things.
@@ -76,7 +79,7 @@ class Manager:
 
     def _port(self) -> int:
         assert self.process.poll() is None, f"it ended: {self.log}"
-        found = re.search(r"listening urls=http://127\.0\.0\.1:(\d+)", self.log)
+        found = re.search(r"listening urls=https?://127\.0\.0\.1:(\d+)", self.log)
         return int(found[1]) if found else 0
 
     def says(self, text: str) -> None:
@@ -179,6 +182,28 @@ def held_stream(manager: Manager, fake: Fake, key: str | None = None) -> Iterato
         yield response
 
 
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for localhost that signs itself, with its key."""
+    issued = issue("localhost")
+    file = tmp_path / "localhost.pem"
+    file.write_bytes(issued.pem + issued.key_pem)
+    file.chmod(0o600)
+    return file
+
+
+def https(certificate: Path) -> dict[str, str]:
+    """The settings of a service that speaks HTTPS."""
+    return {"tls__certificate": str(certificate), "tls__private_key": str(certificate)}
+
+
+def trusting(certificate: Path) -> ssl.SSLContext:
+    """The context of a client that trusts it."""
+    context = ssl.create_default_context(cafile=certificate)
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)  # it is its own authority
+    return context
+
+
 # Starts that are refused
 
 
@@ -220,6 +245,16 @@ def test_unknown_key_in_models_json_is_refused_with_its_place(stage: Stage, vari
 def test_broken_keys_file_is_refused_with_its_place(stage: Stage, fake: Fake, variables: dict[str, str]) -> None:
     stage.keys_file.write_text("[]")
     assert str(stage.keys_file) in refusal(stage, variables)
+
+
+def test_port_of_plain_http_in_use_is_refused_with_its_setting(
+    stage: Stage, fake: Fake, variables: dict[str, str], certificate: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refusal(stage, variables, **https(certificate), tls__http_port=str(port))
+    assert f"127.0.0.1 port {port}" in said
+    assert "tls.http_port" in said
 
 
 def test_missing_binary_is_refused_with_its_path(stage: Stage, fake: Fake, variables: dict[str, str]) -> None:
@@ -354,6 +389,59 @@ def test_hangup_with_a_broken_key_file_keeps_the_old_models_too(stage: Stage, fa
     manager.signal(signal.SIGHUP)
     manager.says("reload refused")
     assert manager.models(key) == ["alpha"]
+
+
+def test_with_a_certificate_it_speaks_https_and_plain_http_is_sent_there(
+    stage: Stage, fake: Fake, start: StartManager, certificate: Path
+) -> None:
+    webroot = stage.folder / "web"
+    challenges = webroot / ".well-known" / "acme-challenge"
+    challenges.mkdir(parents=True)
+    (challenges / "token").write_text("token.digest")
+    manager = start(**https(certificate), tls__http_port="0", tls__webroot=str(webroot))
+    assert f"listening urls=https://127.0.0.1:{manager.port} " in manager.log
+    secure = http.client.HTTPSConnection("localhost", manager.port, timeout=PATIENCE, context=trusting(certificate))
+    plain = http.client.HTTPConnection(
+        "127.0.0.1", int(re.findall(r"sending plain HTTP to HTTPS urls=http://127\.0\.0\.1:(\d+)", manager.log)[0])
+    )
+    with contextlib.closing(secure), contextlib.closing(plain):
+        secure.request("GET", "/ping")
+        assert secure.getresponse().read() == b"pong"
+        plain.request("GET", "/ping?a=b", headers={"Host": "localhost"})
+        sent = plain.getresponse()
+        assert (sent.status, sent.headers["Location"]) == (308, f"https://localhost:{manager.port}/ping?a=b")
+        plain.request("GET", "/.well-known/acme-challenge/token")
+        assert plain.getresponse().read() == b"token.digest"
+        manager.signal(signal.SIGTERM)
+        assert manager.status() == 0
+    assert "Traceback" not in manager.log
+
+
+def test_plain_http_is_sent_to_no_name_that_is_not_allowed(
+    stage: Stage, fake: Fake, variables: dict[str, str], start: StartManager, certificate: Path
+) -> None:
+    config = stage.folder / "config.yml"
+    config.write_text("server: {allowed_hosts: [llm.example.org]}")
+    variables["CONFIG_PATH"] = str(config)
+    manager = start(**https(certificate), tls__http_port="0")
+    port = int(re.findall(r"sending plain HTTP to HTTPS urls=http://127\.0\.0\.1:(\d+)", manager.log)[0])
+    statuses = {}
+    for host in ("llm.example.org", "localhost", "evil.example"):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        with contextlib.closing(connection):
+            connection.request("GET", "/", headers={"Host": host})
+            statuses[host] = connection.getresponse().status
+    assert statuses == {"llm.example.org": 308, "localhost": 308, "evil.example": 400}
+
+
+def test_connections_over_the_limit_are_refused_and_told_of_in_the_log(fake: Fake, start: StartManager) -> None:
+    manager = start(server__max_connections="1")
+    with socket.create_connection(("127.0.0.1", manager.port)) as first:
+        first.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert first.recv(65536).startswith(b"HTTP/1.1 200 ")
+        with socket.create_connection(("127.0.0.1", manager.port), PATIENCE) as second:
+            assert second.recv(65536).startswith(b"HTTP/1.1 503 ")
+    manager.says("connections refused=1 open=1")
 
 
 # Its end

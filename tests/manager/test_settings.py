@@ -150,6 +150,19 @@ def test_origins_from_the_environment_are_a_json_list_or_separated_by_commas(
     assert load_settings().cors.allowed_origins == ["https://a.example", "https://b.example:8443"]
 
 
+def test_every_list_can_be_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    for section, keys in sections_of(Settings).items():
+        model: Any = Settings.model_fields[section].annotation
+        for key in keys:
+            if "list[" in str(model.model_fields[key].annotation):
+                scheme = "http://" if section == "cors" else ""
+                monkeypatch.setenv(f"LLAMAHERD_{section}__{key}".upper(), f"{scheme}10.0.0.1,{scheme}10.0.0.2")
+    settings = load_settings()
+    assert settings.server.allowed_hosts == ["10.0.0.1", "10.0.0.2"]
+    assert settings.server.trusted_proxies == ["10.0.0.1/32", "10.0.0.2/32"]
+    assert settings.cors.allowed_origins == ["http://10.0.0.1", "http://10.0.0.2"]
+
+
 def test_origins_that_are_no_json_list_are_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMAHERD_CORS__ALLOWED_ORIGINS", "[https://a.example")
     assert mistake().startswith("LLAMAHERD_CORS__ALLOWED_ORIGINS: not a JSON list: ")

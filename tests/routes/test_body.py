@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
-from typing import Any
+import random
+from contextlib import suppress
+from typing import Any, Final
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
+from manager.errors import InvalidRequest
+from routes.body import FIELDS, check_fields, parse_object, wanted_context
+from routes.messages import ROLES, check_messages, check_tools, refusals_to_text
 from tests.routes.conftest import StartHerd
 from tests.routes.herd import Answer, Herd, said
 from tests.routes.stage import CHAT, EMPTY_GGUF, Fake, Stage
@@ -200,7 +209,7 @@ async def test_messages_that_are_not_there_at_all_are_a_400(herd: Herd) -> None:
     assert (answer.status, answer.error["param"]) == (400, "messages")
 
 
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUg=="}}
 
 
 @pytest.mark.parametrize("kind", ["image_url", "input_audio", "input_video", "video_url"])
@@ -398,3 +407,110 @@ async def test_a_refused_request_never_reaches_a_running_engine(herd: Herd, fake
     for body in refused:
         assert (await herd.post(CHAT, body)).status in {400, 404}
     assert len(fake.requests()) == 1
+
+
+# Bodies that come slowly
+
+
+async def slow_body(pause: float, *parts: bytes) -> Any:
+    for part in parts:
+        yield part
+        await asyncio.sleep(pause)
+
+
+@pytest.mark.parametrize("path", BODY_ROUTES)
+async def test_a_body_that_comes_too_slowly_is_a_408_and_ends_the_connection(
+    fake: Fake, start_herd: StartHerd, path: str
+) -> None:
+    herd = await start_herd(server={"body_timeout": 0.05})
+    async with herd.session.post(herd.server.make_url(path), data=slow_body(5.0, b"{")) as response:
+        assert response.status == 408
+        assert response.headers["Connection"] == "close"
+        error = (await response.json())["error"]
+        assert path in PLAIN or error["code"] == "request_timeout"
+    assert fake.starts() == []
+
+
+async def test_each_part_of_a_body_that_came_gives_the_rest_more_time(fake: Fake, start_herd: StartHerd) -> None:
+    herd = await start_herd(server={"body_timeout": 0.05})
+    raw = json.dumps(said("hi", user="x" * 4096)).encode()
+    async with herd.session.post(herd.server.make_url(CHAT), data=slow_body(0.2, raw[:4096], raw[4096:])) as response:
+        assert response.status == 200
+
+
+async def test_a_body_that_comes_in_parts_is_read_as_one(herd: Herd) -> None:
+    raw = json.dumps(said("hi")).encode()
+    parts = (bytes([byte]) for byte in raw)
+    async with herd.session.post(herd.server.make_url(CHAT), data=slow_body(0, *parts)) as response:
+        assert (await response.json())["choices"][0]["message"]["content"] == "hi"
+
+
+# Whatever comes, it passes or it is an error of the caller's
+
+FEW: Final = examples(derandomize=True, database=None, deadline=None, max_examples=100)
+SCALARS: Final = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+ANYTHING: Final = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+PARTS: Final = ("role", "content", "type", "text", "refusal", "name", "reasoning_content", "function", "function_call")
+CALLS: Final = ("tool_calls", "tool_call_id", "id", "arguments", "messages")
+NAMES: Final = st.sampled_from([*PARTS, *CALLS, *FIELDS])
+VALUES: Final = st.sampled_from([*sorted(ROLES), "text", "refusal", "function", "image_url", "1"]) | ANYTHING
+NEARLY: Final = st.recursive(
+    VALUES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=20,
+)
+
+
+def read_all(body: dict[str, Any]) -> None:
+    """What the routes do with a body before a model sees it."""
+    check_fields(body)
+    wanted_context(body)
+    if body.get("tools") is not None:
+        check_tools(body["tools"])
+    for media in (True, False):
+        messages = check_messages(body, media=media)
+    refusals_to_text(messages)
+
+
+def passes_or_is_refused(body: dict[str, Any]) -> None:
+    """Fails with any exception but an error of the caller's."""
+    with suppress(InvalidRequest):
+        read_all(body)
+
+
+@FEW
+@given(st.dictionaries(st.sampled_from([*FIELDS, "messages"]) | st.text(max_size=8), ANYTHING, max_size=6))
+def test_any_value_of_any_field_passes_or_is_refused(body: dict[str, Any]) -> None:
+    passes_or_is_refused(body)
+
+
+@FEW
+@given(st.lists(st.dictionaries(NAMES, NEARLY, max_size=5) | NEARLY, min_size=1, max_size=4))
+def test_any_messages_pass_or_are_refused(messages: list[Any]) -> None:
+    passes_or_is_refused({"messages": messages})
+
+
+@FEW
+@given(st.lists(st.dictionaries(NAMES, NEARLY, max_size=5) | NEARLY, max_size=4))
+def test_any_tools_pass_or_are_refused(tools: list[Any]) -> None:
+    passes_or_is_refused({"messages": [USER], "tools": tools})
+
+
+@FEW
+@given(st.binary(max_size=64) | NEARLY.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_an_object_or_refused(raw: bytes) -> None:
+    with suppress(InvalidRequest):
+        passes_or_is_refused(parse_object(raw))
+
+
+async def test_any_bytes_sent_to_any_route_are_refused(herd: Herd, fake: Fake) -> None:
+    chance = random.Random(5)
+    for path in BODY_ROUTES:
+        for size in range(1, 40):
+            raw = chance.randbytes(size)
+            assert (await herd.post(path, raw=raw)).status == 400, raw
+    assert fake.starts() == []

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from routes.headers import SECURITY
+from manager.short_answers import SECURITY
 from tests.routes.conftest import StartHerd
 from tests.routes.herd import Herd, said
 from tests.routes.stage import CHAT, Fake
