@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+LINES_OF_EVENT: Final = 2  # what it says, and an empty one
 
 
 class Tokens(NamedTuple):
@@ -22,7 +24,7 @@ class Running:
 
     `id` is its X-Request-ID, which clients may choose and use twice; `key` the id of its API key, `route` the pattern
     of its route. `started` is in seconds since the epoch, `began`, `leased_at` (it has its model) and `first_at` (its
-    engine's first byte) are of time.monotonic. `sent` is in bytes, `frames` counts the events of its stream. `tokens`
+    engine's first byte) are of time.monotonic. `sent` is in bytes, `lines` counts those of its stream. `tokens`
     is what its engine reported at the end.
     """
 
@@ -31,10 +33,10 @@ class Running:
         "_task",
         "began",
         "first_at",
-        "frames",
         "id",
         "key",
         "leased_at",
+        "lines",
         "model",
         "route",
         "sent",
@@ -54,7 +56,7 @@ class Running:
         self.leased_at: float | None = None
         self.first_at: float | None = None
         self.sent = 0
-        self.frames = 0
+        self.lines = 0
         self.tokens: Tokens | None = None
         self._task = asyncio.current_task()
         self._cancelled = False
@@ -66,7 +68,8 @@ class Running:
     @property
     def used(self) -> Tokens | None:
         """What it took; where its client left before the engine's report, as much as is known: a token an event."""
-        return self.tokens or (Tokens(0, 0, self.frames) if self.frames else None)
+        events = self.lines // LINES_OF_EVENT
+        return self.tokens or (Tokens(0, 0, events) if events else None)
 
     @property
     def first_byte_at(self) -> float | None:

@@ -14,7 +14,6 @@ from manager.errors import HerdError, InvalidRequest
 SECURITY: Final = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
 JSON: Final = "application/json; charset=utf-8"

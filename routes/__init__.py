@@ -55,7 +55,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler, Access], ...]] = (
 def setup(app: web.Application) -> None:
     """Add the middleware and every route to `app`, which holds its service already."""
     settings = app[SERVICE].settings
-    headers.setup(app, settings.tls.hsts if settings.tls.wanted else None)
+    app[headers.ALWAYS] = headers.always(settings.tls)
     origins = settings.cors.allowed_origins
     if origins:
         cors.setup(app, frozenset(origins))

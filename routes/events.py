@@ -20,12 +20,11 @@ async def events(request: web.Request) -> web.StreamResponse:
     """First a snapshot, or what came after `Last-Event-ID` where all of it is still known; then every event."""
     service = request.app[SERVICE]
     feed = service.pool.feed
-    response = web.StreamResponse(headers=sse.HEADERS)
     after = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
     with feed.subscribe(after) as reader:
         # Made before anything is awaited: what changes from here on comes as an event.
         first = _snapshot(service) if reader.missed is None else b"".join(map(_frame, reader.missed))
-        await response.prepare(request)
+        response = await sse.begin(request)
         await response.write(first or sse.comment("resumed"))
         while True:
             try:

@@ -41,10 +41,9 @@ def _tail(request: web.Request) -> int:
 
 async def _follow(request: web.Request, pool: ModelPool, name: str, tail: int) -> web.StreamResponse:
     """Over every life of the model, until the service ends or the model is no more."""
-    response = web.StreamResponse(headers=sse.HEADERS)
     follower = _Follower(pool, name, tail)
     with pool.bus.subscribe() as changes:
-        await response.prepare(request)
+        response = await sse.begin(request)
         change = asyncio.create_task(changes.next())
         try:
             while True:

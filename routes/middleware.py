@@ -22,7 +22,7 @@ from manager.service import SERVICE, Service
 from routes.body import BrokenBody
 from routes.errors import error_response, from_http_exception, without_folders
 from routes.foreign import refuse_foreign_pages, refuse_unknown_host
-from routes.headers import REQUEST_ID
+from routes.headers import REQUEST_ID, mark
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,8 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
                 service.access_log.add(request_id, request.method, shown, status, seconds, key.id if key else "-")
             if access.audited:
                 _audit(request, service, status)
+        if not response.prepared:
+            mark(request, response)
         return response
 
     return guard

@@ -6,6 +6,9 @@ from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any, Final
 
 import orjson
+from aiohttp import web
+
+from routes.headers import mark
 
 HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -13,6 +16,14 @@ HEADERS: Final = {
     "X-Accel-Buffering": "no",
 }
 DONE: Final = b"data: [DONE]\n\n"
+
+
+async def begin(request: web.Request) -> web.StreamResponse:
+    """An event stream as the answer, with its head sent."""
+    response = web.StreamResponse(headers=HEADERS)
+    mark(request, response)
+    await response.prepare(request)
+    return response
 
 
 def data_frame(payload: Any) -> bytes:

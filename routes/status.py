@@ -18,9 +18,8 @@ HEARTBEAT: Final = 15.0
 async def status(request: web.Request) -> web.StreamResponse:
     """The present state at once, then every change, as `event: message`."""
     pool = request.app[SERVICE].pool
-    response = web.StreamResponse(headers=sse.HEADERS)
     with pool.bus.subscribe() as subscription:
-        await response.prepare(request)
+        response = await sse.begin(request)
         await response.write(_frame(pool.service_status()))
         while True:
             try:
