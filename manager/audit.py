@@ -9,8 +9,8 @@ import os
 import queue
 import stat
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -22,13 +22,15 @@ logger = logging.getLogger(__name__)
 
 SIZE_MOST: Final = 10 * 1024**2  # bytes of a file before the next one is begun
 FILES: Final = 5  # that are kept behind the one that is written
+VALUE_MOST: Final = 200  # characters of a value: clients make up names
 
 
 class Audit:
     """Lines are made where `add` is called and written within milliseconds by a thread, which the first one starts.
 
-    The file is opened for each batch of lines and each line is one append: other programs may move the file away
-    (logrotate) or append to it (the command line) meanwhile. What can't be written goes to the service's log.
+    The file is opened for each line and locked while that is appended: other programs may move the file away
+    (logrotate), append to it (the command line) or do all that this does (a second service) meanwhile. What can't be
+    written goes to the service's log.
     """
 
     def __init__(self, path: Path, *, size_most: int = SIZE_MOST) -> None:
@@ -60,45 +62,74 @@ class Audit:
     def _write_all(self) -> None:
         while (line := self._lines.get()) is not None:
             try:
-                self._rotate()
-                self._append(line)
-            except (ConfigError, OSError) as error:
+                self._append(line, rotate=True)
+            except ConfigError as error:
                 logger.error("audit line not written: %s line=%s", error, line.decode().rstrip())
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, line: bytes, *, rotate: bool = False) -> None:
         try:
-            handle = open_private(self._path, os.O_RDWR | os.O_APPEND)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX)  # else the line of another process could look broken midway
-                if line and _is_broken(handle):
-                    line = b"\n" + line
-                while line:
-                    line = line[os.write(handle, line) :]
-            finally:
-                os.close(handle)
+            with self._locked() as handle:
+                if not rotate or os.fstat(handle).st_size < self._size_most:
+                    _write_line(handle, line)
+                    return
+                self._rotate()
+            with self._locked() as handle:
+                _write_line(handle, line)
         except OSError as error:
             raise ConfigError(
                 f"{self._path} (setting storage.audit_file): can't write: {error.strerror or error}."
             ) from None
 
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        """A descriptor of the file, which no other process writes or moves away meanwhile, if it asks as we do."""
+        while True:
+            handle = open_private(self._path, os.O_RDWR | os.O_APPEND)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                if self._is_ours(handle):
+                    yield handle
+                    return
+            finally:
+                os.close(handle)
+
+    def _is_ours(self, handle: int) -> bool:
+        """Whether the path leads to this file still: another process may have moved it while we waited."""
+        try:
+            return os.path.samestat(os.fstat(handle), self._path.stat())
+        except FileNotFoundError:
+            return False
+
     def _rotate(self) -> None:
-        """Begin a new file where this one is large; of the old ones FILES stay, .1 the latest."""
-        with suppress(FileNotFoundError):
-            if self._path.stat().st_size < self._size_most:
-                return
-            for number in range(FILES - 1, 0, -1):
-                with suppress(FileNotFoundError):
-                    self._numbered(number).replace(self._numbered(number + 1))
-            self._path.replace(self._numbered(1))
+        """Let the locked file make room for a new one; of the old ones FILES stay, .1 the latest."""
+        for number in range(FILES - 1, -1, -1):
+            with suppress(FileNotFoundError):
+                self._numbered(number).replace(self._numbered(number + 1))
 
     def _numbered(self, number: int) -> Path:
-        return self._path.with_name(f"{self._path.name}.{number}")
+        return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
 
 
 def _line(event: Mapping[str, Any]) -> bytes:
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     # All ASCII: what clients make up can't begin a line, nor tell a terminal what to do.
-    return json.dumps({"time": now, **event}, default=str).encode("ascii").replace(b"\x7f", rb"\u007f") + b"\n"
+    text = json.dumps({"time": now, **{name: _cut(value) for name, value in event.items()}})
+    return text.encode("ascii").replace(b"\x7f", rb"\u007f") + b"\n"
+
+
+def _cut(value: Any) -> Any:
+    """What JSON has a word for stays, all else is a text."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = str(value)
+    return text if len(text) <= VALUE_MOST else text[: VALUE_MOST - 1] + "…"
+
+
+def _write_line(handle: int, line: bytes) -> None:
+    if line and _is_broken(handle):
+        line = b"\n" + line
+    while line:
+        line = line[os.write(handle, line) :]
 
 
 def _is_broken(handle: int) -> bool:

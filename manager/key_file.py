@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from manager.api_key import ApiKey
 from manager.errors import ConfigError
 from manager.key_record import Document, as_json
+from manager.private_file import Place, place_of, tighten
 
 __all__ = ["ApiKey", "Version", "locked", "read", "version", "write"]
 
@@ -49,8 +50,9 @@ def read(path: Path) -> tuple[tuple[ApiKey, ...], Version | None]:
     if seen is None:
         return (), None
     try:
-        _tighten(path)
-        document = Document.model_validate_json(path.read_bytes())
+        with path.open("rb") as file:
+            document = Document.model_validate_json(file.read())
+            _keep_private(file.fileno(), path)
     except OSError as error:
         raise ConfigError(f"{path}: can't read: {error.strerror or error}.") from None
     except ValidationError as error:
@@ -69,20 +71,20 @@ def write(path: Path, keys: Collection[ApiKey]) -> Version | None:
     Raises OSError. The caller holds the lock.
     """
     text = json.dumps({"keys": [as_json(key) for key in keys]}, indent=2, ensure_ascii=False) + "\n"
-    target = Path(os.path.realpath(path))  # where the name is a link, the link stays
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")  # made with mode 0600
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(handle)
-        _keep_owner(temporary, target)
-        _make_newer(temporary, target)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with place_of(path) as place:  # where the name is a link, the link stays
+        temporary = f".{place.name}-{secrets.token_hex(8)}"
+        handle = place.create(temporary, os.O_WRONLY)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(handle)
+                _make_newer(handle, place)
+            os.replace(temporary, place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=place.folder)
+            raise
     return version(path)
 
 
@@ -92,9 +94,9 @@ def locked(path: Path, timeout: float) -> Iterator[None]:
     target = Path(os.path.realpath(path))  # by whatever name it is called, there is one lock
     lock = target.with_name(target.name + ".lock")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=timeout, mode=0o600):
-            _keep_owner(lock)
+        with place_of(path) as place:
+            os.close(place.open(lock.name, os.O_RDWR))
+        with FileLock(lock, timeout=timeout):  # it follows no link
             yield
     except Timeout:
         raise ConfigError(f"{lock}: another process has held the lock for {timeout:g} s.") from None
@@ -102,26 +104,14 @@ def locked(path: Path, timeout: float) -> Iterator[None]:
         raise ConfigError(f"{path}: can't write: {error.strerror or error}.") from None
 
 
-def _keep_owner(path: Path, like: Path | None = None) -> None:
-    """As root, give a new file the owner of the one it replaces, or of its folder.
-
-    Else `sudo llamaherd key create` would leave a file that the service's own user can't read.
-    """
-    if os.geteuid() != 0:
-        return
-    model = (like if like is not None and like.exists() else path.parent).stat()
-    os.chown(path, model.st_uid, model.st_gid)
-
-
-def _make_newer(path: Path, than: Path) -> None:
+def _make_newer(handle: int, than: Place) -> None:
     """Give it a later time of change: file systems count in milliseconds, and give the inodes of old files to new ones.
 
     Else a file that was replaced twice at once could pass for the one that was read.
     """
-    with contextlib.suppress(FileNotFoundError):
-        least = than.stat().st_mtime_ns + 1
-        if path.stat().st_mtime_ns < least:
-            os.utime(path, ns=(least, least))
+    old = than.status()
+    if old is not None and os.fstat(handle).st_mtime_ns <= old.st_mtime_ns:
+        os.utime(handle, ns=(old.st_mtime_ns + 1, old.st_mtime_ns + 1))
 
 
 def _refuse_twins(path: Path, keys: Collection[ApiKey]) -> None:
@@ -135,9 +125,11 @@ def _refuse_twins(path: Path, keys: Collection[ApiKey]) -> None:
                 seen.add(value)
 
 
-def _tighten(path: Path) -> None:
-    mode = path.stat().st_mode & 0o777
-    if mode & 0o077:
+def _keep_private(handle: int, path: Path) -> None:
+    try:
+        mode = tighten(handle, path)
+    except OSError:  # another user's, which we may read but not change
+        logger.warning("keys_file=%s event=too_open others can read it; its owner has to set it to 600", path)
+        return
+    if mode is not None:
         logger.warning("keys_file=%s mode=%o event=too_open others could read it; set to 600", path, mode)
-        with contextlib.suppress(OSError):
-            path.chmod(0o600)

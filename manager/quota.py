@@ -1,4 +1,4 @@
-"""Limits of API keys: requests a minute, tokens a day, requests at once. What was refused counts for nothing."""
+"""Limits of API keys: requests a minute, tokens a day, requests at once. What is over a limit counts for nothing."""
 
 from __future__ import annotations
 

@@ -34,12 +34,16 @@ from manager.usage_store import (
 logger = logging.getLogger(__name__)
 
 WRITE_EVERY: Final = 0.5
+# Attempts to write what is left at the end; each may wait PATIENCE for the file.
+LAST_TRIES: Final = 2
+
+Batch = dict[Cell, list[int]]  # lists in the order of Counts
 
 
 class Usage:
     """What was used; `add` counts from the first moment, the file is open within `kept`.
 
-    Rows older than `days` are forgotten, once a day.
+    Rows older than `days` are forgotten, once a day. What can't be written stays in memory until it can.
     """
 
     def __init__(
@@ -49,8 +53,7 @@ class Usage:
         self._days = days
         self._clock = clock
         self._write_every = write_every
-        # Not in the file yet: lists in the order of Counts.
-        self._pending: dict[Cell, list[int]] = {}
+        self._pending: Batch = {}  # not in the file yet
         self._news = asyncio.Event()
         self._closing = asyncio.Event()
         # Who holds it finds each count either in the file or in _pending.
@@ -91,6 +94,8 @@ class Usage:
                 self._news.set()
                 await writer
                 self._connection = None
+                if lost := _requests(self._pending):
+                    logger.error("usage of %d requests is lost: it could not be written at the end", lost)
 
     async def rows(self, query: Query, most: int = ALL) -> dict[Group, Counts]:
         """What the query asks for, what is not written yet included. `most`: a limit to the rows of the file."""
@@ -102,8 +107,11 @@ class Usage:
             return rows
 
     async def tokens_since(self, epoch: float) -> dict[str, int]:
-        """By key, the tokens of prompts and answers since the hour of that time."""
-        rows = await self.rows(Query(epoch, float("inf"), by=("key",)))
+        """By key, the tokens of prompts and answers from the hour of that time to the end of its day (UTC).
+
+        Later ones there are where the clock was ahead for a while.
+        """
+        rows = await self.rows(Query(epoch, (epoch // DAY + 1) * DAY, by=("key",)))
         return {str(key): counts.prompt_tokens + counts.completion_tokens for (key,), counts in rows.items()}
 
     @property
@@ -121,6 +129,11 @@ class Usage:
             closed = self._closing.is_set()
             self._news.clear()
             await self._write()
+        for _ in range(LAST_TRIES - 1):
+            if not self._pending:
+                return
+            await asyncio.sleep(min(self._write_every, WRITE_EVERY))
+            await self._write()
 
     async def _write(self) -> None:
         async with self._whole:
@@ -128,27 +141,50 @@ class Usage:
             try:
                 await self._write_batch(batch)
             except sqlite3.Error as error:  # a full disk, or somebody who holds the file; requests go on
-                with contextlib.suppress(sqlite3.Error):
-                    await self._open.rollback()
-                self._take_back(batch)
-                self._news.set()
-                if not self._failing:
-                    logger.error("usage is kept in memory until it can be written: %s", unusable(self._path, error))
-                self._failing = True
+                self._keep(batch, error)
+                return
+            except Exception:  # something in the batch that SQLite does not take
+                await self._write_singly(batch)
                 return
         if self._failing:
             logger.info("usage is written again")
         self._failing = False
 
-    async def _write_batch(self, batch: dict[Cell, list[int]]) -> None:
-        await self._open.executemany(ADD, [(*cell, *counts) for cell, counts in batch.items()])
-        today = int(self._clock()) // DAY
-        if today != self._forgot_on:
-            await self._open.execute(FORGET, ((today - self._days) * DAY,))
-        await self._open.commit()
-        self._forgot_on = today
+    async def _write_batch(self, batch: Batch) -> None:
+        try:
+            await self._open.executemany(ADD, [(*cell, *counts) for cell, counts in batch.items()])
+            today = int(self._clock()) // DAY
+            if today != self._forgot_on:
+                await self._open.execute(FORGET, {"today": today * DAY, "days": self._days, "day": DAY})
+            await self._open.commit()
+            self._forgot_on = today
+        except Exception:
+            with contextlib.suppress(sqlite3.Error, ValueError):  # of a connection that is closed
+                await self._open.rollback()
+            raise
 
-    def _take_back(self, batch: dict[Cell, list[int]]) -> None:
+    async def _write_singly(self, batch: Batch) -> None:
+        """Lose only what is at fault."""
+        for cell, counts in batch.items():
+            try:
+                await self._write_batch({cell: counts})
+            except sqlite3.Error as error:
+                self._keep({cell: counts}, error)
+            except Exception:
+                logger.exception("usage of %d requests is lost: key=%s model=%r", counts[0], cell.key, cell.model)
+
+    def _keep(self, batch: Batch, error: sqlite3.Error) -> None:
+        self._take_back(batch)
+        self._news.set()
+        if not self._failing:
+            logger.error("usage is kept in memory until it can be written: %s", unusable(self._path, error))
+        self._failing = True
+
+    def _take_back(self, batch: Batch) -> None:
         for cell, counts in self._pending.items():
             batch[cell] = [before + more for before, more in zip(batch.get(cell, NOTHING), counts, strict=True)]
         self._pending = batch
+
+
+def _requests(batch: Batch) -> int:
+    return sum(counts[0] for counts in batch.values())

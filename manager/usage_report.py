@@ -14,6 +14,7 @@ from manager.usage_store import NOTHING, By, Counts, Group, Query
 
 SINCE: Final = "30d"
 BY: Final = "key,model"
+_OPTIONS: Final = ("since", "until", "by", "key", "model")
 # More is nothing that people read.
 ROWS_MOST: Final = 10_000
 _ID: Final = re.compile(r"[0-9a-f]{8,32}|-")
@@ -25,6 +26,9 @@ def query_of(options: Mapping[str, str], names: Mapping[str, str], now: float) -
 
     Raises InvalidRequest naming the option at fault.
     """
+    for name in options:
+        if name not in _OPTIONS:
+            raise InvalidRequest(f"There is no {name!r} to ask for: {', '.join(_OPTIONS)}.", param=name)
     since = _moment("since", options.get("since", SINCE), now)
     until = _moment("until", options["until"], now) if "until" in options else now
     if since >= until:

@@ -46,7 +46,10 @@ ON CONFLICT (hour, key, model) DO UPDATE SET
     prompt_tokens = prompt_tokens + excluded.prompt_tokens,
     cached_tokens = cached_tokens + excluded.cached_tokens,
     completion_tokens = completion_tokens + excluded.completion_tokens"""
-FORGET: Final = "DELETE FROM usage WHERE hour < ?"
+# Reckoned from the last day before today that was used: a clock that is ahead for a while must not empty the table.
+FORGET: Final = """
+DELETE FROM usage
+WHERE hour < (SELECT max(hour) / :day * :day + :day FROM usage WHERE hour < :today) - :days * :day"""
 _COLUMNS: Final[dict[By, str]] = {"key": "key", "model": "model", "day": f"hour / {DAY} * {DAY}", "hour": "hour"}
 
 
@@ -171,9 +174,16 @@ def unusable(path: Path, error: Exception) -> ConfigError:
 
 def _keep_private(path: Path) -> None:
     """SQLite gives the files beside this one the same mode; those of an earlier time keep theirs."""
-    for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
-        if file.exists() and tighten(file):
-            logger.warning("usage_file=%s event=too_open others could open it; taken from them", file)
+    real = Path(os.path.realpath(path))  # as SQLite has it
+    for file in (real, *(real.with_name(real.name + end) for end in ("-wal", "-shm"))):
+        if not file.exists():
+            continue
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if tighten(handle, file) is not None:
+                logger.warning("usage_file=%s event=too_open others could open it; taken from them", file)
+        finally:
+            os.close(handle)
 
 
 def _version(path: Path, connection: sqlite3.Connection) -> int:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from manager.cli.options import ConfigOption, DataFolderOption, JsonOption, settings_from, show
+from manager.cli.options import ConfigOption, DataFolderOption, JsonOption, settings_from
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_HEADINGS: Final = {"prompt_tokens": "Prompt", "cached_tokens": "Cached", "completion_tokens": "Answers"}
+_MODEL_LEAST: Final = 8  # characters of the column
 
 
 def usage(
@@ -41,22 +48,56 @@ def usage(
         _show(told)
 
 
-def _show(told: dict[str, Any]) -> None:
+def table_of(told: dict[str, Any], width: int) -> Table:
+    """A row for each group. Ids, times and numbers stay whole, names fold where there is little room."""
+    from rich.box import SIMPLE
     from rich.table import Table
     from rich.text import Text
 
     counts = told["total"]
-    groups = [column for column in told["rows"][0] if column not in counts]
-    table = Table(show_footer=True, title=f"{told['since']} to {told['until']}")
-    for place, name in enumerate(groups):
-        table.add_column(_heading(name), "Total" if place == 0 else "")
-    for name, total in counts.items():
-        table.add_column(_heading(name), f"{total:,}", justify="right")
-    for row in told["rows"]:
-        words = [Text(row[name] or "") for name in groups]
-        table.add_row(*words, *(f"{row[name]:,}" for name in counts))
-    show(table)
+    groups = [column for column in told["rows"][0] if column not in counts and column != "name"]
+    cells = {name: [_cell(name, row) for row in told["rows"]] for name in (*groups, *counts)}
+    totals = {name: f"{total:,}" for name, total in counts.items()} | {groups[0]: "Total"}
+    widths = {
+        name: max(len(_heading(name)), len(totals.get(name, "")), *map(len, column)) for name, column in cells.items()
+    }
+    least = {"key": max(map(len, (row.get("key", "") for row in told["rows"]))), "model": _MODEL_LEAST}
+    _fold(widths, least, width - len(widths) - 1)  # with what is between the columns
+    table = Table(
+        box=SIMPLE, padding=0, show_footer=True, title=f"{told['since']} to {told['until']}: requests, tokens"
+    )
+    for name, wide in widths.items():
+        side: Literal["left", "right"] = "right" if name in counts else "left"
+        table.add_column(
+            _heading(name), totals.get(name, ""), justify=side, overflow="fold", min_width=wide, max_width=wide
+        )
+    for row in zip(*cells.values(), strict=True):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _cell(name: str, row: dict[str, Any]) -> str:
+    if name == "key":
+        return f"{row['key']} {row['name'] or ''}".rstrip()
+    return row[name] if isinstance(row[name], str) else f"{row[name]:,}"
+
+
+def _fold(widths: dict[str, int], least: dict[str, int], room: int) -> None:
+    """Make the widest columns narrower that may be, until all have room or none may be."""
+    while sum(widths.values()) > room:
+        foldable = [name for name in least if widths.get(name, 0) > least[name]]
+        if not foldable:
+            return
+        widths[max(foldable, key=lambda name: widths[name])] -= 1
+
+
+def _show(told: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    # Not cropped: numbers for which a terminal is too narrow go on in its next line.
+    console.print(table_of(told, console.width), crop=False)
 
 
 def _heading(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+    return _HEADINGS.get(name, name.capitalize())

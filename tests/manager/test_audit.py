@@ -119,6 +119,15 @@ def test_value_that_json_does_not_know_is_its_text(audit: Audit, path: Path) -> 
     assert {**lines(path)[0], "time": ""} == {"time": "", "file": "/x", "nothing": None, "set": "{1}"}
 
 
+def test_value_is_cut_at_200_characters(audit: Audit, path: Path) -> None:
+    audit.write({"whole": "x" * 200, "long": "🦙" * 201, "names": ["y" * 1000], "status": 404, "ok": True})
+    (line,) = lines(path)
+    assert line["whole"] == "x" * 200
+    assert line["long"] == "🦙" * 199 + "…"
+    assert line["names"] == "['" + "y" * 197 + "…"
+    assert (line["status"], line["ok"]) == (404, True)
+
+
 def test_file_is_for_its_owner_alone_whatever_the_umask(path: Path) -> None:
     before = os.umask(0)
     try:
@@ -178,6 +187,33 @@ def test_file_below_its_limit_stays(path: Path) -> None:
     audit.close()
     assert list(path.parent.iterdir()) == [path]
     assert module.SIZE_MOST == 10 * 1024 * 1024
+
+
+def test_services_that_turn_one_file_over_lose_no_line(path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from manager.audit import Audit\n"
+        "audit = Audit(Path(sys.argv[1]), size_most=20_000)\n"
+        "for number in range(300): audit.add({'from': sys.argv[2], 'number': number, 'text': 'x' * 60})\n"
+        "audit.close()"
+    )
+    services = [subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in "ab"]
+    assert [service.wait(20) for service in services] == [0, 0]
+    files = sorted(path.parent.iterdir(), reverse=True)  # the oldest first
+    assert 4 <= len(files) <= 6
+    told = [line for file in files for line in lines(file)]
+    for name in "ab":
+        assert [line["number"] for line in told if line["from"] == name] == list(range(300))
+
+
+def test_line_that_waited_while_the_file_was_moved_away_is_in_the_new_one(audit: Audit, path: Path) -> None:
+    with path.open("ab", buffering=0) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        audit.add({"number": 1})
+        time.sleep(0.05)  # in which it would open the file
+        path.rename(path.with_name("moved"))
+    audit.close()
+    assert [line["number"] for line in lines(path)] == [1]
+    assert path.with_name("moved").read_bytes() == b""
 
 
 def test_file_that_was_moved_away_is_made_anew(audit: Audit, path: Path) -> None:

@@ -160,6 +160,28 @@ def test_file_that_others_can_read_is_tightened_with_a_warning(
     assert str(path) in caplog.text
 
 
+def test_file_that_only_its_owner_can_tighten_is_read_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_text(tmp_path / "keys.json", '{"keys": []}')
+    path.chmod(0o644)
+
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchmod", refused)
+    assert key_file.read(path)[0] == ()
+    assert "its owner has to" in caplog.text
+
+
+def test_mode_of_a_file_that_is_no_key_file_stays(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "keys.json", "root:x:0:0")
+    path.chmod(0o644)
+    with pytest.raises(ConfigError):
+        key_file.read(path)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
     real = write_text(tmp_path / "real.json", '{"keys": []}')
     link = tmp_path / "keys.json"
@@ -188,7 +210,7 @@ def test_end_of_the_process_before_the_new_file_has_its_name_leaves_the_old_one(
     before = path.read_bytes()
     code = (
         "import os, signal, sys; from pathlib import Path; from manager.auth import KeyStore\n"
-        "Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.replace = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
         "KeyStore(Path(sys.argv[1])).create('more', '', ['inference'])\n"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=False)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiosqlite
 import pytest
@@ -182,6 +182,18 @@ async def test_tokens_since_are_those_of_prompts_and_answers_by_key(lazy: Usage,
         assert await lazy.tokens_since(midnight) == {"k1": 39, "-": 26}
 
 
+async def test_tokens_of_a_clock_that_was_ahead_are_not_those_of_today(path: Path, clock: Clock) -> None:
+    midnight = NOW // DAY * DAY
+    for clock.now in (NOW + 30 * DAY, midnight + DAY, midnight + DAY - 1):
+        usage = Usage(path, 400, clock=clock)
+        async with usage.kept():
+            usage.add("k1", "alpha", TOKENS, ok=True)
+    usage = Usage(path, 400, clock=clock)
+    async with usage.kept():
+        assert await usage.tokens_since(midnight) == {"k1": 13}
+        assert await usage.tokens_since(midnight + DAY) == {"k1": 13}
+
+
 # the file
 
 
@@ -223,6 +235,17 @@ async def test_rows_older_than_the_days_are_forgotten(path: Path, clock: Clock) 
             await until(lambda: not usage._pending)
             days = {int(hour) // DAY - today for (hour,) in await usage.rows(hours)}
             assert days == set(range(max(0, day - 3), day + 1))
+
+
+async def test_clock_that_is_ahead_for_a_while_makes_nothing_forgotten(path: Path, clock: Clock) -> None:
+    every_hour = Query(0, NOW + 1000 * DAY, by=("hour",))
+    for days in (0, 500, 500, 0, 1):  # of the clock, in each life
+        clock.now = NOW + days * DAY
+        usage = Usage(path, 3, clock=clock)
+        async with usage.kept():
+            usage.add("k1", "alpha", None, ok=True)
+    hours = await asyncio.to_thread(read, path, every_hour)
+    assert sorted((int(hour) - int(NOW)) // DAY + 1 for (hour,) in hours) == [0, 1, 500]
 
 
 async def test_files_are_for_their_owner_alone_whatever_the_umask(usage: Usage, path: Path) -> None:
@@ -371,6 +394,57 @@ async def test_end_does_not_wait_for_a_file_that_is_held(
         await soon(use())
 
 
+async def test_what_is_left_at_the_end_is_tried_again(
+    usage: Usage, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = iter([sqlite3.OperationalError("disk I/O error")])
+    write = usage._write_batch
+
+    async def flaky(batch: Any) -> None:
+        for failure in failures:
+            raise failure
+        await write(batch)
+
+    monkeypatch.setattr(usage, "_write_batch", flaky)
+    async with usage.kept():
+        usage.add("k1", "alpha", TOKENS, ok=True)
+    assert written(path) == {("k1", "alpha"): ONE}
+    assert "lost" not in caplog.text
+
+
+async def test_what_can_not_be_written_at_the_end_is_told(
+    usage: Usage, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = 0
+
+    async def broken(_: Any) -> None:
+        nonlocal tries
+        tries += 1
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async with usage.kept():
+        monkeypatch.setattr(usage, "_write_batch", broken)
+        for number in range(5):
+            usage.add("k1", f"model-{number % 2}", TOKENS, ok=True)
+    assert tries == 2
+    assert caplog.messages[-1] == "usage of 5 requests is lost: it could not be written at the end"
+    assert written(path) == {}
+
+
+@pytest.mark.parametrize("bad", [("m\udcff", TOKENS), ("alpha", Tokens(2**63, 0, 1))])
+async def test_count_that_sqlite_does_not_take_is_told_and_dropped_alone(
+    usage: Usage, path: Path, caplog: pytest.LogCaptureFixture, bad: tuple[str, Tokens]
+) -> None:
+    async with usage.kept():
+        usage.add("k1", *bad, ok=True)
+        usage.add("k1", "beta", TOKENS, ok=True)
+        await until(lambda: written(path) == {("k1", "beta"): ONE})
+        usage.add("k1", "beta", TOKENS, ok=True)
+        await until(lambda: written(path)["k1", "beta"].requests == 2)
+    (message,) = caplog.messages
+    assert message == f"usage of 1 requests is lost: key=k1 model={bad[0]!r}"
+
+
 KILLED = """
 import asyncio, sys
 from pathlib import Path
@@ -494,6 +568,7 @@ def test_options_make_a_query(options: dict[str, str], query: Query) -> None:
         ({"until": "9999-12-31T23:59-14:00"}, "until"),
         *(({"by": text}, "by") for text in ("", "week", "key,", "key;model", "Key")),
         ({"key": "wbe"}, "key"),
+        ({"modle": "alpha"}, "modle"),
     ],
 )
 def test_option_that_makes_no_sense_is_named(options: dict[str, str], param: str) -> None:
@@ -562,8 +637,62 @@ def run(*arguments: str) -> tuple[int, str, BaseException | None]:
 def test_command_line_shows_a_table(used: str) -> None:
     code, out, _ = run()
     assert code == 0
-    for word in (used, "web", "alpha", "12,345", "Total", "Prompt tokens"):
+    for word in (used, "web", "alpha", "12,345", "Total", "Prompt"):
         assert word in out
+
+
+MANY = Counts(812_345, 30, 1_234_567_890, 310_004_001, 96_011_000)
+NUMBERS = [f"{count:,}" for count in MANY]
+MODEL = "Qwen3-30B-A3B-Instruct-2507-Q4_K_M"
+NAMED = {"key": "0a1b2c3dthe-web-app", "model": MODEL, "day": "2026-11-21"}
+
+
+class Printed(Protocol):
+    """The lines of a table with one row, on a terminal of that width."""
+
+    def __call__(self, by: tuple[By, ...], width: int) -> list[str]: ...
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Printed:
+    def show(by: tuple[By, ...], width: int) -> list[str]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setenv("TTY_COMPATIBLE", "0")  # no colours
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        key_usage._show(told_by(by))
+        return capsys.readouterr().out.splitlines()
+
+    return show
+
+
+def told_by(by: tuple[By, ...]) -> dict[str, Any]:
+    values: dict[By, str | int] = {
+        "key": "0a1b2c3d",
+        "model": MODEL,
+        "day": int(NOW) // DAY * DAY,
+        "hour": int(NOW) // HOUR * HOUR,
+    }
+    return report(Query(NOW - DAY, NOW, by), {tuple(values[one] for one in by): MANY}, {"0a1b2c3d": "the-web-app"})
+
+
+@pytest.mark.parametrize("by", [("key", "model"), ("model",), ("day", "key")])
+def test_table_fits_a_terminal_of_80_columns_and_names_fold(printed: Printed, by: tuple[By, ...]) -> None:
+    lines = printed(by, 80)
+    assert max(map(len, lines)) <= 80
+    ends = [line.split()[-5:] for line in lines]
+    assert ends.count(NUMBERS) == 2  # and the total
+    assert ["Requests", "Errors", "Prompt", "Cached", "Answers"] in ends
+    first = next(place for place, line in enumerate(ends) if line == NUMBERS)
+    last = next(place for place, line in enumerate(lines) if line.startswith(" Total"))
+    folded = [line[: lines[first].index(NUMBERS[0])] for line in lines[first : last - 1]]
+    assert sorted("".join(folded).replace(" ", "")) == sorted("".join(NAMED[one] for one in by))
+
+
+@pytest.mark.parametrize("width", [20, 60])
+def test_table_cuts_no_number_id_or_time_however_narrow_the_terminal_is(printed: Printed, width: int) -> None:
+    lines = [line.split() for line in printed(("key", "model", "day", "hour"), width)]
+    assert ["0a1b2c3d", MODEL[:8], "2026-11-21", "2026-11-21T18:00:00Z", *NUMBERS] in lines
+    assert ["Total", *NUMBERS] in lines
 
 
 def test_command_line_prints_json(used: str) -> None:

@@ -91,8 +91,10 @@ async def test_query_chooses_and_groups(client: Client, usage: Usage) -> None:
     assert told["rows"] == []
 
 
-@pytest.mark.parametrize(("name", "value"), [("since", "soon"), ("until", ""), ("by", "week"), ("key", "no such name")])
-async def test_wrong_value_is_a_400_that_names_the_field(client: Client, name: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("since", "soon"), ("until", ""), ("by", "week"), ("key", "no such name"), ("modle", "alpha")]
+)
+async def test_wrong_value_or_field_is_a_400_that_names_the_field(client: Client, name: str, value: str) -> None:
     status, told = await ask(client, **{name: value})
     assert (status, told["error"]["param"], told["error"]["code"]) == (400, name, "invalid_request")
     assert f"'{name}'" in told["error"]["message"] or value in told["error"]["message"]
