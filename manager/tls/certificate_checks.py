@@ -12,6 +12,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from manager.addresses import admits
+
 LEAST_RSA_BITS: Final = 2048
 CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})  # others are known to few clients
 BROKEN_HASHES: Final = frozenset({"md5", "sha1"})
@@ -75,13 +77,11 @@ def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
 
 
 def covers(names: tuple[str, ...], host: str) -> bool:
-    """Whether a certificate with these names is for a host; `*.` stands for one label."""
+    """Whether a certificate with these names is for a host; `*.` stands for one label, of no address."""
     try:
-        host = str(ipaddress.ip_address(host))
+        return str(ipaddress.ip_address(host)) in names
     except ValueError:
-        _, dot, parent = host.partition(".")
-        return host in names or bool(dot and f"*.{parent}" in names)
-    return host in names
+        return admits(host, names)
 
 
 def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:

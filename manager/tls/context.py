@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Final
 from manager.errors import ConfigError
 from manager.settings_server import TlsSettings
 from manager.tls import files as on_disk
+from manager.tls.asking import AskingContext
 
 if TYPE_CHECKING:
-    from cryptography import x509
-
     from manager.tls.check import Checked
 
 logger = logging.getLogger(__name__)
@@ -37,10 +36,13 @@ class ServerTls:
         self._settings = settings
         self._clock = clock
         self._lock = threading.Lock()
-        self._resume_after = 0.0
         self._checked = _checked(settings, clock())
-        self._newest = self.context = make_context(settings, self._checked)
-        self.context.sni_callback = self._use_newest
+        self._newest = make_context(settings, self._checked)
+        if settings.client_ca is None:
+            self.context = self._newest
+            self.context.sni_callback = self._use_newest
+        else:
+            self.context = AskingContext(self._bare, lambda: self._newest)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,40 +70,51 @@ class ServerTls:
     def _reload(self) -> None:
         checked = _checked(self._settings, self._clock())
         self._newest = make_context(self._settings, checked)
-        if set(self._checked.clients) - set(checked.clients):
-            self._resume_after = self._clock()
         self._checked = checked
+
+    def _bare(self) -> ssl.SSLContext:
+        context = bare_context(self._settings)
+        context.sni_callback = self._use_newest
+        return context
 
     def _use_newest(
         self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
-    ) -> int | None:
+    ) -> None:
         """Called in every handshake, also where the client names no host."""
-        if self._resume_after and connection.session_reused and not self._may_resume(connection.session):
-            return ssl.AlertDescription.ALERT_DESCRIPTION_CERTIFICATE_REVOKED
         # OpenSSL takes certificate, key, client authorities and ALPN from the context set here, and versions, ciphers,
         # options and whether a client must show a certificate from the one that listens: both are made alike.
         connection.context = self._newest
-        return None
-
-    def _may_resume(self, session: ssl.SSLSession | None) -> bool:
-        """Not what began before an authority of clients was taken out: its client showed its certificate then."""
-        return session is not None and session.time > self._resume_after
 
 
 def make_context(settings: TlsSettings, checked: Checked) -> ssl.SSLContext:
     """Raises ConfigError where OpenSSL refuses what was found right."""
+    from manager.tls import pem
+
+    context = bare_context(settings)
+    try:
+        _load_certificate(context, settings, checked)
+        if checked.clients:
+            context.load_verify_locations(cadata=pem.as_pem(checked.clients).decode())
+    except OSError as error:  # an SSLError is one
+        reason = getattr(error, "reason", None) or error.strerror or error
+        raise ConfigError(f"{', '.join(map(str, checked.files))}: can't be loaded: {reason}.") from None
+    return context
+
+
+def bare_context(settings: TlsSettings) -> ssl.SSLContext:
+    """Everything but certificates."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[settings.minimum_version]
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols(["http/1.1"])
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    try:
-        _load_certificate(context, settings, checked)
-        if checked.clients:
-            _ask_for_certificates(context, checked.clients)
-    except OSError as error:  # an SSLError is one
-        reason = getattr(error, "reason", None) or error.strerror or error
-        raise ConfigError(f"{', '.join(map(str, checked.files))}: can't be loaded: {reason}.") from None
+    if settings.client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        # An authority below a root may be the one that is trusted.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        # Who resumes a session shows no certificate.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
     return context
 
 
@@ -115,15 +128,6 @@ def _load_certificate(context: ssl.SSLContext, settings: TlsSettings, checked: C
         chain.flush()
         # Never without a passphrase: OpenSSL would ask for it on the terminal.
         context.load_cert_chain(chain.name, checked.files.private_key, lambda: passphrase or b"")
-
-
-def _ask_for_certificates(context: ssl.SSLContext, authorities: tuple[x509.Certificate, ...]) -> None:
-    from manager.tls import pem
-
-    context.load_verify_locations(cadata=pem.as_pem(authorities).decode())
-    context.verify_mode = ssl.CERT_REQUIRED
-    # An authority below a root may be the one that is trusted.
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
 def _checked(settings: TlsSettings, now: float) -> Checked:

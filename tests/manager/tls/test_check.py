@@ -390,6 +390,7 @@ def test_certificate_of_an_authority_is_a_warning(folder: Folder) -> None:
         ("*.llm.test", ["llm.test"], False),
         ("192.168.1.5", ["192.168.1.5"], True),
         ("192.168.1.5", ["192.168.1.6"], False),
+        ("192.168.1.5", ["*.168.1.5"], False),
         ("0:0:0:0:0:0:0:1", ["::1"], True),
         ("localhost", ["localhost"], True),
         ("localhost", [], False),

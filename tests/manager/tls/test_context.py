@@ -143,33 +143,6 @@ def test_clients_must_show_a_certificate_after_a_renewal_too(
         assert [is_served(by) for by in (first, second, None)] == [False, True, False]
 
 
-@pytest.mark.parametrize("version", VERSIONS.values(), ids=list(VERSIONS))
-def test_session_ends_with_the_authority_of_its_client(
-    folder: Folder, root: Issued, loop: Loop, tmp_path: Path, version: ssl.TLSVersion
-) -> None:
-    staying, going = authority("Staying"), authority("Going")
-    renew(folder, root)
-    write(folder.client_ca, staying.pem + going.pem)
-    later = 0.0
-    tls = ServerTls(folder.settings(client_ca=folder.client_ca), clock=lambda: time.time() + later)
-    context = showing(client(maximum_version=version), issue("bob", going, purposes=[CLIENT]), tmp_path)
-    with EchoServer(tls.context, loop) as running:
-        with connected(running, context) as connection:
-            connection.echo()
-            session = connection.ssl.session
-        renew(folder, root)
-        tls.reload()
-        with connected(running, context, session=session) as connection:
-            assert connection.echo() == "hello"
-            assert connection.ssl.session_reused
-            session = connection.ssl.session
-        later = 1.0  # sessions know whole seconds
-        write(folder.client_ca, staying.pem)
-        tls.reload()
-        with pytest.raises(OSError), connected(running, context, session=session) as connection:  # noqa: PT011
-            connection.echo()
-
-
 def test_half_written_files_are_refused_and_the_old_ones_stay(
     tls: ServerTls, server: EchoServer, folder: Folder, root: Issued
 ) -> None:
