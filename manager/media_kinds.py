@@ -19,7 +19,7 @@ _AUDIO: Final = re.compile(rb"RIFF.{4}WAVE|ID3|\xff[\xe0-\xff]|fLaC", re.DOTALL)
 _VIDEO: Final = re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", re.DOTALL)
 
 
-def image_kind(head: bytes) -> str | None:
+def image_kind(head: bytes | bytearray) -> str | None:
     """The subtype of `image/` whose files begin with `head`: png, jpeg, webp, gif or bmp; None for anything else."""
     found = _IMAGE.match(head)
     return found.lastgroup if found else None

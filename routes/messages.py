@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, Final
 
 from manager.errors import InvalidRequest
-from routes.media import MEDIA
+from routes.media import MEDIA, MOST_MEDIA
 
 ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 # The types of parts that go to engines: what others hold, no engine may look into.
@@ -23,10 +25,11 @@ def check_messages(body: dict[str, Any], *, media: bool = True) -> list[dict[str
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("'messages' must be an array with at least one message.", param="messages")
+    counter = itertools.count(1) if media else None
     waiting: dict[str, int] = {}  # how many calls of an id have no result yet
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
-        _check_message(message, where, media=media)
+        _check_message(message, where, counter)
         if waiting and message["role"] == "user":
             waiting = {}
         if len(message) > 2 or "content" not in message:
@@ -36,7 +39,7 @@ def check_messages(body: dict[str, Any], *, media: bool = True) -> list[dict[str
     return messages
 
 
-def _check_message(message: Any, where: str, *, media: bool) -> None:
+def _check_message(message: Any, where: str, media: Iterator[int] | None) -> None:
     if not isinstance(message, dict):
         raise InvalidRequest(f"'{where}' must be an object.", param=where)
     role = message.get("role")
@@ -49,12 +52,13 @@ def _check_message(message: Any, where: str, *, media: bool) -> None:
         raise InvalidRequest(f"'{where}.content' is missing.", param=f"{where}.content")
     if isinstance(content, list):
         for number, part in enumerate(content):
-            _check_part(part, f"{where}.content[{number}]", media=media)
+            _check_part(part, f"{where}.content[{number}]", media)
     elif not isinstance(content, str):
         raise InvalidRequest(f"'{where}.content' must be a string or an array of parts.", param=f"{where}.content")
 
 
-def _check_part(part: Any, where: str, *, media: bool) -> None:
+def _check_part(part: Any, where: str, media: Iterator[int] | None) -> None:
+    """`media` counts the parts of a request that are more than text; None: there must be none."""
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         raise InvalidRequest(f"'{where}' must be an object with a 'type'.", param=where)
     if part["type"] not in PARTS:
@@ -63,8 +67,13 @@ def _check_part(part: Any, where: str, *, media: bool) -> None:
         raise InvalidRequest(f"'{where}.text' must be a string.", param=f"{where}.text")
     if part["type"] == "refusal" and not isinstance(part.get("refusal"), str):
         raise InvalidRequest(f"'{where}.refusal' must be a string.", param=f"{where}.refusal")
-    if part["type"] in MEDIA and not media:
-        raise InvalidRequest(f"'{where}': this model takes text only, no '{part['type']}'.", param=where)
+    if part["type"] in MEDIA:
+        if media is None:
+            raise InvalidRequest(f"'{where}': this model takes text only, no '{part['type']}'.", param=where)
+        if next(media) > MOST_MEDIA:
+            raise InvalidRequest(
+                f"'{where}' is one too many: a request has at most {MOST_MEDIA} images, sounds and films.", param=where
+            )
 
 
 def _check_extras(message: dict[str, Any], where: str, waiting: dict[str, int]) -> None:

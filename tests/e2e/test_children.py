@@ -155,6 +155,27 @@ def test_the_decoder_that_llama_cpp_starts_opens_nothing_but_its_input(
     assert done.stdout == b"-protocol_whitelist cache,pipe -i cache:pipe:0\n"
 
 
+@pytest.mark.parametrize("program", ["ffmpeg", "ffprobe"])
+def test_the_decoder_does_not_start_itself_where_its_folder_is_on_the_path(
+    child: psutil.Process, tmp_path: Path, program: str
+) -> None:
+    ours = Path(child.environ()["LLAMA_ARG_VIDEO_FFMPEG_DIR"])
+    real, link, copy = tmp_path / "real *", tmp_path / "link", tmp_path / "of another installation"
+    real.mkdir()
+    (real / program).write_text('#!/bin/sh\necho "$@"\n')
+    (real / program).chmod(0o755)
+    link.symlink_to(ours)
+    shutil.copytree(ours, copy)
+    path = f"{ours}:{ours}/:{link}::{copy}:{real}"
+    done = subprocess.run([ours / program, "-i", "a  b"], env={"PATH": path}, capture_output=True, timeout=PATIENCE)
+    whitelist = "-protocol_whitelist cache,pipe"
+    assert done.stdout.decode() == f"{whitelist} {whitelist} -i a  b\n", "once for each of the two"
+    for none in ("", f"{ours}", f"{ours}:"):
+        command = [str(ours / program), "-i", "x"]
+        alone = subprocess.run(command, env={"PATH": none}, cwd=real, capture_output=True, timeout=PATIENCE)
+        assert (alone.returncode, alone.stdout) == (127, b"")
+
+
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="there is no ffmpeg")
 def test_a_playlist_that_passes_for_a_film_makes_it_fetch_nothing(child: psutil.Process) -> None:
     ffmpeg = Path(child.environ()["LLAMA_ARG_VIDEO_FFMPEG_DIR"]) / "ffmpeg"

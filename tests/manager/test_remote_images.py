@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import os
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from manager.remote_images import ImageRefused, RemoteImages, Room, is_public
+from manager.public_hosts import is_public
+from manager.remote_images import ENCODED_AT_ONCE, MOST_OF_KEY, ImageRefused, RemoteImages, Room
 from manager.settings_sections import MediaSettings
 from tests.https_host import DATA_URL, NAME, PNG, HttpsHost, answer, https_host, redirect
 
@@ -113,30 +115,6 @@ async def test_the_host_learns_nothing_but_the_url(
     assert "accept-encoding: identity" in host.heads[0].lower()
 
 
-@pytest.mark.parametrize(
-    ("address", "public"),
-    [
-        ("8.8.8.8", True),
-        ("2606:4700::1111", True),
-        ("::ffff:8.8.8.8", True),
-        ("64:ff9b::8.8.8.8", True),
-        ("2002:808:808::1", True),
-        *(
-            (address, False)
-            for address in (
-                *("127.0.0.1", "127.9.9.9", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254"),  # noqa: S104
-                *("100.64.0.1", "192.0.2.1", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"),
-                *("::", "::1", "fe80::1", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1", "ff0e::1", "2001:db8::1"),
-                *("::ffff:127.0.0.1", "::ffff:169.254.169.254", "::7f00:1", "64:ff9b::10.0.0.1", "64:ff9b:1::808:808"),
-                *("2002:a00:1::1", "2002:7f00:1::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2", "fe80::1%eth0"),
-            )
-        ),
-    ],
-)
-def test_public_are_addresses_of_the_internet_only(address: str, public: bool) -> None:
-    assert is_public(address) is public
-
-
 @pytest.mark.parametrize("addresses", [["10.0.0.1"], [HOME, "10.0.0.1"], ["::ffff:10.0.0.1", HOME], []])
 async def test_one_private_address_of_a_name_is_enough_to_refuse_it(
     images: RemoteImages, host: HttpsHost, names: Names, addresses: list[str]
@@ -186,6 +164,7 @@ NOT_PLAIN = [
     ),
     *("https://{host}/p\tng", "https://{host}/png\n", "https:/{host}/png", "https:{host}/png", "//{host}/png"),
     *("https://{host}\\@10.0.0.1/png", "https://\x00{host}/png", "https://", "https:///png", "ftp://{host}/png"),
+    *("https://@{host}/png", "https://@@{host}/png", "https://a@b@{host}/png", "https://@{host}?", "https://:@{host}#"),
     *("https://user@{host}/png", "https://user:word@{host}/png", "https://:@{host}/png", "https://{name}:0/png"),
     *(
         "https://{name}:70000/png",
@@ -217,7 +196,14 @@ async def test_three_redirects_are_followed_and_no_fourth(images: RemoteImages, 
     "target",
     [
         *("https://10.0.0.1/x", "https://2130706433/x", "https://[::1]/x", "http://{host}/png", "file:///etc/passwd"),
-        *("https://inner.test/x", "https://user:word@{host}/png", "//10.0.0.1/x", "data:image/png;base64,AAAA", ""),
+        *(
+            "https://168.63.129.16/x",
+            "https://inner.test/x",
+            "https://user:word@{host}/png",
+            "//10.0.0.1/x",
+            "data:image/png;base64,AAAA",
+            "",
+        ),
         "https://{host}:x/",
     ],
 )
@@ -288,12 +274,63 @@ async def test_whoever_takes_too_long_is_given_up(host: HttpsHost, names: Names)
             assert await refusal(images, host.url("/never")) == ""
 
 
-async def test_all_images_of_a_request_share_its_room(images: RemoteImages, host: HttpsHost) -> None:
-    room = Room(2 * len(PNG))
+async def test_all_images_of_a_request_share_its_room_as_base64(images: RemoteImages, host: HttpsHost) -> None:
+    encoded = len(base64.b64encode(PNG))
+    room = Room(2 * encoded)
     for _ in range(2):
         await images.fetch(host.url("/png"), room)
+    assert room.left == 0
     with pytest.raises(ImageRefused):
         await images.fetch(host.url("/png"), room)
+
+
+async def test_an_image_takes_room_for_every_part_that_it_goes_into(images: RemoteImages, host: HttpsHost) -> None:
+    room = Room(3 * len(base64.b64encode(PNG)))
+    assert await images.fetch(host.url("/png"), room, times=3) == DATA_URL
+    assert room.left == 0
+    with pytest.raises(ImageRefused):
+        await images.fetch(host.url("/png"), Room(3 * len(base64.b64encode(PNG))), times=4)
+
+
+async def test_while_a_large_image_is_encoded_others_get_their_turn(
+    host: HttpsHost, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = PNG + os.urandom(4 * ENCODED_AT_ONCE)
+    async with client(host, names) as images:
+        monkeypatch.setattr(images, "_follow", content_of(data))
+        fetching = asyncio.create_task(images.fetch(host.url("/large"), room()))
+        turns = 0
+        while not fetching.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert fetching.result() == f"data:image/png;base64,{base64.b64encode(data).decode()}"
+        assert turns >= 5
+
+
+def content_of(data: bytes) -> Callable[..., Awaitable[bytearray]]:
+    async def content(*_: object) -> bytearray:
+        return bytearray(data)
+
+    return content
+
+
+async def test_one_key_holds_only_so_many_connections_and_others_get_through(host: HttpsHost, names: Names) -> None:
+    async with client(host, names) as images, asyncio.timeout(10):
+        slow = [
+            asyncio.create_task(images.fetch(host.url(f"/never/{n}"), room(), key="greedy"))
+            for n in range(MOST_OF_KEY + 2)
+        ]
+        while len(host.heads) < MOST_OF_KEY:  # noqa: ASYNC110  nobody tells when the host has them
+            await asyncio.sleep(0.001)
+        assert await images.fetch(host.url("/png"), room(), key="other") == DATA_URL
+        assert await images.fetch(host.url("/png"), room()) == DATA_URL
+        assert len(host.heads) == MOST_OF_KEY + 2, "nor do these two wait for the greedy one"
+        slow[0].cancel()
+        while len(host.heads) < MOST_OF_KEY + 3:  # noqa: ASYNC110  its next one has its turn
+            await asyncio.sleep(0.001)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
 
 
 async def test_closing_ends_what_is_being_fetched_and_what_comes_later(host: HttpsHost, names: Names) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from manager.errors import InvalidRequest
 from manager.remote_images import RemoteImages
 from manager.settings_sections import MediaSettings
-from routes.media import check_prompt
+from routes.media import CHECKED_AT_ONCE, MOST_MEDIA, check_prompt, settle_media
 from tests.https_host import DATA_URL, NAME, PNG, HttpsHost, answer, https_host, redirect
 from tests.routes.conftest import StartHerd
 from tests.routes.herd import Answer, Herd
@@ -178,7 +180,7 @@ async def test_prompts_with_media_hold_nothing_but_images_and_sounds(seeing: Her
     good = {"prompt_string": "<__media__>", "multimodal_data": [encoded(PNG), encoded(WAV)]}
     entry = seeing.service.pool.find("eye")[0]
     for prompt in (good, [good], ["text", good], {"prompt_string": "text", "multimodal_data": None}, "text", [1, 2]):
-        check_prompt(entry, {"prompt": prompt})
+        await check_prompt(entry, {"prompt": prompt})
     for url in ("http://127.0.0.1/", "file:///etc/passwd", DATA_URL, "", 1, None):
         bad = {"prompt_string": "<__media__>", "multimodal_data": [encoded(PNG), url]}
         refused(await seeing.post("/v1/completions", {"prompt": bad}), "prompt.multimodal_data[1]")
@@ -196,6 +198,79 @@ async def test_inputs_of_embeddings_hold_no_media(seeing: Herd, eye: Fake) -> No
             answer = await seeing.post("/v1/embeddings", {"input": given, "content": given})
             assert (answer.status, answer.error["param"]) == (400, "input")
     assert eye.starts() == []
+
+
+JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param({"url": f"data:image/jpeg;base64,{encoded(JPEG)}"}, id="openai"),
+        pytest.param({"url": f"data:image/jpeg;base64,{encoded(JPEG)}", "detail": "auto"}, id="LibreChat"),
+        pytest.param({"url": f"data:image/jpg;base64,{encoded(JPEG)}", "detail": "high"}, id="jpg"),
+        pytest.param({"url": f"data:image/png;base64,{encoded(JPEG)}"}, id="a JPEG that is called a PNG"),
+        pytest.param({"url": f"data:image/webp;base64,{encoded(b'RIFF____WEBPVP8 ')}", "detail": None}, id="webp"),
+        pytest.param({"url": f"data:image/jpeg;base64,{encoded(JPEG + bytes(3 * CHECKED_AT_ONCE))}"}, id="large"),
+    ],
+)
+async def test_images_are_taken_as_clients_send_them(seeing: Herd, eye: Fake, part: dict[str, Any]) -> None:
+    async def sent() -> AsyncIterator[bytes]:
+        body = json.dumps(chat({"type": "image_url", "image_url": part})).encode()
+        for start in range(0, len(body), 2**18):
+            yield body[start : start + 2**18]
+
+    answer = await seeing.post(CHAT, raw=sent())
+    assert answer.echo[2]["content"][1]["image_url"] == part
+
+
+@pytest.mark.parametrize("start", ["DATA:image/png;base64,", "data:IMAGE/PNG;base64,", "data:image/png;BASE64,"])
+async def test_what_engines_read_in_small_letters_only_is_told_to_be_so(seeing: Herd, eye: Fake, start: str) -> None:
+    assert "in small letters" in refused(await seeing.post(CHAT, chat(image(start + encoded(PNG)))), URL)
+
+
+async def test_base64_with_line_breaks_is_told_to_be_without(seeing: Herd, eye: Fake) -> None:
+    """llama.cpp would take the image to end there."""
+    good = encoded(PNG + bytes(1000))
+    for end in ("\n", "\r\n"):
+        broken = end.join(good[at : at + 76] for at in range(0, len(good), 76))
+        message = refused(await seeing.post(CHAT, chat(image(f"data:image/png;base64,{broken}"))), URL)
+        assert "padded and without line breaks" in message
+    for bad in (good[:-4] + "\nabc", good[:76] + "\n===" + good[76:], good[:-1]):
+        assert "padded" in refused(await seeing.post(CHAT, chat(image(f"data:image/png;base64,{bad}"))), URL)
+    assert eye.starts() == []
+
+
+async def test_a_request_has_so_many_media_and_no_more(seeing: Herd, eye: Fake) -> None:
+    assert (await seeing.post(CHAT, chat(*[image(DATA_URL)] * MOST_MEDIA))).status == 200
+    answer = await seeing.post(CHAT, chat(*[image(DATA_URL)] * (MOST_MEDIA + 1)))
+    assert "at most 256" in refused(answer, f"messages[2].content[{MOST_MEDIA + 1}]")
+    said = [{"role": "user", "content": [image(DATA_URL)]}] * (MOST_MEDIA + 1)
+    refused(await seeing.post(CHAT, {"messages": said}), f"messages[{MOST_MEDIA}].content[0]")
+    half = {"prompt_string": "x", "multimodal_data": [encoded(PNG)] * (MOST_MEDIA // 2)}
+    await check_prompt(seeing.service.pool.find("eye")[0], {"prompt": [half, half]})
+    more = {"prompt_string": "x", "multimodal_data": [encoded(PNG)] * (MOST_MEDIA // 2 + 1)}
+    answer = await seeing.post("/v1/completions", {"prompt": [half, more]})
+    assert "at most 256" in refused(answer, "prompt[1].multimodal_data")
+    assert len(eye.requests()) == 1
+
+
+async def test_while_a_large_image_is_checked_others_get_their_turn() -> None:
+    body = chat(image(f"data:image/jpeg;base64,{encoded(JPEG + bytes(6 * CHECKED_AT_ONCE))}"))
+    checking, turns = asyncio.create_task(settle_media(None, body)), 0
+    while not checking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert not checking.result().changed
+    assert turns >= 8
+
+
+async def test_large_base64_is_looked_at_to_its_end() -> None:
+    good = encoded(JPEG + bytes(2 * CHECKED_AT_ONCE))
+    for at in (CHECKED_AT_ONCE - 1, CHECKED_AT_ONCE, 2 * CHECKED_AT_ONCE, len(good) - 8):
+        for wrong in "=\n\xe9\ud800":
+            with pytest.raises(InvalidRequest, match="padded"):
+                await settle_media(None, chat(image(f"data:image/jpeg;base64,{good[:at]}{wrong}{good[at + 1 :]}")))
 
 
 # Fetched by the service, where media.remote says so.
@@ -306,7 +381,70 @@ async def test_what_is_fetched_for_a_request_is_no_larger_than_a_request(
     fetching: Fetching, host: HttpsHost, eye: Fake
 ) -> None:
     herd = await fetching()
-    large = answer(PNG + bytes(MOST_BODY // 2 - len(PNG)))
+    large = answer(PNG + bytes(MOST_BODY // 4 - len(PNG)))  # a third of it in base64
     for count, status in ((2, 200), (3, 400)):
         host.answers |= {f"/{n}": large for n in range(count)}
         assert (await herd.post(CHAT, chat(*(image(host.url(f"/{n}")) for n in range(count))))).status == status
+
+
+async def test_an_image_in_many_parts_counts_in_each_of_them(fetching: Fetching, host: HttpsHost, eye: Fake) -> None:
+    """It is fetched once, and what the engine gets holds it many times."""
+    herd = await fetching(most=3)
+    host.answers["/large"] = answer(PNG + bytes(MOST_BODY // 4 - len(PNG)))
+    for count, status in ((2, 200), (3, 400)):
+        reply = await herd.post(CHAT, chat(*[image(host.url("/large"))] * count))
+        assert reply.status == status
+    assert len(host.heads) == 2
+    message = refused(await herd.post(CHAT, chat(*[image(host.url("/a.png"))] * 4)), URL.replace("[1]", "[4]"))
+    assert "at most 3" in message
+    assert len(host.heads) == 2
+
+
+async def test_what_comes_within_a_request_leaves_less_room_for_what_is_fetched(
+    fetching: Fetching, host: HttpsHost
+) -> None:
+    herd = await fetching()
+    host.answers["/large"] = answer(PNG + bytes(MOST_BODY // 2 - len(PNG)))
+    for length, status in ((0, 200), (MOST_BODY // 2, 400)):
+        body = chat(image(host.url("/large")), {"type": "text", "text": "x" * length})
+        assert (await herd.post(CHAT, body)).status == status
+
+
+async def test_nothing_is_fetched_for_a_key_that_has_reached_its_limit(
+    fetching: Fetching, host: HttpsHost, make_key: Callable[..., str]
+) -> None:
+    key = make_key("one", requests_per_minute=1)
+    herd = await fetching()
+    asked = [(await herd.post(CHAT, chat(image(host.url("/a.png"))), key=key)).status for _ in range(3)]
+    assert asked == [200, 429, 429]
+    assert host.paths == ["/a.png"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tools": [{"type": "other"}]},
+        {"personality": "nobody"},
+        {"temperature": "warm"},
+        {"messages": [{"role": "tool", "content": "x", "tool_call_id": "none"}]},
+    ],
+)
+async def test_nothing_is_fetched_for_a_request_that_is_refused_for_something_else(
+    fetching: Fetching, host: HttpsHost, wrong: dict[str, Any]
+) -> None:
+    herd = await fetching()
+    asked = chat(image(host.url("/a.png")))
+    body = {**asked, **wrong, "messages": asked["messages"] + wrong.get("messages", [])}
+    assert (await herd.post(CHAT, body)).status in {400, 404}
+    assert host.heads == []
+
+
+async def test_the_id_of_the_key_goes_along_so_that_one_holds_not_all_connections(
+    fetching: Fetching, host: HttpsHost, make_key: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = make_key("one")
+    herd = await fetching()
+    images = herd.service.remote_images
+    assert images is not None
+    assert (await herd.post(CHAT, chat(image(host.url("/a.png"))), key=key)).status == 200
+    assert list(images._turns) == [herd.service.keys.authenticate(key).id]
