@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Final
 
-# Whoever has an IPv6 address has at least so many bits of a network to themselves (RFC 6177).
+# Whoever has an IPv6 address has at least such a network to themselves (RFC 6177).
 IPV6_PREFIX: Final = 64
 UNKNOWN: Final = "unknown"
 
@@ -35,7 +35,7 @@ class Proxies:
         if not forwarded or peer not in self:
             return peer
         for hop in reversed([part.strip() for value in forwarded for part in value.split(",")]):
-            ip = _parsed(hop.removeprefix("[").removesuffix("]"))
+            ip = _parsed(hop) or _parsed(host_of(hop) or "")  # some proxies write the port, too
             if ip is None:
                 return peer  # a proxy that hides whom it heard
             peer = str(ip)
@@ -44,11 +44,11 @@ class Proxies:
         return peer
 
 
-def one_address(address: str) -> str:
-    """What counts as one client: an IPv4 address, or the network of an IPv6 address."""
+def one_address(address: str, prefix: int = IPV6_PREFIX) -> str:
+    """What counts as one client: an IPv4 address, or the network of an IPv6 address, whose first bits count."""
     ip = _parsed(address)
     if isinstance(ip, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((ip, IPV6_PREFIX), strict=False))
+        return str(ipaddress.ip_network((ip, prefix), strict=False))
     return str(ip) if ip is not None else address
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
@@ -41,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 FLUSH_KEYS_EVERY: Final = 60.0
 LOOK_AT_KEYS_EVERY: Final = 1.0
+# Networks of proxies with fewer bits than this are a mistake, or soon will be one.
+NARROWEST: Final = 8
+IN_CLEAR: Final = "API keys travel in clear to %s: only safe where a proxy ends TLS before it"
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -95,23 +99,41 @@ def create_app(settings: Settings) -> web.Application:
 def refuse_weakness(settings: Settings, keys: KeyStore) -> None:
     """Raise ConfigError where others could reach the service without a key, or read keys on their way to it."""
     server = settings.server
-    if is_loopback(server.host):
+    _warn_of_wide_proxies(settings)
+    reached = _reached(settings)
+    if reached is None:
         return
-    reached = f"server.host is {server.host}, which others can reach"
     if not len(keys):
         if not server.dangerously_serve_without_keys:
             raise ConfigError(
                 f"{reached}, and no API key is stored in {settings.storage.keys_file}: make one with 'llamaherd key "
                 "create NAME', or listen on 127.0.0.1. (server.dangerously_serve_without_keys lets everyone in.)"
             )
-    elif not settings.tls.wanted:
+    elif not settings.tls.wanted and not is_loopback(server.host):
         if not server.dangerously_send_keys_in_clear:
             raise ConfigError(
                 f"{reached}, and keys would travel over plain HTTP, where others can read them: name a certificate "
                 f"(tls.host, or make one with 'llamaherd tls self-signed NAME'), or listen on 127.0.0.1 behind a "
                 "proxy that ends TLS. (server.dangerously_send_keys_in_clear sends them all the same.)"
             )
-        logger.warning("API keys travel in clear to %s: only safe where a proxy ends TLS before it", server.host)
+        logger.warning(IN_CLEAR, server.host)
+
+
+def _reached(settings: Settings) -> str | None:
+    """How others than this machine can reach the service; None where they can't."""
+    server = settings.server
+    if not is_loopback(server.host):
+        return f"server.host is {server.host}, which others can reach"
+    if server.trusted_proxies:
+        return "server.trusted_proxies names proxies, which let others in"
+    others = [name for name in server.allowed_hosts if not is_loopback(name)]
+    return f"server.allowed_hosts has {others[0]}, by which others are to call it" if others else None
+
+
+def _warn_of_wide_proxies(settings: Settings) -> None:
+    for network in settings.server.trusted_proxies:
+        if ipaddress.ip_network(network).prefixlen < NARROWEST:
+            logger.warning("server.trusted_proxies has %s: whoever is in it may say that it is somebody else", network)
 
 
 def engine_factory(settings: Settings, run_folder: RunFolder) -> Callable[[ModelEntry], Engine]:
@@ -200,7 +222,11 @@ def _at_home(name: str, after: float) -> Callable[[web.Application], AsyncIterat
 
 def _note_keys(service: Service) -> None:
     """Once there were keys, one is asked for."""
-    service.keys_required = service.keys_required or bool(len(service.keys))
+    if service.keys_required or not len(service.keys):
+        return
+    service.keys_required = True
+    if not is_loopback(service.settings.server.host) and service.tls is None:
+        logger.warning(IN_CLEAR, service.settings.server.host)
 
 
 async def _keys_followed(app: web.Application) -> AsyncIterator[None]:

@@ -24,13 +24,15 @@ class Running:
 
     `id` is its X-Request-ID, which clients may choose and use twice; `key` the id of its API key, `route` the pattern
     of its route. `started` is in seconds since the epoch, `began`, `leased_at` (it has its model) and `first_at` (its
-    engine's first byte) are of time.monotonic. `sent` is in bytes, `lines` counts those of its stream. `tokens`
-    is what its engine reported at the end.
+    engine's first byte) are of time.monotonic. `sent` is in bytes, `lines` counts those of its stream. `asked`: its
+    engine got it and has tokens to count. `tokens` is what that reported at the end; where it said nothing, `prompt` is
+    about how many it had to read.
     """
 
     __slots__ = (
         "_cancelled",
         "_task",
+        "asked",
         "began",
         "first_at",
         "id",
@@ -38,6 +40,7 @@ class Running:
         "leased_at",
         "lines",
         "model",
+        "prompt",
         "route",
         "sent",
         "started",
@@ -57,6 +60,8 @@ class Running:
         self.first_at: float | None = None
         self.sent = 0
         self.lines = 0
+        self.asked = False
+        self.prompt = 0
         self.tokens: Tokens | None = None
         self._task = asyncio.current_task()
         self._cancelled = False
@@ -67,9 +72,9 @@ class Running:
 
     @property
     def used(self) -> Tokens | None:
-        """What it took; where its client left before the engine's report, as much as is known: a token an event."""
+        """What it took; where its client left before the engine's report, about that: a token an event."""
         events = self.lines // LINES_OF_EVENT
-        return self.tokens or (Tokens(0, 0, events) if events else None)
+        return self.tokens or (Tokens(self.prompt, 0, events) if self.prompt or events else None)
 
     @property
     def first_byte_at(self) -> float | None:

@@ -21,6 +21,9 @@ ACCEPT_AT_ONCE: Final = 64
 # Seconds of rest where the system has no file or memory left for a connection.
 REST: Final = 1.0
 TLS_HANDSHAKE: Final = 10.0
+# Seconds until the loop itself ends a TLS connection that is closed. Its client gets the rest of its answer before, and
+# as long as it takes any of that, it may take long: StallWatch ends it where it does not.
+TLS_SHUTDOWN: Final = 86_400.0
 # Seconds between the questions whether a silent peer is still there.
 KEEPALIVE_EVERY: Final = 10
 MOST_KEEPIDLE: Final = 32767  # what Linux takes
@@ -36,10 +39,10 @@ class Listener:
         self._places = places
         self._context = context
         self._sockets: list[socket.socket] = []
-        self._beginning: set[asyncio.Task[None]] = set()
+        self._beginning: dict[asyncio.Task[None], socket.socket] = {}
 
     async def start(self, host: str, port: int) -> None:
-        """Listen; 0 takes a free port. Raises OSError where the address can't be had."""
+        """Listen; 0 takes a free port. Raises OSError where the address can't be had, ValueError where it is none."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         failure: OSError | None = None
@@ -64,6 +67,11 @@ class Listener:
         return ",".join(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" for host, port in addresses)
 
     @property
+    def addresses(self) -> list[str]:
+        """What it listens on, without ports."""
+        return [str(listening.getsockname()[0]) for listening in self._sockets]
+
+    @property
     def port(self) -> int:
         """The port of the first address."""
         return int(self._sockets[0].getsockname()[1])
@@ -75,8 +83,10 @@ class Listener:
             loop.remove_reader(listening)
             listening.close()
         self._sockets.clear()
-        for task in self._beginning:
-            task.cancel()
+        for accepted in self._beginning.values():
+            # Not cancelled: that would be before its first step, or leave a connection that is half made.
+            with contextlib.suppress(OSError):
+                accepted.shutdown(socket.SHUT_RDWR)
         if self._beginning:
             await asyncio.wait(self._beginning)
 
@@ -95,8 +105,8 @@ class Listener:
                 self._refuse(accepted)
                 continue
             task = asyncio.create_task(self._begin(accepted, place))
-            self._beginning.add(task)
-            task.add_done_callback(self._beginning.discard)
+            self._beginning[task] = accepted
+            task.add_done_callback(self._beginning.pop)
 
     def _rest(self, listening: socket.socket, error: OSError) -> None:
         """The socket stays readable: without a pause the loop would do nothing but ask again."""
@@ -122,7 +132,7 @@ class Listener:
                 accepted,
                 ssl=self._context,
                 ssl_handshake_timeout=TLS_HANDSHAKE if tls else None,
-                ssl_shutdown_timeout=self._server.settings.write_timeout if tls else None,  # the rest of an answer, too
+                ssl_shutdown_timeout=TLS_SHUTDOWN if tls else None,
             )
         except OSError as error:  # what is no TLS, an old version, a certificate that is missing, a peer that left
             logger.debug("no connection came about: %s", type(error).__name__)

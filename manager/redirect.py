@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 
 from manager.addresses import host_of
 from manager.errors import HerdError, InvalidRequest, PermissionDenied
-from manager.short_answers import SECURITY, closing_response
+from manager.short_answers import closing_response
 
 CHALLENGES: Final = ".well-known/acme-challenge"
 # A key authorization is a token, a dot and a digest: about 90 bytes.
@@ -38,7 +38,7 @@ class SentInClear(PermissionDenied):
 
 
 class Redirect:
-    """The handler. `port` is that of HTTPS, `admits` tells of a host whether clients may be sent to it."""
+    """The handler. `port` is where clients find HTTPS, `admits` tells of a host whether they may be sent to it."""
 
     def __init__(self, port: int, webroot: Path | None, admits: Callable[[str], bool]) -> None:
         self._port = port
@@ -55,7 +55,7 @@ class Redirect:
         challenge = _CHALLENGE.fullmatch(request.rel_url.raw_path)
         if self._webroot is not None and challenge and request.method in {hdrs.METH_GET, hdrs.METH_HEAD}:
             text = await asyncio.to_thread(read_challenge, self._webroot, challenge[1])
-            response = web.Response(body=text, headers={**SECURITY, "Content-Type": "text/plain"})
+            response = web.Response(body=text, headers={"Content-Type": "text/plain"})
         else:
             location = self._location(request)
             if hdrs.AUTHORIZATION in request.headers:
@@ -63,7 +63,7 @@ class Redirect:
                     "This is the port for plain HTTP: the key of this request was just sent in clear, and others may "
                     f"have read it. Replace it by a new one ('llamaherd key rotate'), and call {location} instead."
                 )
-            response = web.Response(status=308, headers={**SECURITY, "Location": location})
+            response = web.Response(status=308, headers={"Location": location})
         response.force_close()
         return response
 

@@ -22,6 +22,7 @@ from manager.places import Places
 from manager.redirect import Redirect
 from manager.service import SERVICE
 from manager.settings import Settings
+from manager.short_answers import always
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +87,14 @@ class Server:
         self._app = app
         self._settings = settings
         self._places = Places(settings.server)
-        self._runner = Runner(app, settings.server, CLOSE_TIMEOUT)
+        self._runner = Runner(app, settings.server, always(settings.tls), CLOSE_TIMEOUT)
         self._listeners: list[Listener] = []
         self._redirects: ConnectionServer | None = None
 
     async def start(self) -> None:
         """Listen. Raises ConfigError where an address can't be had."""
         await self._runner.setup()
+        self._places.fit_open_files()
         try:
             await self._listen()
         except ConfigError:
@@ -121,7 +123,7 @@ class Server:
         main = Listener(self._runner.server, self._places, tls.context if tls is not None else None)
         await self._listen_on(main, settings.server.port, "server.port")
         if tls is not None and settings.tls.http_port is not None:
-            redirect = Redirect(main.port, settings.tls.webroot, self._admits)
+            redirect = Redirect(settings.tls.public_port or main.port, settings.tls.webroot, self._admits)
             self._redirects = ConnectionServer(redirect, settings.server)
             plain = Listener(self._redirects, self._places)
             await self._listen_on(plain, settings.tls.http_port, "tls.http_port")
@@ -131,11 +133,16 @@ class Server:
         host = self._settings.server.host
         try:
             await listener.start(host, port)
-        except OSError as error:
-            raise ConfigError(
-                f"can't listen on {host} port {port} (settings server.host, {setting}): {error.strerror}"
-            ) from error
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "that is neither an address nor a host name"
+            raise ConfigError(f"can't listen on {host} port {port} (settings server.host, {setting}): {why}") from error
         self._listeners.append(listener)
+        if is_loopback(host) and (others := [address for address in listener.addresses if not is_loopback(address)]):
+            # Much is allowed to a service that only this machine can reach, and by its name this one counts as such.
+            raise ConfigError(
+                f"server.host is {host}, but on this machine that is {', '.join(others)}, which others can reach: "
+                "listen on 127.0.0.1, or mend the entry in /etc/hosts"
+            )
 
     def _admits(self, host: str) -> bool:
         names = self._settings.server.allowed_hosts

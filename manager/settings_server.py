@@ -58,9 +58,14 @@ class ServerSettings(Section):
         description="Seconds that running requests may take to end when a model is unloaded or the service stops.",
     )
     max_body: Int = Field(default=32 * 1024 * 1024, ge=1024, description="Largest request body in bytes.")
-    max_connections: Int = Field(default=8192, ge=1, description="Most connections at a time.")
+    max_connections: Int = Field(
+        default=8192, ge=1, description="Most connections at a time; each is an open file (LimitNOFILE)."
+    )
     max_connections_per_address: Int = Field(
-        default=512, ge=1, description="Most connections of one address; loopback and trusted_proxies have no limit."
+        default=128,
+        ge=1,
+        description="Most connections of one IPv4 address or IPv6 network (/56); loopback and trusted_proxies have no "
+        "limit.",
     )
     header_timeout: Seconds = Field(default=10.0, description="Seconds that the head of a request may take to come.")
     body_timeout: Seconds = Field(
@@ -68,7 +73,7 @@ class ServerSettings(Section):
         description="Seconds that the body of a request may take to come, and one more for each 4 KiB of it.",
     )
     write_timeout: Seconds = Field(
-        default=60.0, description="Seconds after which a client that does not take its answer is cut off."
+        default=60.0, description="Seconds after which a client that takes nothing of its answer is cut off."
     )
     keepalive_timeout: Seconds = Field(
         default=75.0, description="Seconds that a connection stays open without a request."
@@ -105,12 +110,19 @@ class TlsSettings(Section):
     client_ca: AbsolutePath | None = Field(
         default=None, description="Authorities (PEM) whose certificates clients must show; else none is asked for."
     )
-    hsts: Seconds | None = Field(
+    hsts: Int = Field(
         default=15_552_000,
-        description="Seconds that browsers are told to come over HTTPS only; null: they are not told.",
+        ge=0,
+        description="How long browsers are told to come over HTTPS only, in seconds; 0: they are not told.",
     )
     http_port: Int | None = Field(
         default=None, ge=0, le=65535, description="Port for plain HTTP (80), whose requests are sent to HTTPS."
+    )
+    public_port: Int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port that clients use for HTTPS, where it is passed on to server.port; for http_port.",
     )
     webroot: AbsolutePath | None = Field(
         default=None,
@@ -131,11 +143,12 @@ class TlsSettings(Section):
         if self.chain is not None and self.certificate is None:
             raise ValueError("chain belongs to certificate and private_key, which are not set")
         if not self.wanted:
-            for name in ("client_ca", "http_port", "webroot", "passphrase", "passphrase_file"):
+            for name in ("client_ca", "http_port", "public_port", "webroot", "passphrase", "passphrase_file"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} is set, but HTTPS is off: name a certificate, or set enabled")
-        if self.webroot is not None and self.http_port is None:
-            raise ValueError("webroot is served by http_port, which is not set")
+        for name, use in (("webroot", "served by"), ("public_port", "where clients are sent by")):
+            if getattr(self, name) is not None and self.http_port is None:
+                raise ValueError(f"{name} is {use} http_port, which is not set")
         return self
 
 

@@ -7,15 +7,18 @@ from typing import Final
 from aiohttp import web
 
 from manager.service import SERVICE
+from manager.short_answers import always
 from routes import admin, chat, cors, events, headers, logs, models, openai, probe, status, usage
 from routes.middleware import Access, Handler, guarded
 
 OPEN: Final = Access(scope=None)
 INFERENCE: Final = Access(scope="inference")
+MODEL: Final = Access(scope="inference", metered=True)
 ADMIN: Final = Access(scope="admin")
 ACTION: Final = Access(scope="admin", audited=True)
 # Routes of the original: their errors are {"error": "text"}.
 ORIGINAL: Final = Access(scope="inference", plain_errors=True)
+ORIGINAL_MODEL: Final = Access(scope="inference", plain_errors=True, metered=True)
 ORIGINAL_ACTION: Final = Access(scope="admin", plain_errors=True, audited=True)
 
 ROUTES: Final[tuple[tuple[str, str, Handler, Access], ...]] = (
@@ -27,17 +30,17 @@ ROUTES: Final[tuple[tuple[str, str, Handler, Access], ...]] = (
     ("POST", "/loadModel", models.load_model, ORIGINAL_ACTION),
     ("GET", "/unloadModel", models.unload_model, ORIGINAL_ACTION),
     ("POST", "/unloadModel", models.unload_model, ORIGINAL_ACTION),
-    ("POST", "/chat/completions", chat.completions, INFERENCE),
+    ("POST", "/chat/completions", chat.completions, MODEL),
     ("GET", "/chat/errors", chat.errors, ORIGINAL),
-    ("GET", "/chat/ask", chat.ask, ORIGINAL),
+    ("GET", "/chat/ask", chat.ask, ORIGINAL_MODEL),
     ("GET", "/v1/models", models.list_models, INFERENCE),
     ("GET", "/v1/models/{id:.+}", models.show_model, INFERENCE),
-    ("POST", "/v1/chat/completions", openai.chat_completions, INFERENCE),
-    ("POST", "/v1/completions", openai.completions, INFERENCE),
-    ("POST", "/v1/embeddings", openai.embeddings, INFERENCE),
-    ("POST", "/tokenize", openai.tokenize, INFERENCE),
-    ("POST", "/detokenize", openai.detokenize, INFERENCE),
-    ("POST", "/apply-template", openai.apply_template, INFERENCE),
+    ("POST", "/v1/chat/completions", openai.chat_completions, MODEL),
+    ("POST", "/v1/completions", openai.completions, MODEL),
+    ("POST", "/v1/embeddings", openai.embeddings, MODEL),
+    ("POST", "/tokenize", openai.tokenize, MODEL),
+    ("POST", "/detokenize", openai.detokenize, MODEL),
+    ("POST", "/apply-template", openai.apply_template, MODEL),
     ("GET", "/admin/models", admin.list_models, ADMIN),
     ("GET", "/admin/models/{id:.+?}/logs", logs.logs, ADMIN),
     ("POST", "/admin/models/{id:.+?}/load", admin.load_model, ACTION),
@@ -55,7 +58,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler, Access], ...]] = (
 def setup(app: web.Application) -> None:
     """Add the middleware and every route to `app`, which holds its service already."""
     settings = app[SERVICE].settings
-    app[headers.ALWAYS] = headers.always(settings.tls)
+    app[headers.ALWAYS] = always(settings.tls)
     origins = settings.cors.allowed_origins
     if origins:
         cors.setup(app, frozenset(origins))

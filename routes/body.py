@@ -18,6 +18,9 @@ OWN_FIELDS: Final = frozenset({*CTX_NAMES, "personality"})
 # Bytes of a body that must come in a second, beyond server.body_timeout.
 SLOWEST: Final = 4096
 
+# What was read of a request.
+BODY: Final[web.RequestKey[dict[str, Any]]] = web.RequestKey("body", dict)
+
 Check = Callable[[Any], bool]
 
 
@@ -86,6 +89,7 @@ FIELDS: Final[dict[str, tuple[Check, str]]] = {
     "seed": (_is_integer, "must be an integer"),
     "stop": (_is_stop, "must be a string or an array of strings"),
     "n": _integer(1, 128),
+    "n_cmpl": _integer(1, 128),
     "logprobs": (
         lambda value: isinstance(value, bool) or _is_integer(value),
         "must be true, false or a count",
@@ -95,6 +99,8 @@ FIELDS: Final[dict[str, tuple[Check, str]]] = {
     "response_format": _OBJECT,
     "tools": _LIST,
     "tool_choice": (lambda value: isinstance(value, str | dict), "must be a string or an object"),
+    # Of no use on our routes, but that it could hide from us what an answer took.
+    "response_fields": (lambda value: False, "is not supported: answers have all of their fields"),
     **{name: _integer(1) for name in CTX_NAMES},
 }
 
@@ -102,7 +108,8 @@ FIELDS: Final[dict[str, tuple[Check, str]]] = {
 async def read_object(request: web.Request) -> tuple[bytes, dict[str, Any]]:
     """The body as it came and as the JSON object that it must be. Raises InvalidRequest with the place."""
     raw = await read_body(request)
-    return raw, parse_object(raw)
+    body = request[BODY] = parse_object(raw)
+    return raw, body
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:

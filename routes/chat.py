@@ -11,9 +11,9 @@ from aiohttp import web
 from manager.errors import InvalidRequest
 from manager.service import SERVICE
 from routes import sse
-from routes.body import read_object
+from routes.body import BODY, read_object
 from routes.errors import without_folders
-from routes.middleware import is_admin
+from routes.middleware import is_admin, may_use
 from routes.models import json_response
 from routes.openai import chat, named_model
 
@@ -44,6 +44,7 @@ async def errors(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     records = [record.as_dict() for record in service.pool.errors]
     if not is_admin(request, service):
+        records = [record for record in records if may_use(request, service.pool.catalog.get(record["model"]))]
         records = [{**record, "message": without_folders(record["message"]), "log": []} for record in records]
     return json_response({"errors": records})
 
@@ -60,6 +61,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
     stream = request.query.get("stream", "").lower() in TRUE_WORDS
     entry, personality = named_model(request, {"model": request.query.get("model")}, lenient=True)
     body = {"messages": [{"role": "user", "content": question}], "stream": stream}
+    request[BODY] = body
 
     def finish(answer: dict[str, Any]) -> dict[str, Any]:
         return {"question": question, "response": "".join(_text(choice) for choice in answer["choices"][:1])}

@@ -11,6 +11,7 @@ from manager.feed import Event, EventsLost
 from manager.service import SERVICE, Service
 from routes import sse
 from routes.admin import model_objects
+from routes.middleware import still_admitted
 from routes.status import HEARTBEAT
 
 SNAPSHOT: Final = "snapshot"
@@ -35,7 +36,7 @@ async def events(request: web.Request) -> web.StreamResponse:
             except EventsLost:
                 reader.skip()
                 frame = _snapshot(service)
-            if frame is None:
+            if frame is None or not still_admitted(request, service):
                 return response
             await response.write(frame)
 

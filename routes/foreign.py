@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Final
 
 from aiohttp import hdrs, web
+from multidict import istr
 
 from manager.addresses import admits, host_of, is_loopback
 from manager.errors import MisdirectedRequest, PermissionDenied
@@ -12,25 +14,46 @@ from manager.service import Service
 
 ADVICE: Final = "With a key ('llamaherd key create NAME') it answers to any name."
 _SITE: Final = "Sec-Fetch-Site"
+# By these a proxy says that the request is somebody else's.
+_FORWARDED: Final = (hdrs.X_FORWARDED_FOR, hdrs.FORWARDED, istr("X-Real-IP"))
 
 
 def refuse_unknown_host(request: web.Request, service: Service) -> None:
     """Raise MisdirectedRequest where the request is for a host that server.allowed_hosts does not have.
 
-    Without keys, and where none are named, that is every host but this machine: a page whose own domain was made to
-    point here has the service's origin, but its domain is the host.
+    Without keys, and where none are named, that is every host but this machine, or every name where others are let
+    in: a page whose own domain was made to point here has the service's origin, but its domain is the host.
     """
     authority = request.headers.get(hdrs.HOST)
     if authority is None:  # HTTP/1.0; no browser speaks it
         return
     names = service.settings.server.allowed_hosts
-    if not names and (service.keys_required or service.settings.server.dangerously_serve_without_keys):
+    if not names and service.keys_required:
         return
     host = host_of(authority)
-    if host is None or not (is_loopback(host) or admits(host, names)):
+    if host is None or not (is_loopback(host) or admits(host, names) or _is_own_address(host, service)):
         if names:
             raise MisdirectedRequest("This service is not called by that name (setting server.allowed_hosts).")
         raise PermissionDenied(f"Without API keys this service answers to localhost only. {ADVICE}")
+
+
+def _is_own_address(host: str, service: Service) -> bool:
+    """Whether it is an address, by which an open service may be called: no name server is behind it."""
+    if service.keys_required or not service.settings.server.dangerously_serve_without_keys:
+        return False
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def refuse_forwarded(request: web.Request, service: Service) -> None:
+    """Raise PermissionDenied where a proxy on this machine brings somebody else to a service without keys."""
+    if service.settings.server.dangerously_serve_without_keys:
+        return
+    if any(name in request.headers for name in _FORWARDED):
+        raise PermissionDenied(f"Without API keys this service answers to nobody whom a proxy brings. {ADVICE}")
 
 
 def refuse_foreign_pages(request: web.Request, service: Service) -> None:

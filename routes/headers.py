@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
 
-from manager.settings_server import TlsSettings
-from manager.short_answers import SECURITY
+from manager.quota import Admission
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
-LIMITS: Final = web.RequestKey("limits", Mapping[str, str])  # x-ratelimit-* of the request's key
+ADMISSION: Final = web.RequestKey("admission", Admission)
 ALWAYS: Final = web.AppKey("headers", dict[str, str])
-
-
-def always(tls: TlsSettings) -> dict[str, str]:
-    """What does not depend on the request."""
-    if not tls.wanted or tls.hsts is None:
-        return dict(SECURITY)
-    return {**SECURITY, "Strict-Transport-Security": f"max-age={int(tls.hsts)}"}
 
 
 def mark(request: web.Request, response: web.StreamResponse) -> None:
@@ -32,5 +23,5 @@ def mark(request: web.Request, response: web.StreamResponse) -> None:
         if name not in headers:
             headers[name] = value
     headers["X-Request-ID"] = request[REQUEST_ID]
-    if limits := request.get(LIMITS):
-        headers.update(limits)
+    if (admission := request.get(ADMISSION)) is not None:
+        headers.update(admission.headers)

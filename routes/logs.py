@@ -10,10 +10,11 @@ from aiohttp import web
 from manager.errors import InvalidRequest
 from manager.logbuf import LogBuffer
 from manager.pool import ModelPool
-from manager.service import SERVICE
+from manager.service import SERVICE, Service
 from manager.state import SETTLED
 from routes import sse
 from routes.admin import find_model, flag
+from routes.middleware import still_admitted
 from routes.relay import EVENT_STREAM
 from routes.status import HEARTBEAT
 
@@ -26,7 +27,7 @@ async def logs(request: web.Request) -> web.StreamResponse:
     name = find_model(request.app[SERVICE], request.match_info["id"])[0].model
     tail = _tail(request)
     if flag(request, "follow", default=EVENT_STREAM in request.headers.get("Accept", "")):
-        return await _follow(request, pool, name, tail)
+        return await _follow(request, request.app[SERVICE], name, tail)
     log = pool.log(name)
     lines = log.tail(tail) if log else ()
     return web.Response(text="".join(f"{line}\n" for line in lines))
@@ -39,14 +40,15 @@ def _tail(request: web.Request) -> int:
     return int(text)
 
 
-async def _follow(request: web.Request, pool: ModelPool, name: str, tail: int) -> web.StreamResponse:
-    """Over every life of the model, until the service ends or the model is no more."""
+async def _follow(request: web.Request, service: Service, name: str, tail: int) -> web.StreamResponse:
+    """Over every life of the model, until the service ends, the model is no more, or the key is."""
+    pool = service.pool
     follower = _Follower(pool, name, tail)
     with pool.bus.subscribe() as changes:
         response = await sse.begin(request)
         change = asyncio.create_task(changes.next())
         try:
-            while True:
+            while still_admitted(request, service):
                 if frames := follower.read():
                     await response.write(frames)
                 elif change.done():
@@ -55,6 +57,7 @@ async def _follow(request: web.Request, pool: ModelPool, name: str, tail: int) -
                     change = asyncio.create_task(changes.next())
                 elif not await follower.wait(change):
                     await response.write(sse.comment("still here"))
+            return response
         finally:
             change.cancel()
             await asyncio.wait({change})

@@ -17,12 +17,13 @@ from aiohttp import web
 
 from manager.auth import ApiKey
 from manager.entry import ModelEntry
-from manager.errors import HerdError, InvalidKey, ModelNotAllowed, PermissionDenied, RateLimited
+from manager.errors import HerdError, InvalidKey, ModelNotAllowed, ModelNotFound, PermissionDenied, RateLimited
+from manager.quota import Admission
 from manager.service import SERVICE, Service
 from routes.body import BrokenBody
 from routes.errors import error_response, from_http_exception, without_folders
-from routes.foreign import refuse_foreign_pages, refuse_unknown_host
-from routes.headers import REQUEST_ID, mark
+from routes.foreign import refuse_foreign_pages, refuse_forwarded, refuse_unknown_host
+from routes.headers import ADMISSION, REQUEST_ID, mark
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +58,14 @@ ANYBODY, KNOWN, WRONG = Standing.ANYBODY, Standing.KNOWN, Standing.WRONG
 class Access:
     """What a route asks of its caller. `scope` None: open to all; `plain_errors`: `{"error": "text"}`.
 
-    What is `audited` goes to the audit log, whatever comes of it.
+    What is `audited` goes to the audit log, whatever comes of it, unless a stranger tried it. What is `metered` counts
+    for the limits of the key, from before its body is read until its answer is out.
     """
 
     scope: str | None
     plain_errors: bool = False
     audited: bool = False
+    metered: bool = False
 
 
 def guarded(handler: Handler, access: Access, method: str, route: str) -> Handler:
@@ -80,10 +83,13 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
         request_id = request[REQUEST_ID] = _request_id(request)
         request[ROUTE] = route
         status = CLIENT_LEFT
+        admission: Admission | None = None
         try:
             refuse_unknown_host(request, service)
             if authorise(request, service, access.scope) is WRONG:
                 await service.guesses.slow_down(client_of(request, service))
+            if access.metered:
+                admission = request[ADMISSION] = service.quotas.admit(request.get(KEY))
             response = await handler(request)
             status = response.status
         except InvalidKey as error:
@@ -93,13 +99,15 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
             response = _answer_to(error, request, access)
             status = response.status
         finally:
+            if admission is not None:
+                admission.release()
             seconds = time.perf_counter() - started
             service.metrics.observe(method, route, status, seconds)
             if service.access_log is not None:
                 key = request.get(KEY)
                 shown = path or request.path
                 service.access_log.add(request_id, request.method, shown, status, seconds, key.id if key else "-")
-            if access.audited:
+            if access.audited and (KEY in request or not service.keys_required):
                 _audit(request, service, status)
         if not response.prepared:
             mark(request, response)
@@ -148,6 +156,7 @@ def authorise(request: web.Request, service: Service, scope: str | None) -> Stan
     Raises InvalidKey or PermissionDenied. On a route that is open to all a wrong key is no error, but it was a guess.
     """
     if not service.keys_required:
+        refuse_forwarded(request, service)
         refuse_foreign_pages(request, service)
         return ANYBODY
     header = request.headers.get("Authorization")
@@ -167,6 +176,17 @@ def authorise(request: web.Request, service: Service, scope: str | None) -> Stan
     return KNOWN
 
 
+def still_admitted(request: web.Request, service: Service) -> bool:
+    """Whether the key by which a feed was opened would open it now: it may have been revoked, or be over."""
+    if KEY not in request:
+        return not service.keys_required
+    try:
+        key = service.keys.authenticate(_token(request.headers["Authorization"]))
+    except InvalidKey:
+        return False
+    return request[KEY].scopes <= key.scopes
+
+
 def client_of(request: web.Request, service: Service) -> str:
     """The address of whoever asks, which a reverse proxy may tell."""
     return service.proxies.client_of(request.remote, request.headers.getall("X-Forwarded-For", ()))
@@ -183,10 +203,20 @@ def may_use(request: web.Request, entry: ModelEntry | None) -> bool:
 def require_use(request: web.Request, entry: ModelEntry) -> None:
     """Raise ModelNotAllowed where the caller's key is for other models."""
     if not may_use(request, entry):
-        allowed = ", ".join(sorted(request[KEY].models or ()))
         raise ModelNotAllowed(
-            f"This API key may not use the model '{entry.name}'; it is for: {allowed}.", param="model"
+            f"This API key may not use the model '{entry.name}'; it is for: {_models_of(request[KEY])}.", param="model"
         )
+
+
+def refuse_without_hints(request: web.Request) -> None:
+    """To be called where a model is not found: raises ModelNotFound that names no others than those of the key."""
+    key = request.get(KEY)
+    if key is not None and key.models is not None:
+        raise ModelNotFound(f"There is no such model for this API key; it is for: {_models_of(key)}.", param="model")
+
+
+def _models_of(key: ApiKey) -> str:
+    return ", ".join(sorted(key.models or ()))
 
 
 def is_admin(request: web.Request, service: Service) -> bool:

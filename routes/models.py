@@ -8,11 +8,11 @@ import orjson
 from aiohttp import web
 
 from manager.entry import ModelEntry
-from manager.errors import HerdError, InvalidRequest
+from manager.errors import HerdError, InvalidRequest, ModelNotFound
 from manager.service import SERVICE, Service
 from routes.body import check_fields, read_object
 from routes.errors import without_folders
-from routes.middleware import TARGET, may_use, require_use
+from routes.middleware import TARGET, may_use, refuse_without_hints, require_use
 
 
 def json_response(payload: Any, status: int = 200) -> web.Response:
@@ -45,8 +45,10 @@ async def load_model(request: web.Request) -> web.Response:
 async def unload_model(request: web.Request) -> web.Response:
     """GET or POST /unloadModel: the active model, or `?model=`."""
     service = request.app[SERVICE]
-    name = await _or_500(service.pool.unload(request.query.get("model") or None))
-    request[TARGET] = name
+    wanted = request.query.get("model") or None
+    if wanted is not None:
+        request[TARGET] = wanted
+    name = request[TARGET] = await _or_500(service.pool.unload(wanted))
     return json_response({"message": "Model unloaded.", "model": name})
 
 
@@ -60,7 +62,11 @@ async def list_models(request: web.Request) -> web.Response:
 async def show_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}."""
     service = request.app[SERVICE]
-    entry, _ = service.pool.find(request.match_info["id"])
+    try:
+        entry, _ = service.pool.find(request.match_info["id"])
+    except ModelNotFound:
+        refuse_without_hints(request)
+        raise
     require_use(request, entry)
     return json_response(_model_object(service, entry))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import web
@@ -15,9 +15,9 @@ from manager.pool import ModelPool
 from manager.service import SERVICE, Service
 from routes.body import OWN_FIELDS, check_fields, read_object, wanted_context, write_object
 from routes.conversation import fit_to_budget, with_personality
-from routes.media import check_prompt, settle_images
+from routes.media import check_prompt, fetch_images, settle_media
 from routes.messages import check_messages, check_tools, refusals_to_text
-from routes.middleware import Handler, require_use
+from routes.middleware import Handler, refuse_without_hints, require_use
 from routes.relay import Finish, Reframe, relay
 
 CHAT_PATH: Final = "/v1/chat/completions"
@@ -44,9 +44,6 @@ async def chat(
     """Check a chat request and answer it. `personality` is the one that the model's id names, if it does."""
     check_fields(body)
     messages = check_messages(body, media=_takes_media(entry))
-    changed = refusals_to_text(messages)
-    if await settle_images(request.app[SERVICE], body) or changed:
-        raw = write_object(body)
     if body.get("tools"):
         check_tools(body["tools"])
     if not entry.params.instruct:
@@ -54,6 +51,12 @@ async def chat(
     wanted = body.get("personality") or personality
     if wanted is not None:
         entry.personality(wanted)  # unknown: before anything is loaded
+    changed = refusals_to_text(messages)
+    media = await settle_media(service.remote_images, body)
+    if media.remote:  # last of all: what is refused makes nobody fetch, and whoever is slow holds no slot
+        await fetch_images(request, media.remote, len(raw))
+    if changed or media.changed:
+        raw = write_object(body)
 
     async def build(lease: Lease) -> UpstreamRequest:
         return await _chat_upstream(lease, path, raw, body, wanted)
@@ -100,7 +103,7 @@ def _straight(
     field: str,
     fits: Callable[[Any], bool],
     must: str,
-    check: Callable[[ModelEntry, dict[str, Any]], None] | None = None,
+    check: Callable[[ModelEntry, dict[str, Any]], Awaitable[None]] | None = None,
 ) -> Handler:
     """A handler whose body goes to `path` of the engine as it came. Its one `field` must be there and fit.
 
@@ -117,7 +120,7 @@ def _straight(
         if not fits(body.get(field)):
             raise InvalidRequest(f"'{field}' must be {must}.", param=field)
         if check is not None:
-            check(entry, body)
+            await check(entry, body)
         upstream = UpstreamRequest("POST", path, raw)
         return await relay(request, service, entry, upstream, stream=body.get("stream") is True)
 
@@ -163,7 +166,7 @@ def _has_tokens(value: Any) -> bool:
     return bool(value) and _is_tokens(value)
 
 
-def _check_embeddings(entry: ModelEntry, body: dict[str, Any]) -> None:
+async def _check_embeddings(entry: ModelEntry, body: dict[str, Any]) -> None:
     # Of other engines the model's folder tells, and extra_args may say it, too.
     if entry.engine == "llama" and not (entry.params.embedding or entry.llama.reranking or entry.llama.extra_args):
         raise EndpointUnsupported(f"The model '{entry.name}' makes no embeddings (embedding is false).", param="model")
@@ -194,7 +197,11 @@ def named_model(request: web.Request, body: dict[str, Any], *, lenient: bool = F
     No name means the default model; with `lenient` an unknown name means it too, but not an unknown personality
     of a known model. Raises ModelNotFound, or ModelNotAllowed where the caller's key is for others.
     """
-    entry, personality = _named(request.app[SERVICE].pool, body, lenient)
+    try:
+        entry, personality = _named(request.app[SERVICE].pool, body, lenient)
+    except ModelNotFound:
+        refuse_without_hints(request)
+        raise
     require_use(request, entry)
     return entry, personality
 

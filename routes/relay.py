@@ -21,13 +21,15 @@ from manager.errors import (
     UpstreamConnectError,
     UpstreamError,
 )
-from manager.inflight import Running
+from manager.inflight import Running, Tokens
 from manager.lease import Lease
 from manager.service import Service
-from manager.short_answers import error_object
+from manager.short_answers import JSON, error_object
 from routes import sse, tokens
+from routes.asked import asks_for_several, prompts_of, tokens_to_read
+from routes.body import BODY
 from routes.errors import from_engine
-from routes.headers import LIMITS, REQUEST_ID
+from routes.headers import ADMISSION, REQUEST_ID
 from routes.middleware import KEY, ROUTE, as_herd_error
 
 # Prepares the request once the engine is there (the personality of the load, the budget of tokens).
@@ -40,12 +42,13 @@ Reframe = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 Ended = tuple[str, web.Response | None]
 OK: Final = "ok"
 LEFT: Final = "left"
+CANCELLED: Final = "cancelled"
+WITHOUT_FAULT: Final = frozenset({OK, LEFT, CANCELLED})
 FRAME_END: Final = b"\n\n"
 LINE_END: Final = b"\n"  # to count one byte is ten times as fast as to count two
 # What a stream ends with, an engine's report and [DONE], is in its last pieces.
 LAST_PIECES: Final = 4
 EVENT_STREAM: Final = "text/event-stream"
-JSON: Final = "application/json; charset=utf-8"
 
 
 class Outgoing:
@@ -53,6 +56,8 @@ class Outgoing:
 
     def __init__(self, request: web.Request, running: Running, finish: Finish | None, reframe: Reframe | None) -> None:
         self.running = running
+        self.body = request.get(BODY, {})
+        self.several = asks_for_several(self.body)
         self.finish = finish
         self.reframe = reframe
         self._request = request
@@ -97,18 +102,13 @@ async def relay(
     Loads the model where needed. Raises HerdError as long as the head of the answer is not out. A client that
     leaves cancels this handler, which closes the way upstream and so frees the engine's slot.
     """
-    service.gate.check()
-    key = request.get(KEY)
-    admission = service.quotas.admit(key)
-    request[LIMITS] = admission.headers
     service.gate.enter()
+    key = request.get(KEY)
     running = service.inflight.begin(request[REQUEST_ID], entry.name, key.id if key else None, request[ROUTE], stream)
     out = Outgoing(request, running, finish, reframe)
     outcome = LEFT
-    feed = service.pool.feed
-    if feed.heard():
-        feed.publish("request", {"id": running.id, "model": running.model, "state": "started"})
     try:
+        _tell(service, running, "started")
         try:
             ended, whole = await _answer(service, entry, upstream, out, key.priority if key else 0)
         except asyncio.CancelledError:
@@ -128,20 +128,33 @@ async def relay(
             raise  # the front door answers
         return await out.fail(as_herd_error(request, error))
     finally:
-        service.metrics.answered(running, outcome)
-        admission.release()
-        if used := running.used:
-            admission.spent(used.prompt + used.generated)
-        service.usage.add(running.key, running.model, used, ok=outcome in {OK, LEFT})
-        if feed.heard():
-            feed.publish("request", {"id": running.id, "model": running.model, "state": "ended", "status": outcome})
         service.gate.leave()
+        _account(request, service, running, outcome)
+
+
+def _account(request: web.Request, service: Service, running: Running, outcome: str) -> None:
+    """Note in all the places what has ended, and what it took."""
+    service.metrics.answered(running, outcome)
+    if running.tokens is None and running.asked and outcome in WITHOUT_FAULT:
+        running.prompt = tokens_to_read(request.get(BODY, {}))
+    used = running.used
+    if used is not None:
+        request[ADMISSION].spent(used.prompt + used.generated)
+    service.usage.add(running.key, running.model, used, ok=outcome in {OK, LEFT})
+    _tell(service, running, "ended", outcome)
+
+
+def _tell(service: Service, running: Running, state: str, status: str | None = None) -> None:
+    feed = service.pool.feed
+    if feed.heard():
+        told = {"id": running.id, "model": running.model, "state": state}
+        feed.publish("request", told if status is None else {**told, "status": status})
 
 
 def outcome_of(error: Exception) -> str:
     """What the metrics call a request that ended so."""
     if isinstance(error, RequestCancelled):
-        return "cancelled"
+        return CANCELLED
     return error.code if isinstance(error, HerdError) else HerdError.code
 
 
@@ -162,7 +175,7 @@ async def _answer(
             except (UpstreamError, GenerationFailed) as error:
                 if again and isinstance(error, UpstreamConnectError) and await lease.engine_lost():
                     again = False  # its process had just ended, and nobody got the request: the next one may
-                    out.running.leased_at = None
+                    out.running.leased_at, out.running.asked = None, False
                     continue
                 if isinstance(error, UpstreamConnectError | UpstreamClosed) and (loss := await lease.loss()):
                     raise loss from None  # why it ended, which its instance has recorded
@@ -201,6 +214,7 @@ def _release_unclaimed(waiting: asyncio.Task[Lease]) -> None:
 
 
 async def _exchange(lease: Lease, upstream: UpstreamRequest, out: Outgoing) -> Ended:
+    out.running.asked = upstream.path in tokens.COUNTED
     async with lease.engine.open(upstream) as answer:
         if answer.status >= 400:
             raise from_engine(answer.status, await answer.read(), lease.entry.name, upstream.path)
@@ -209,8 +223,11 @@ async def _exchange(lease: Lease, upstream: UpstreamRequest, out: Outgoing) -> E
         body = answer.whole
         if body is None:
             body = await answer.read()
-    if upstream.path in tokens.GENERATES:
-        out.running.tokens = tokens.tokens_of(body)
+    if out.running.asked:
+        took = tokens.tokens_of(body)
+        if took is not None and out.several and lease.entry.engine == "llama":
+            took = tokens.of_all_choices(body, took, prompts_of(out.body))
+        out.running.tokens = took
     if out.finish is not None:
         body = orjson.dumps(out.finish(orjson.loads(body)))
     if out.begun:  # a stream was asked for and kept alive, and the engine answers whole
@@ -230,6 +247,8 @@ async def pump(chunks: AsyncIterator[bytes], out: Outgoing) -> str:
         async for chunk in out.reframe(_seen(chunks, out.running, last)):
             await out.write(chunk)
         return OK if tokens.close(out.running, last) else GenerationFailed.code
+    reports: list[Tokens] = []
+    several = out.several
     rest = b""  # a frame is handed on whole: an error must not come in the middle of one
     async for chunk in chunks:
         if not last and out.running.first_at is None:
@@ -240,10 +259,13 @@ async def pump(chunks: AsyncIterator[bytes], out: Outgoing) -> str:
         if chunk:
             out.running.lines += chunk.count(LINE_END)
             last.append(chunk)
+            if several:
+                reports += tokens.reports_in(chunk)
             await out.write(chunk)
     if rest:
         await out.write(rest)
-    return OK if tokens.close(out.running, last) else GenerationFailed.code
+    ended_well = tokens.close(out.running, last, reports, len(prompts_of(out.body)))
+    return OK if ended_well else GenerationFailed.code
 
 
 async def _seen(chunks: AsyncIterator[bytes], running: Running, last: deque[bytes]) -> AsyncIterator[bytes]:

@@ -10,6 +10,7 @@ from manager.service import SERVICE
 from manager.summary import ServiceStatus
 from routes import sse
 from routes.errors import without_folders
+from routes.middleware import still_admitted
 
 # Proxies cut a connection that says nothing; a minute is the shortest of their usual limits.
 HEARTBEAT: Final = 15.0
@@ -17,19 +18,20 @@ HEARTBEAT: Final = 15.0
 
 async def status(request: web.Request) -> web.StreamResponse:
     """The present state at once, then every change, as `event: message`."""
-    pool = request.app[SERVICE].pool
+    service = request.app[SERVICE]
+    pool = service.pool
     with pool.bus.subscribe() as subscription:
         response = await sse.begin(request)
         await response.write(_frame(pool.service_status()))
         while True:
             try:
                 change = await subscription.next(timeout=HEARTBEAT)
+                frame = None if change is None else _frame(change)
             except TimeoutError:
-                await response.write(sse.comment("still here"))
-                continue
-            if change is None:
+                frame = sse.comment("still here")
+            if frame is None or not still_admitted(request, service):
                 return response
-            await response.write(_frame(change))
+            await response.write(frame)
 
 
 def _frame(status: ServiceStatus) -> bytes:

@@ -1,37 +1,52 @@
-"""How many tokens an answer took, out of what its engine says at its end. Nothing else of an answer is looked at."""
+"""How many tokens an answer took, out of what its engine says at its end. Hardly more of an answer is looked at."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeGuard
 
 import orjson
 
 from manager.inflight import Running, Tokens
+from routes.asked import BYTES_OF_TOKEN, tokens_in
 
-# What engines report comes last; nothing before these bytes is read.
+# What engines report comes last; llama.cpp's of embeddings comes before them.
 TAIL: Final = 4096
+HEAD: Final = 1024
+# No count is as high, and no number of milliseconds.
+TOO_MANY: Final = 2**40
 # A report with more objects inside is none that we know.
 MOST_OBJECTS: Final = 4
-# What makes tokens. The answers of other paths have no such report.
-GENERATES: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
+# What takes tokens. The answers of other paths have no such report.
+COUNTED: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 
 _TIMINGS: Final = (b'"timings":{', b'"timings": {')
 _USAGE: Final = (b'"usage":{', b'"usage": {')
 _NUMBERS: Final = (int, float)  # as a union it would be made anew each time
 _ERROR: Final = b'data: {"error"'
 _DONE: Final = b"[DONE]"
+# llama.cpp's answer again in another form, where a client asks for it.
+_VERBOSE: Final = b'"__verbose":'
+_GOES_ON: Final = b'"finish_reason":null'
+# In whole answers of llama.cpp: a choice, what it is but its text, and a token where the client wants to see them.
+_CHOICE: Final = b'"finish_reason":'
+_TEXT: Final = b'{"choices":[{"text":'
+_TEXT_FRAME: Final = len('{"text":"","index":0,"logprobs":null,"finish_reason":"length"},')
+_CHAT_FRAME: Final = len('{"finish_reason":"stop","index":0,"message":{"role":"assistant","content":""}},')
+_SCORED: Final = (b'"top_logprobs":', b'"top_probs":')
+_AFTER_CHOICES: Final = b'"created":'
 
 
-def close(running: Running, last: Iterable[bytes]) -> bool:
+def close(running: Running, last: Iterable[bytes], reports: Sequence[Tokens] = (), prompts: int = 1) -> bool:
     """Read the report at the end of a stream, out of its `last` pieces. False where the engine ended it with an error.
 
-    A frame must be whole in there, not in a piece of its own.
+    A frame must be whole in there, not in a piece of its own. Where choices have `reports` of their own, these count:
+    a prompt once, however many choices there are of it.
     """
     tail = b"".join(last)[-TAIL:]
     took = None if running.first_at is None else time.monotonic() - running.first_at
-    running.tokens = tokens_of(tail, took)
+    running.tokens = tokens_of(tail, took) if len(reports) < 2 else _together(reports, prompts)
     return tail.find(_DONE, max(0, len(tail) - 32)) >= 0 or _ERROR not in tail
 
 
@@ -39,15 +54,49 @@ def tokens_of(answer: bytes, seconds: float | None = None) -> Tokens | None:
     """What the engine reports of a chat or completion, whole or the end of its stream; None where it says nothing.
 
     llama-server has `timings`, every OpenAI-like engine `usage`. `seconds` is what all tokens but the first took,
-    for an engine that does not say it. Of several choices engines report the last.
+    for an engine that does not say it.
     """
     timings = _last_object(answer, _TIMINGS)
     if timings is not None:
         tokens = _of_timings(timings)
         if tokens is not None:
             return tokens
-    usage = _last_object(answer, _USAGE)
+    usage = _last_object(answer, _USAGE) or _first_object(answer, _USAGE)
     return None if usage is None else _of_usage(usage, seconds)
+
+
+def reports_in(frames: bytes) -> list[Tokens]:
+    """What choices report that end in these frames of a stream: llama.cpp has a report for each choice."""
+    if b'"timings":' not in frames and b'"usage":' not in frames:  # as nearly always
+        return []
+    own = (frame.partition(_VERBOSE)[0] for frame in frames.split(b"\n\n") if _GOES_ON not in frame)
+    return [tokens for frame in own if (tokens := tokens_of(frame)) is not None]
+
+
+def _together(reports: Sequence[Tokens], prompts: int) -> Tokens:
+    copies = max(1, len(reports) // prompts)
+    return Tokens(
+        sum(report.prompt for report in reports) // copies,
+        sum(report.cached for report in reports) // copies,
+        sum(report.generated for report in reports),
+        reports[-1].each,
+    )
+
+
+def of_all_choices(answer: bytes, first: Tokens, prompts: Sequence[Any]) -> Tokens:
+    """About what a whole answer of llama.cpp took, which reports the `first` of its choices alone.
+
+    The other prompts and texts count by their bytes; tokens that the client wants to see can be counted.
+    """
+    choices = answer.count(_CHOICE)
+    if choices < 2:
+        return first
+    made = max(map(answer.count, _SCORED))
+    if not made:
+        frame = _TEXT_FRAME if answer.startswith(_TEXT) else _CHAT_FRAME
+        made = (answer.rfind(_AFTER_CHOICES) - choices * frame) // BYTES_OF_TOKEN
+    others = sum(tokens_in([prompt]) for prompt in prompts[1:])
+    return Tokens(first.prompt + others, first.cached, max(made, first.generated + choices - 1), first.each)
 
 
 def _last_object(answer: bytes, names: tuple[bytes, ...]) -> dict[str, Any] | None:
@@ -55,6 +104,14 @@ def _last_object(answer: bytes, names: tuple[bytes, ...]) -> dict[str, Any] | No
     low = max(0, len(answer) - TAIL)
     for name in names:
         at = answer.rfind(name, low)
+        if at >= 0:
+            return _object_at(answer, at + len(name) - 1)
+    return None
+
+
+def _first_object(answer: bytes, names: tuple[bytes, ...]) -> dict[str, Any] | None:
+    for name in names:
+        at = answer.find(name, 0, HEAD)
         if at >= 0:
             return _object_at(answer, at + len(name) - 1)
     return None
@@ -77,11 +134,12 @@ def _object_at(answer: bytes, start: int) -> dict[str, Any] | None:
 def _of_timings(timings: dict[str, Any]) -> Tokens | None:
     """`predicted_ms` begins with the first token (tools/server of llama.cpp)."""
     new, cached, generated = timings.get("prompt_n"), timings.get("cache_n", 0), timings.get("predicted_n")
-    if not (type(new) is type(cached) is type(generated) is int) or min(new, cached, generated) < 0:
+    if not (_is_count(new) and _is_count(cached) and _is_count(generated)):
         return None
     spent = timings.get("predicted_ms")
-    each = spent / 1000 / (generated - 1) if generated > 1 and isinstance(spent, _NUMBERS) and spent > 0 else None
-    return Tokens(new + cached, cached, generated, each)
+    if generated > 1 and isinstance(spent, _NUMBERS) and 0 < spent < TOO_MANY:
+        return Tokens(new + cached, cached, generated, spent / 1000 / (generated - 1))
+    return Tokens(new + cached, cached, generated)
 
 
 def _of_usage(usage: dict[str, Any], seconds: float | None) -> Tokens | None:
@@ -95,4 +153,4 @@ def _of_usage(usage: dict[str, Any], seconds: float | None) -> Tokens | None:
 
 
 def _is_count(value: Any) -> TypeGuard[int]:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < TOO_MANY

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import ssl
@@ -21,8 +23,12 @@ from typing import Any, Final
 import psutil
 import pytest
 
+from manager.app import create_app
 from manager.auth import KeyStore
+from manager.errors import ConfigError
+from manager.server import Server
 from manager.settings_layers import EXACT_NAMES, PREFIX
+from tests.conftest import MakeSettings
 from tests.manager.tls.pki import issue
 from tests.routes.stage import CHAT, Fake, Stage
 
@@ -275,6 +281,27 @@ def test_address_that_others_reach_is_refused_without_keys(stage: Stage, fake: F
     assert "key" in said
 
 
+def test_a_host_that_can_be_none_is_refused_with_its_setting(
+    stage: Stage, fake: Fake, variables: dict[str, str]
+) -> None:
+    said = refusal(stage, variables, server__host="a..b", server__dangerously_serve_without_keys="true")
+    assert "can't listen on a..b" in said
+    assert "server.host" in said
+
+
+async def test_a_name_of_this_machine_that_others_can_reach_is_refused(
+    stage: Stage, fake: Fake, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def everywhere(*_: object, **__: object) -> list[tuple[Any, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (EVERYWHERE, 0))]
+
+    settings = make_settings(**stage.sections({"server": {"host": "localhost"}}))
+    server = Server(create_app(settings), settings)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", everywhere)
+    with pytest.raises(ConfigError, match=rf"server\.host is localhost, .* that is {re.escape(EVERYWHERE)}"):
+        await server.start()
+
+
 # A running service
 
 
@@ -417,11 +444,20 @@ def test_with_a_certificate_it_speaks_https_and_plain_http_is_sent_there(
     assert "Traceback" not in manager.log
 
 
+def test_plain_http_is_sent_to_the_port_that_clients_use(fake: Fake, start: StartManager, certificate: Path) -> None:
+    manager = start(**https(certificate), tls__http_port="0", tls__public_port="443")
+    port = int(re.findall(r"sending plain HTTP to HTTPS urls=http://127\.0\.0\.1:(\d+)", manager.log)[0])
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
+        connection.request("GET", "/ping", headers={"Host": "llm.example.org"})
+        assert connection.getresponse().headers["Location"] == "https://llm.example.org/ping"
+
+
 def test_plain_http_is_sent_to_no_name_that_is_not_allowed(
     stage: Stage, fake: Fake, variables: dict[str, str], start: StartManager, certificate: Path
 ) -> None:
     config = stage.folder / "config.yml"
     config.write_text("server: {allowed_hosts: [llm.example.org]}")
+    KeyStore(stage.keys_file).create("k", "", ["inference"])
     variables["CONFIG_PATH"] = str(config)
     manager = start(**https(certificate), tls__http_port="0")
     port = int(re.findall(r"sending plain HTTP to HTTPS urls=http://127\.0\.0\.1:(\d+)", manager.log)[0])
@@ -442,6 +478,17 @@ def test_connections_over_the_limit_are_refused_and_told_of_in_the_log(fake: Fak
         with socket.create_connection(("127.0.0.1", manager.port), PATIENCE) as second:
             assert second.recv(65536).startswith(b"HTTP/1.1 503 ")
     manager.says("connections refused=1 open=1")
+
+
+def test_it_may_open_as_many_files_as_its_connections_need(fake: Fake, start: StartManager) -> None:
+    own = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, own[1]))
+        manager = start(server__max_connections="600")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, own)
+    assert resource.prlimit(manager.process.pid, resource.RLIMIT_NOFILE) == (856, own[1])
+    assert "server.max_connections" not in manager.log
 
 
 # Its end

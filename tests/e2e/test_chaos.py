@@ -45,6 +45,8 @@ DRAIN: Final = 20.0
 QUIET: Final = 10.0
 FILES: Final = (
     *(r"models\.json", r"models\.json\.lock", r"keys\.json(\.lock)?", r"memory\.json", r"models/\w+\.gguf"),
+    r"audit\.log",
+    r"usage\.sqlite(-wal|-shm)?",
     r"slots/[^/]+/[0-9a-f]{32}/slot-\d+\.bin",
 )
 

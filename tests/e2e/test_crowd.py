@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ SECONDS: Final = float(os.environ.get("CROWD_SECONDS", "4"))
 TOKEN_EVERY: Final = 0.25
 # Files of this process for its side of the connections, and for what it has open besides.
 FILES: Final = IDLE + STREAMS + 500
+USUAL: Final = 1024  # what most systems let a process open at first: the service has to ask for more
 # What the service may have more after a crowd than before, when one like it has been there: bytes, and files.
 MORE_MEMORY: Final = 8 * 1024**2
 MORE_FILES: Final = 5
@@ -44,24 +45,25 @@ class Footprint:
         return cls(process.memory_full_info().pss, process.num_fds())
 
 
-@pytest.fixture(scope="module")
-def _files() -> Iterator[None]:
+@pytest.fixture
+def files() -> Iterator[Callable[[int], None]]:
+    """Sets how many files this process may open, and those that it starts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < FILES:
         pytest.skip(f"a process may have only {hard} files open here; this needs {FILES} (ulimit -Hn)")
-    if soft != resource.RLIM_INFINITY and soft < FILES:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
-    yield
+    yield lambda most: resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture
-def service(_files: None, tmp_path: Path) -> Iterator[Service]:
+def service(files: Callable[[int], None], tmp_path: Path) -> Iterator[Service]:
     stage = Stage(tmp_path)
     fake = stage.model("alpha", params={"parallel": STREAMS})
     fake.knobs(chunk_delay=TOKEN_EVERY)
     root = str(Path(__file__).parent.parent.parent)
+    files(USUAL)
     with running(tmp_path, {**stage.variables(), "PYTHONPATH": root}) as service:
+        files(FILES)
         yield service
         assert "Traceback" not in service.log
 

@@ -29,6 +29,7 @@ LENGTH: Final = b"Content-Length: %d\r\n" % len(BODY)
 CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 LAST: Final = b"0\r\n\r\n"
 CHUNKS: Final = b"%x\r\n%b\r\n" % (len(BODY), BODY) + LAST
+ORIGIN: Final = "https://chat.example.org"
 START: Final = b"HOST_AND_KEY"  # what a request begins with, after its first line
 
 
@@ -80,6 +81,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         "LLAMAHERD_SERVER__WRITE_TIMEOUT": "1",
         "LLAMAHERD_SERVER__MAX_BODY": str(MAX_BODY),
         "LLAMAHERD_MODEL__NAME": "alpha",
+        "LLAMAHERD_CORS__ALLOWED_ORIGINS": ORIGIN,
         "PYTHONPATH": str(Path(__file__).parent.parent.parent),
     }
     with running(folder, environment) as service:
@@ -234,9 +236,25 @@ def test_a_method_that_no_route_takes_is_a_405(target: Target, method: str) -> N
         assert client.answer().body == b"pong"
 
 
-@pytest.mark.parametrize("first", [b"GET /ping", b"GET /ping HTTP/1.0"])
-def test_older_versions_are_answered_and_closed(target: Target, first: bytes) -> None:
-    assert everything(target, first + b"\r\n\r\n").endswith(b"\r\n\r\npong")
+def test_http_1_0_is_answered_and_closed(target: Target) -> None:
+    assert everything(target, b"GET /ping HTTP/1.0\r\n\r\n").endswith(b"\r\n\r\npong")
+
+
+@pytest.mark.parametrize("first", [b"GET /ping", b"GET /ping HTTP/0.9", b"GET /ping HTTP/2.0"])
+def test_other_versions_are_a_505_and_closed(target: Target, first: bytes) -> None:
+    said = everything(target, first + b"\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 505 ")
+    assert status_of(said) == 505
+
+
+def test_what_a_browser_asks_for_in_advance_is_answered_with_the_headers_of_every_answer(target: Target) -> None:
+    origin = b"Origin: " + ORIGIN.encode() + b"\r\nAccess-Control-Request-Method: POST\r\n"
+    with raw(target.port) as client:
+        client.send(target.filled(get(origin, b"/tokenize").replace(b"GET", b"OPTIONS")))
+        headers = client.answer().headers
+    assert headers["access-control-allow-methods"] == "POST"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["server"] == "llamaherd"
 
 
 def test_a_body_is_sent_on_request(target: Target) -> None:

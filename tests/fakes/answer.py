@@ -27,22 +27,47 @@ def prompt_of(messages: list[dict[str, Any]]) -> str:
 
 
 @dataclass
+class Choice:
+    """One answer to one prompt: its tokens, and how many the prompt has."""
+
+    tokens: list[str]
+    prompt_tokens: int
+
+    @property
+    def usage(self) -> dict[str, int]:
+        made = len(self.tokens)
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": made,
+            "total_tokens": self.prompt_tokens + made,
+        }
+
+    @property
+    def timings(self) -> dict[str, float]:
+        made = len(self.tokens)
+        return {"cache_n": 0, "prompt_n": self.prompt_tokens, "predicted_n": made, "predicted_ms": made - 0.5}
+
+
+@dataclass
 class Answer:
-    """One generation, streamed or whole."""
+    """One generation, streamed or whole. As llama-server does it, a whole one reports its first choice alone.
+
+    Faults befall the first choice; `others` come behind it.
+    """
 
     model: str
     number: int
     conn: Connection
     knobs: Knobs
-    tokens: list[str]
-    prompt_tokens: int
+    first: Choice
+    others: list[Choice]
     finish: str
     chat: bool
 
     def made(self) -> Iterator[str]:
         """The tokens, each when it is due."""
         knobs = self.knobs
-        for made in range(len(self.tokens) + 1):
+        for made in range(len(self.first.tokens) + 1):
             if made == knobs.die_mid_stream:
                 os.kill(os.getpid(), signal.SIGKILL)
             if made == knobs.stall_stream_after:
@@ -51,29 +76,28 @@ class Answer:
                 raise CutOff
             if made == 1 and knobs.stream_gate:
                 self.conn.wait_for_file(knobs.stream_gate)
-            if made < len(self.tokens):
+            if made < len(self.first.tokens):
                 self.conn.wait(knobs.chunk_delay)
-                yield self.tokens[made] if made == 0 else f" {self.tokens[made]}"
-
-    @property
-    def usage(self) -> dict[str, int]:
-        made = len(self.tokens)
-        total = self.prompt_tokens + made
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": made, "total_tokens": total}
+                yield self.first.tokens[made] if made == 0 else f" {self.first.tokens[made]}"
 
     def frame(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        common = {"id": f"chatcmpl-{self.number}", "created": int(time.time())}
-        return {**common, "object": kind, "model": self.model, "choices": choices, **more}
+        common = {"created": int(time.time()), "model": self.model, "object": kind, "id": f"chatcmpl-{self.number}"}
+        return {"choices": choices, **common, **more}
 
-    def whole(self, messages: list[dict[str, Any]], *, choices: int) -> None:
-        text = "".join(self.made())
-        part: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
-        made = [{"index": i, "finish_reason": self.finish, **part} for i in range(choices)]
+    def whole(self, messages: list[dict[str, Any]]) -> None:
+        texts = ["".join(self.made()), *(" ".join(choice.tokens) for choice in self.others)]
+        made = [self.whole_choice(index, text) for index, text in enumerate(texts)]
         kind = "chat.completion" if self.chat else "text_completion"
         claim = 1000 if self.knobs.truncated_body else 0
-        self.conn.answer(200, self.frame(kind, made, usage=self.usage, echo=messages), claim=claim)
+        self.conn.answer(200, self.frame(kind, made, usage=self.first.usage, echo=messages), claim=claim)
         if claim:
             raise CutOff
+
+    def whole_choice(self, index: int, text: str) -> dict[str, Any]:
+        if self.chat:
+            message = {"role": "assistant", "content": text}
+            return {"finish_reason": self.finish, "index": index, "message": message}
+        return {"text": text, "index": index, "logprobs": None, "finish_reason": self.finish}
 
     def stream(self, messages: list[dict[str, Any]], *, usage: bool) -> None:
         conn = self.conn
@@ -84,14 +108,28 @@ class Answer:
             first = [{"index": 0, "finish_reason": None, "delta": delta}]
             conn.event(self.frame(kind, first, echo=messages))
         for number, word in enumerate(self.made(), 1):
-            part: dict[str, Any] = {"delta": {"content": word}} if self.chat else {"text": word}
-            conn.event(self.frame(kind, [{"index": 0, "finish_reason": None, **part}]))
+            self.say(kind, 0, word)
             if number == self.knobs.error_stream_after:
                 conn.event(error_object(500, "the fake failed", "server_error"))
                 return conn.send(b"0\r\n\r\n")
-        last: dict[str, Any] = {"delta": {}} if self.chat else {"text": ""}
-        conn.event(self.frame(kind, [{"index": 0, "finish_reason": self.finish, **last}]))
-        if usage:
-            conn.event(self.frame(kind, [], usage=self.usage))
+        for index, choice in enumerate([self.first, *self.others]):
+            for word in choice.tokens if index else ():
+                self.say(kind, index, word)
+            self.close(kind, index, choice, usage=usage)
         conn.event("[DONE]")
         return conn.send(b"0\r\n\r\n")
+
+    def say(self, kind: str, index: int, word: str) -> None:
+        part: dict[str, Any] = {"delta": {"content": word}} if self.chat else {"text": word}
+        self.conn.event(self.frame(kind, [{"index": index, "finish_reason": None, **part}]))
+
+    def close(self, kind: str, index: int, choice: Choice, *, usage: bool) -> None:
+        """The end of a choice; of several each has a report."""
+        part: dict[str, Any] = {"delta": {}} if self.chat else {"text": ""}
+        report: dict[str, Any] = {"timings": choice.timings} if self.others else {}
+        last = [{"index": index, "finish_reason": self.finish, **part}]
+        if usage:
+            self.conn.event(self.frame(kind, last))
+            self.conn.event(self.frame(kind, [], usage=choice.usage, **report))
+        else:
+            self.conn.event(self.frame(kind, last, **report))

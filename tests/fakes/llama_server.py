@@ -9,9 +9,9 @@ path answers 503, as llama-server's do; without the key every path but /health a
 LLAMA_SERVER_ROUTER_PORT in its environment it tells of its load on stdout, ends with its stdin, and after SIGTERM
 waits there for leave, as llama-server does.
 
-The answer to a chat is the text of the last user message, a token per word; the messages that came are under
-"echo" (in a stream: in the first chunk). Its faults are the fields of `Knobs` (knobs.py), given as JSON in FAKE_LLAMA;
-`write_binary` in this package makes an executable of them. Faults of answers spare the probes, unless
+The answer to a chat is the text of the last user message, to a prompt the prompt, a token per word; the messages that
+came are under "echo" (in a stream: in the first chunk). Its faults are the fields of `Knobs` (knobs.py), given as JSON
+in FAKE_LLAMA; `write_binary` in this package makes an executable of them. Faults of answers spare the probes, unless
 `faults_on` names paths.
 """
 
@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 if __name__ == "__main__":  # a program is run out of any folder
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
 
-from tests.fakes.answer import FOREVER, Answer, prompt_of, text_of
+from tests.fakes.answer import FOREVER, Answer, Choice, prompt_of, text_of
 from tests.fakes.knobs import Knobs, append, knobs_from_environment
 from tests.fakes.wire import ClientGone, Connection, CutOff, Request, error_object
 
@@ -291,7 +291,7 @@ class Server:
         counts = [len(one.split() if isinstance(one, str) else one) for one in inputs]
         data = [{"object": "embedding", "index": at, "embedding": [float(count)]} for at, count in enumerate(counts)]
         usage = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
-        return 200, {"object": "list", "model": self.options.alias, "data": data, "usage": usage}
+        return 200, {"model": self.options.alias, "object": "list", "usage": usage, "data": data}
 
     def slot(self, number: int, action: str, name: str) -> tuple[int, Any]:
         """Slot 0 holds what was asked last; a saved slot is a file with its count of tokens."""
@@ -317,11 +317,15 @@ class Server:
     def generate(self, conn: Connection, request: Request, knobs: Knobs) -> None:
         body = request.json
         chat = request.path == "/v1/chat/completions"
-        messages = body.get("messages", []) if chat else [{"role": "user", "content": body.get("prompt", "")}]
+        prompts = body.get("prompt", "")
+        if chat or not (isinstance(prompts, list) and isinstance(prompts[0], str)):
+            prompts = [prompts]
+        messages = body.get("messages", []) if chat else [{"role": "user", "content": prompts[0]}]
         users = [text_of(message.get("content")) for message in messages if message.get("role") == "user"]
         words = (users[-1].split() if users else []) or ["ok"]
         count = len(words) if knobs.chunks is None else knobs.chunks
-        limit = body.get("max_tokens") or body.get("max_completion_tokens") or count
+        asked = body.get("max_tokens") or body.get("max_completion_tokens")
+        limit = asked or count
         tokens = list(itertools.islice(itertools.cycle(words), min(count, limit)))
         prompt_tokens = len((prompt_of(messages) if chat else users[0]).split())
         if prompt_tokens > self.options.window:
@@ -329,13 +333,17 @@ class Server:
             text = f"request ({prompt_tokens} tokens) exceeds the available context size ({window} tokens)"
             more = {"n_prompt_tokens": prompt_tokens, "n_ctx": window}
             return conn.answer(400, error_object(400, text, "exceed_context_size_error", **more))
+        first = Choice(tokens, prompt_tokens)
+        copies = (body.get("n") or 1) - 1
+        texts = [text.split() for text in prompts[1:] for _ in range(copies + 1)]
+        others = [Choice(text[:asked], len(text)) for text in texts]
         answer = Answer(
             self.options.alias,
             next(self.ids),
             conn,
             knobs,
-            tokens,
-            prompt_tokens,
+            first,
+            [first] * copies + others,
             "length" if limit < count else "stop",
             chat,
         )
@@ -346,7 +354,7 @@ class Server:
             if body.get("stream"):
                 usage = bool((body.get("stream_options") or {}).get("include_usage"))
                 return answer.stream(messages, usage=usage)
-            return answer.whole(messages, choices=body.get("n") or 1)
+            return answer.whole(messages)
         finally:
             with self.lock:
                 self.busy -= 1

@@ -8,7 +8,7 @@ import json
 import resource
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,14 +19,18 @@ from aiohttp import web
 
 from manager import listener as listening
 from manager import places as counting
-from manager.connections import MAX_HEAD, WRITE_BUFFER, ConnectionServer
+from manager import stall
+from manager.connection import MAX_HEAD, WRITE_BUFFER
+from manager.connections import ConnectionServer
 from manager.listener import Listener
-from manager.places import Places
-from manager.settings_server import ServerSettings
+from manager.places import RESERVE, Places
+from manager.settings_server import ServerSettings, TlsSettings
+from manager.short_answers import SECURITY, always
 from tests.manager.tls.pki import issue
 
 GET: Final = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 PATIENCE: Final = 10.0
+SECURE: Final = always(TlsSettings(enabled=True, hsts=60))
 LOOPS: Final = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -41,11 +45,18 @@ class Door:
 
     @contextlib.asynccontextmanager
     async def connect(
-        self, context: ssl.SSLContext | None = None
+        self, context: ssl.SSLContext | None = None, receive_buffer: int | None = None
     ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         name = "localhost" if context else None
+        own = socket.socket()
+        own.setblocking(False)
+        if receive_buffer is not None:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         async with asyncio.timeout(PATIENCE):
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=context, server_hostname=name)
+            await asyncio.get_running_loop().sock_connect(own, ("127.0.0.1", self.port))
+            reader, writer = await asyncio.open_connection(
+                sock=own, ssl=context, server_hostname=name, limit=receive_buffer or 65536
+            )
         try:
             yield reader, writer
         finally:
@@ -64,9 +75,14 @@ async def pong(_: web.BaseRequest) -> web.StreamResponse:
 
 
 @contextlib.asynccontextmanager
-async def serving(handler: Handler = pong, tls: ssl.SSLContext | None = None, **settings: Any) -> AsyncIterator[Door]:
+async def serving(
+    handler: Handler = pong,
+    tls: ssl.SSLContext | None = None,
+    headers: Mapping[str, str] = SECURITY,
+    **settings: Any,
+) -> AsyncIterator[Door]:
     limits = ServerSettings(**settings)
-    server, places = ConnectionServer(handler, limits), Places(limits)
+    server, places = ConnectionServer(handler, limits, headers), Places(limits)
     door = Listener(server, places, tls)
     await door.start("127.0.0.1", 0)
     try:
@@ -131,11 +147,57 @@ async def test_places_are_counted_in_all_and_by_address() -> None:
     assert places.take("192.0.2.5") is None
 
 
-async def test_a_network_of_ipv6_is_one_client() -> None:
+async def test_the_ipv6_network_of_a_home_is_one_client() -> None:
     places = Places(ServerSettings(max_connections_per_address=1))
-    assert places.take("2001:db8:1:2::1") is not None
-    assert places.take("2001:db8:1:2:ffff::1") is None
-    assert places.take("2001:db8:1:3::1") is not None
+    assert places.take("2001:db8:1:200::1") is not None
+    assert places.take("2001:db8:1:2ff:ffff::1") is None
+    assert places.take("2001:db8:1:300::1") is not None
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "most"),
+    [
+        (2000, 2000, None, 1000),
+        (1000, 5000, 1000 + RESERVE, 1000),
+        (1000, resource.RLIM_INFINITY, 1000 + RESERVE, 1000),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, None, 1000),
+        (500, 900, 900, 900 - RESERVE),
+        (300, 300, None, 150),
+    ],
+)
+async def test_there_are_as_many_connections_as_files_may_be_open(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    soft: int,
+    hard: int,
+    raised: int | None,
+    most: int,
+) -> None:
+    set_to: list[tuple[int, int]] = []
+    places = Places(ServerSettings(max_connections=1000))
+    with monkeypatch.context() as patch:
+        patch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+        patch.setattr(resource, "setrlimit", lambda _, limits: set_to.append(limits))
+        places.fit_open_files()
+    assert set_to == ([] if raised is None else [(raised, hard)])
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (most < 1000)
+    assert not said or f"only {most} connections at a time" in said[0]
+    for _ in range(most):
+        assert places.take("127.0.0.1") is not None
+    assert places.take("127.0.0.1") is None
+
+
+async def test_a_limit_of_files_that_can_not_be_raised_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError
+
+    places = Places(ServerSettings(max_connections=1000))
+    with monkeypatch.context() as patch:
+        patch.setattr(resource, "getrlimit", lambda _: (300, resource.RLIM_INFINITY))
+        patch.setattr(resource, "setrlimit", refuse)
+        places.fit_open_files()
+    assert sum(places.take("127.0.0.1") is not None for _ in range(200)) == 150
 
 
 async def test_this_machine_and_proxies_have_no_limit_of_their_own() -> None:
@@ -295,6 +357,123 @@ async def test_a_head_of_many_headers_has_a_limit() -> None:
         assert (status, error["code"]) == (431, "head_too_large")
 
 
+@contextlib.contextmanager
+def held() -> Iterator[tuple[Handler, asyncio.Event]]:
+    """A handler whose answers wait for the event, and then are the path and what came as the body."""
+    event = asyncio.Event()
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        await event.wait()
+        return web.Response(text=f"{request.path} {len(await request.read())}")
+
+    yield handler, event
+    event.set()
+
+
+async def test_a_head_behind_a_request_that_runs_is_waited_for_from_its_end_on() -> None:
+    with held() as (handler, event):
+        async with serving(handler, header_timeout=0.1) as door, door.connect() as (reader, writer):
+            writer.write(GET)
+            await asyncio.sleep(0.02)
+            writer.write(GET[:9])
+            await asyncio.sleep(0.15)
+            event.set()
+            assert await answer(reader) == b"/a 0"
+            assert error_of(await whole(reader))[0] == 408
+
+
+async def test_a_head_behind_a_request_that_runs_has_the_same_limit() -> None:
+    with held() as (handler, event):
+        async with serving(handler) as door, door.connect() as (reader, writer):
+            writer.write(GET)
+            for number in range(2 * MAX_HEAD // 8000):
+                await asyncio.sleep(0.005)  # in pieces
+                writer.write((b"" if number else GET[:-2]) + b"X-%d: %b\r\n" % (number, b"a" * 7990))
+            await asyncio.sleep(0.02)
+            writer.write(b"\r\n")  # too late: what came last was not kept
+            await asyncio.sleep(0.02)
+            event.set()
+            assert await answer(reader) == b"/a 0"
+            assert error_of(await whole(reader))[0] == 431
+
+
+@pytest.mark.parametrize("offer", [b"", b"Connection: upgrade\r\nUpgrade: websocket\r\n"])
+async def test_a_body_behind_a_request_that_runs_is_no_head(offer: bytes) -> None:
+    size = 3 * MAX_HEAD
+    post = b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+    with held() as (handler, event):
+        async with serving(handler, header_timeout=0.2) as door, door.connect() as (reader, writer):
+            writer.write(GET[:-2] + offer + b"\r\n" + post + b"x")
+            await asyncio.sleep(0.02)
+            if offer:  # what comes behind it is only looked at when its answer has declined it
+                event.set()
+                assert await answer(reader) == b"/a 0"
+            for _ in range(2):
+                writer.write(b"x" * (size // 2 - 1))
+                await asyncio.sleep(0.01)
+            writer.write(b"x")
+            event.set()
+            if not offer:
+                assert await answer(reader) == b"/a 0"
+            assert await answer(reader) == b"/b %d" % size
+            await asyncio.sleep(0.25)
+            writer.write(GET)
+            assert await answer(reader) == b"/a 0"
+
+
+async def test_what_comes_behind_the_offer_of_an_unknown_protocol_is_never_answered() -> None:
+    offer = GET[:-2] + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    with held() as (handler, event):
+        async with serving(handler) as door, door.connect() as (reader, writer):
+            writer.write(offer + b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(GET))
+            await asyncio.sleep(0.02)
+            writer.write(GET.replace(b"/a", b"/c"))
+            await asyncio.sleep(0.02)
+            event.set()
+            assert await answer(reader) == b"/a 0"
+            assert await whole(reader) == b""
+
+
+# Which HTTP, and what every answer says
+
+
+@pytest.mark.parametrize("version", [b"HTTP/2.0", b"HTTP/0.9"])
+async def test_other_versions_are_a_505_in_ours_after_what_came_before(version: bytes) -> None:
+    async with serving() as door, door.connect() as (reader, writer):
+        writer.write(GET + GET.replace(b"HTTP/1.1", version))
+        assert await answer(reader) == b"pong"
+        raw = await whole(reader)
+        assert raw.startswith(b"HTTP/1.1 505 ")
+        assert error_of(raw)[1]["code"] == "http_version_not_supported"
+
+
+def headers_of(raw: bytes) -> dict[str, str]:
+    head = raw.partition(b"\r\n\r\n")[0].decode()
+    return dict(line.split(": ", 1) for line in head.split("\r\n")[1:])
+
+
+async def test_answers_that_nobody_marked_say_what_every_answer_says() -> None:
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/missing":
+            raise web.HTTPNotFound
+        return web.Response(text="pong", headers={"Server": "own"} if request.path == "/own" else None)
+
+    assert SECURE["Strict-Transport-Security"] == "max-age=60"
+    assert SECURE["Server"] == "llamaherd"
+    asked = {path: GET.replace(b"/a", path) for path in (b"/a", b"/missing", b"/own")}
+    asked |= {b"no request": b"GET\r\n\r\n", b"no version": GET.replace(b"1.1", b"2.0"), b"late": b"GET /"}
+    async with serving(handler, headers=SECURE, header_timeout=0.1) as door:
+        for name, data in asked.items():
+            async with door.connect() as (reader, writer):
+                writer.write(data.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+                headers = headers_of(await whole(reader))
+            if name == b"/own":
+                assert headers["Server"] == "own"
+                assert "Cache-Control" not in headers
+            else:
+                assert headers.items() >= SECURE.items(), name
+
+
 # How long to read
 
 
@@ -324,7 +503,7 @@ async def refuse_to_read(tls: ssl.SSLContext | None, client: ssl.SSLContext | No
         finally:
             ended.set()
 
-    async with serving(endless, tls, write_timeout=0.3) as door, door.connect(client) as (_, writer):
+    async with serving(endless, tls, write_timeout=0.2) as door, door.connect(client) as (_, writer):
         writer.write(GET)
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         await asyncio.sleep(0.15)
@@ -336,19 +515,51 @@ async def refuse_to_read(tls: ssl.SSLContext | None, client: ssl.SSLContext | No
         await door.until_taken(0)
 
 
-async def test_who_takes_its_answer_slowly_gets_it_whole() -> None:
-    size = 4_000_000
+@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_who_takes_its_answer_slowly_gets_it_whole(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], loop: str, secure: bool
+) -> None:
+    run(loop, read_slowly(*(contexts if secure else (None, None))))
 
-    async def long(_: web.BaseRequest) -> web.StreamResponse:
+
+async def test_who_takes_its_answer_slowly_gets_it_whole_where_the_system_does_not_tell_what_was_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stall, "_TCP_INFO", None)
+    await read_slowly(None, None)
+
+
+async def read_slowly(tls: ssl.SSLContext | None, client: ssl.SSLContext | None) -> None:
+    """In several times as many seconds as an answer may lie still. With TLS the client takes it by 256 KiB."""
+    size, timeout = (3_000_000, 0.25) if tls else (1_500_000, 0.1)
+
+    async def long(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
         return web.Response(body=b"x" * size)
 
-    async with serving(long, write_timeout=0.3) as door, door.connect() as (reader, writer):
+    async with serving(long, tls, write_timeout=timeout) as door, door.connect(client, 32768) as (reader, writer):
         writer.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-        got = 0
-        while data := await reader.read(200_000):
+        got, began = 0, asyncio.get_running_loop().time()
+        while data := await reader.read(16384):
             got += len(data)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.004)
         assert got > size
+        assert asyncio.get_running_loop().time() - began > 2.5 * timeout
+
+
+async def test_who_never_answers_the_end_of_tls_is_cut_off(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    server, client = contexts
+    with held() as (handler, event):
+        async with serving(handler, server, write_timeout=0.1) as door, door.connect(client) as (_, writer):
+            writer.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await asyncio.sleep(0.02)
+            event.set()
+            await asyncio.sleep(0.02)
+            assert door.places.taken == 1
+            await door.until_taken(0)
 
 
 async def test_a_peer_that_vanished_is_noticed_by_the_system() -> None:
@@ -439,3 +650,26 @@ async def test_connections_that_have_not_begun_end_with_the_listener(
         await door.until_taken(1)
     assert await whole(reader) == b""
     assert door.places.taken == 0
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+async def test_a_connection_that_was_accepted_a_moment_before_the_listener_ends_leaves_nothing(turns: int) -> None:
+    async with serving() as door:
+        last = Listener(door.server, door.places)
+        await last.start("127.0.0.1", 0)
+        loop = asyncio.get_running_loop()
+        (own,) = last._sockets
+        loop.remove_reader(own)
+        with socket.socket() as client:
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", last.port))
+            last._accept(own)
+            assert door.places.taken == 1
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            assert last._beginning
+            await last.close()
+            assert not last._beginning
+            await door.until_taken(0)
+            async with asyncio.timeout(PATIENCE):
+                assert await loop.sock_recv(client, 100) == b""

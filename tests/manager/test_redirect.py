@@ -16,7 +16,7 @@ from manager.connections import ConnectionServer
 from manager.listener import Listener
 from manager.places import Places
 from manager.redirect import CHALLENGES, MAX_CHALLENGE, Redirect
-from manager.settings_server import ServerSettings
+from manager.settings_server import ServerSettings, TlsSettings
 
 Ask = Callable[..., Awaitable[tuple[int, dict[str, str], bytes]]]
 TOKEN: Final = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr_oA"
@@ -79,6 +79,16 @@ async def test_everything_is_sent_to_https_by_the_name_that_was_called(
     assert (status, headers["Location"], body) == (308, location, b"")
     assert headers["Connection"] == "close"
     assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Server"] == "llamaherd"
+
+
+@pytest.mark.parametrize(
+    ("enabled", "message"),
+    [(True, "public_port is where clients are sent by http_port"), (None, "public_port is set, but HTTPS is off")],
+)
+def test_a_port_that_nobody_would_be_sent_to_is_a_mistake(enabled: bool | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TlsSettings(public_port=443, enabled=enabled)
 
 
 @pytest.mark.parametrize("target", ["/ping", "/health", "/v1/models", "//evil.example/a", "/%0d%0aSet-Cookie:a=b", "/"])

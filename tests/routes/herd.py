@@ -67,7 +67,7 @@ class Herd:
         path: str,
         body: Any = None,
         *,
-        raw: bytes | None = None,
+        raw: bytes | AsyncIterator[bytes] | None = None,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
@@ -92,7 +92,7 @@ class Herd:
         path: str,
         body: Any = None,
         *,
-        raw: bytes | None = None,
+        raw: bytes | AsyncIterator[bytes] | None = None,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:

@@ -54,11 +54,32 @@ async def test_without_names_a_key_is_enough(fake: Fake, make_key: MakeKey, star
     assert (await herd.get("/v1/models", key=key, headers={"Host": "any.example.org"})).status == 200
 
 
-async def test_an_open_service_answers_to_any_name_but_not_to_pages_from_elsewhere(
+OPEN = {"host": "0.0.0.0", "dangerously_serve_without_keys": True}  # noqa: S104  nothing is bound
+
+
+async def test_an_open_service_answers_to_its_addresses_but_to_no_name_that_could_have_been_made_to_point_here(
     fake: Fake, start_herd: StartHerd
 ) -> None:
-    herd = await start_herd(server={"host": "0.0.0.0", "dangerously_serve_without_keys": True})  # noqa: S104
+    herd = await start_herd(server=OPEN)
+    for host in ("192.168.1.5:8000", "[2001:db8::1]", "localhost"):
+        assert (await herd.get("/v1/models", headers={"Host": host, "Origin": f"http://{host}"})).status == 200
+    for host in ("evil.example.org", "1.2.3.4.example.org", "a b"):
+        assert (await herd.get("/v1/models", headers={"Host": host, "Origin": f"http://{host}"})).status == 403
+
+
+async def test_an_open_service_with_names_answers_to_them_but_not_to_pages_from_elsewhere(
+    fake: Fake, start_herd: StartHerd
+) -> None:
+    herd = await start_herd(server={**OPEN, "allowed_hosts": ["box.example.org"]})
     own = {"Host": "box.example.org", "Origin": "http://box.example.org"}
-    assert (await herd.get("/v1/models", headers={"Host": "box.example.org"})).status == 200
     assert (await herd.get("/v1/models", headers=own)).status == 200
+    assert (await herd.get("/v1/models", headers={**own, "X-Forwarded-For": "203.0.113.5"})).status == 200
     assert (await herd.get("/v1/models", headers={**own, "Origin": "http://evil.example.org"})).status == 403
+    assert (await herd.get("/v1/models", headers={"Host": "evil.example.org"})).status == 421
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "x-real-ip"])
+async def test_without_keys_nobody_gets_in_whom_a_proxy_on_this_machine_brings(herd: Herd, name: str) -> None:
+    assert (await herd.get("/v1/models")).status == 200
+    answer = await herd.get("/v1/models", headers={name: "203.0.113.5"})
+    assert (answer.status, answer.error["type"]) == (403, "permission_error")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from manager import guesses
+from manager.auth import KeyStore
 from tests.manager.bench import until
-from tests.routes.conftest import StartHerd
+from tests.routes.conftest import StartHerd, outside
 from tests.routes.herd import Herd, said
 from tests.routes.stage import CHAT, Fake, Stage
 
@@ -56,6 +57,66 @@ async def test_lists_show_the_models_of_the_key(two: Herd) -> None:
     assert (await two.get("/models")).json == []
     await two.post("/loadModel", {"model": "beta"})
     assert (await two.get("/models")).json == ["beta"]
+
+
+async def test_names_of_other_models_are_not_told(stage: Stage, two: Herd, make_key: MakeKey) -> None:
+    for path, body in ((CHAT, {**said("hi"), "model": "alphi"}), ("/tokenize", {"content": "x", "model": "alpha:no"})):
+        answer = await two.post(path, body)
+        assert answer.status in {403, 404}
+        assert "did you mean" not in answer.error["message"]
+    answer = await two.get("/v1/models/alphi")
+    assert (answer.status, answer.error["message"]) == (404, "There is no such model for this API key; it is for: b.")
+
+
+async def test_errors_of_other_models_are_not_told(
+    stage: Stage, fake: Fake, make_key: MakeKey, start_herd: StartHerd
+) -> None:
+    fake.knobs(exit_on_start={"code": 3, "lines": []})
+    stage.model("beta").knobs()
+    all_models, beta = make_key("all", "inference"), make_key("b", "inference", models=["beta"])
+    herd = await start_herd()
+    assert (await herd.post(CHAT, said("hi", model="alpha"), key=all_models)).status == 503
+    await until(lambda: herd.service.pool.errors)
+    assert len((await herd.get("/chat/errors", key=all_models)).json["errors"]) == 1
+    assert (await herd.get("/chat/errors", key=beta)).json["errors"] == []
+
+
+async def test_a_request_counts_from_before_its_body_is_read(
+    fake: Fake, make_key: MakeKey, start_herd: StartHerd
+) -> None:
+    key = make_key("one", at_once=1, requests_per_minute=3)
+    herd = await start_herd()
+    herd.key = key
+    more = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"messages": [{"role": "user", '
+        await more.wait()
+        yield b'"content": "hi"}]}'
+
+    slow = asyncio.create_task(herd.post(CHAT, raw=body()))
+    await until(lambda: herd.service.quotas._running)
+    assert (await herd.chat("me too")).status == 429  # the other holds the place while it sends
+    more.set()
+    assert (await slow).status == 200
+    assert (await herd.post(CHAT, raw=b"{")).status == 400
+    assert (await herd.chat("hi")).headers["x-ratelimit-remaining-requests"] == "0"  # a mistake counts, a 429 does not
+
+
+@pytest.mark.parametrize("path", ["/status", "/admin/events", "/admin/models/alpha/logs?follow=true"])
+async def test_feeds_end_with_their_key(
+    stage: Stage, fake: Fake, make_key: MakeKey, start_herd: StartHerd, path: str
+) -> None:
+    key, other = make_key("goes"), make_key("stays")
+    herd = await start_herd()
+    async with herd.open("GET", path, key=key) as ended, herd.open("GET", path, key=other) as goes_on:
+        assert ended.status == goes_on.status == 200
+        outside(lambda: KeyStore(stage.keys_file).revoke("goes"))
+        await asyncio.to_thread(herd.service.keys.load)
+        await herd.post("/loadModel", {"model": "alpha"}, key=other)  # something to tell
+        async with asyncio.timeout(5):
+            assert "ready" not in (await ended.content.read()).decode()
+        assert not goes_on.content.at_eof()
 
 
 async def test_requests_at_once_are_limited_and_a_stream_counts_until_its_end(
@@ -153,6 +214,8 @@ async def test_what_administrators_do_is_in_the_audit_log(
     await herd.post("/loadModel", {"model": "alpha"}, key=admin, headers={"X-Forwarded-For": "203.0.113.5"})
     await herd.post("/admin/models/alpha/unload?wait=true", key=admin)
     await herd.post("/loadModel", {"model": "alpha"}, key=user)
+    for stranger in (None, "sk-lh-wrong"):  # or whoever has no key could fill the log until nothing else is in it
+        await herd.post("/loadModel", {"model": "alpha"}, key=stranger)
     await herd.get("/admin/models", key=admin)
     await herd.chat("hi", model="alpha")
     await herd.server.close()
@@ -187,4 +250,5 @@ async def test_usage_is_told_to_administrators_and_outlives_the_service(
     herd = await start_herd()
     assert (await herd.get("/admin/usage", key=admin)).json["total"] == used
     again = (await herd.post(CHAT, said("hi"), key=user)).headers["x-ratelimit-remaining-tokens"]
+    used = (await herd.get("/admin/usage", key=admin)).json["total"]
     assert int(again) == 100_000 - used["prompt_tokens"] - used["completion_tokens"] < int(left)

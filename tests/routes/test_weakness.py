@@ -10,6 +10,7 @@ import pytest
 
 from manager.app import create_app
 from manager.errors import ConfigError
+from manager.service import SERVICE
 from tests.conftest import MakeSettings
 from tests.routes.stage import Fake, Stage
 
@@ -34,6 +35,41 @@ def test_without_keys_nobody_from_outside_gets_in(begin: Callable[..., None], ho
     assert "llamaherd key create" in refusal.value.message
     with pytest.raises(ConfigError, match="no API key is stored"):
         begin(host=host, dangerously_send_keys_in_clear=True)  # that is for something else
+
+
+@pytest.mark.parametrize(
+    "server", [{"trusted_proxies": ["127.0.0.1"]}, {"allowed_hosts": ["localhost", "llm.example.org"]}]
+)
+def test_behind_a_proxy_a_key_is_needed_too(
+    begin: Callable[..., None], make_key: MakeKey, server: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match="no API key is stored"):
+        begin(**server)
+    begin(**server, dangerously_serve_without_keys=True)
+    make_key("k")
+    begin(**server)
+
+
+def test_a_key_that_is_made_later_is_told_of_where_it_travels_in_clear(
+    stage: Stage, fake: Fake, make_key: MakeKey, make_settings: MakeSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = {"host": "192.168.1.5", "dangerously_serve_without_keys": True}
+    service = create_app(make_settings(**stage.sections({"server": server})))[SERVICE]
+    make_key("k")
+    service.keys.load()
+    service.reloader._keys_read()
+    assert service.keys_required
+    assert "API keys travel in clear to 192.168.1.5" in caplog.text
+
+
+def test_a_network_of_everybody_is_no_network_of_proxies(
+    begin: Callable[..., None], make_key: MakeKey, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_key("k")
+    begin(trusted_proxies=["10.0.0.0/8"])
+    assert "trusted_proxies" not in caplog.text
+    begin(trusted_proxies=["0.0.0.0/0"])
+    assert "server.trusted_proxies has 0.0.0.0/0" in caplog.text
 
 
 @pytest.mark.parametrize("host", OUTSIDE)
