@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
@@ -12,7 +11,6 @@ from typing import Any, Final
 from aiohttp import web
 
 import routes
-from manager.addresses import is_loopback
 from manager.audit import Audit
 from manager.auth import KeyStore
 from manager.catalog import load_catalog
@@ -24,6 +22,7 @@ from manager.engines.llama.native import choose_launcher
 from manager.engines.llama.slots import forget_others
 from manager.entry import ModelEntry
 from manager.errors import ConfigError
+from manager.exposure import refuse_weakness, warn_of_keys_in_clear
 from manager.home import return_home
 from manager.log import AccessLog
 from manager.memory_ledger import Ledger
@@ -42,9 +41,6 @@ logger = logging.getLogger(__name__)
 
 FLUSH_KEYS_EVERY: Final = 60.0
 LOOK_AT_KEYS_EVERY: Final = 1.0
-# Networks of proxies with fewer bits than this are a mistake, or soon will be one.
-NARROWEST: Final = 8
-IN_CLEAR: Final = "API keys travel in clear to %s: only safe where a proxy ends TLS before it"
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -94,46 +90,6 @@ def create_app(settings: Settings) -> web.Application:
     app.on_shutdown.append(_end_feeds)
     routes.setup(app)
     return app
-
-
-def refuse_weakness(settings: Settings, keys: KeyStore) -> None:
-    """Raise ConfigError where others could reach the service without a key, or read keys on their way to it."""
-    server = settings.server
-    _warn_of_wide_proxies(settings)
-    reached = _reached(settings)
-    if reached is None:
-        return
-    if not len(keys):
-        if not server.dangerously_serve_without_keys:
-            raise ConfigError(
-                f"{reached}, and no API key is stored in {settings.storage.keys_file}: make one with 'llamaherd key "
-                "create NAME', or listen on 127.0.0.1. (server.dangerously_serve_without_keys lets everyone in.)"
-            )
-    elif not settings.tls.wanted and not is_loopback(server.host):
-        if not server.dangerously_send_keys_in_clear:
-            raise ConfigError(
-                f"{reached}, and keys would travel over plain HTTP, where others can read them: name a certificate "
-                f"(tls.host, or make one with 'llamaherd tls self-signed NAME'), or listen on 127.0.0.1 behind a "
-                "proxy that ends TLS. (server.dangerously_send_keys_in_clear sends them all the same.)"
-            )
-        logger.warning(IN_CLEAR, server.host)
-
-
-def _reached(settings: Settings) -> str | None:
-    """How others than this machine can reach the service; None where they can't."""
-    server = settings.server
-    if not is_loopback(server.host):
-        return f"server.host is {server.host}, which others can reach"
-    if server.trusted_proxies:
-        return "server.trusted_proxies names proxies, which let others in"
-    others = [name for name in server.allowed_hosts if not is_loopback(name)]
-    return f"server.allowed_hosts has {others[0]}, by which others are to call it" if others else None
-
-
-def _warn_of_wide_proxies(settings: Settings) -> None:
-    for network in settings.server.trusted_proxies:
-        if ipaddress.ip_network(network).prefixlen < NARROWEST:
-            logger.warning("server.trusted_proxies has %s: whoever is in it may say that it is somebody else", network)
 
 
 def engine_factory(settings: Settings, run_folder: RunFolder) -> Callable[[ModelEntry], Engine]:
@@ -222,11 +178,9 @@ def _at_home(name: str, after: float) -> Callable[[web.Application], AsyncIterat
 
 def _note_keys(service: Service) -> None:
     """Once there were keys, one is asked for."""
-    if service.keys_required or not len(service.keys):
-        return
-    service.keys_required = True
-    if not is_loopback(service.settings.server.host) and service.tls is None:
-        logger.warning(IN_CLEAR, service.settings.server.host)
+    if not service.keys_required and len(service.keys):
+        service.keys_required = True
+        warn_of_keys_in_clear(service.settings)
 
 
 async def _keys_followed(app: web.Application) -> AsyncIterator[None]:

@@ -12,8 +12,8 @@ from manager.errors import InvalidRequest
 from manager.service import SERVICE
 from routes import sse
 from routes.body import BODY, read_object
+from routes.callers import is_admin, may_use
 from routes.errors import without_folders
-from routes.middleware import is_admin, may_use
 from routes.models import json_response
 from routes.openai import chat, named_model
 

@@ -11,7 +11,7 @@ from manager.feed import Event, EventsLost
 from manager.service import SERVICE, Service
 from routes import sse
 from routes.admin import model_objects
-from routes.middleware import still_admitted
+from routes.callers import still_admitted
 from routes.status import HEARTBEAT
 
 SNAPSHOT: Final = "snapshot"

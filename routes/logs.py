@@ -14,7 +14,7 @@ from manager.service import SERVICE, Service
 from manager.state import SETTLED
 from routes import sse
 from routes.admin import find_model, flag
-from routes.middleware import still_admitted
+from routes.callers import still_admitted
 from routes.relay import EVENT_STREAM
 from routes.status import HEARTBEAT
 

@@ -17,7 +17,7 @@ from manager.errors import InvalidRequest
 from manager.media_kinds import TELLING, is_kind
 from manager.remote_images import ImageRefused, RemoteImages, Room
 from manager.service import SERVICE
-from routes.middleware import KEY
+from routes.callers import KEY
 
 # What a part of this type is, and the fields of it in which llama.cpp looks for it. Only a model with a projector
 # takes these.

@@ -10,25 +10,22 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Final
 
 from aiohttp import web
 
-from manager.auth import ApiKey
-from manager.entry import ModelEntry
-from manager.errors import HerdError, InvalidKey, ModelNotAllowed, ModelNotFound, PermissionDenied, RateLimited
+from manager.errors import HerdError, InvalidKey, RateLimited
 from manager.quota import Admission
 from manager.service import SERVICE, Service
 from routes.body import BrokenBody
+from routes.callers import KEY, WRONG, NoKey, authorise, client_of, is_admin
 from routes.errors import error_response, from_http_exception, without_folders
-from routes.foreign import refuse_foreign_pages, refuse_forwarded, refuse_unknown_host
+from routes.foreign import refuse_unknown_host
 from routes.headers import ADMISSION, REQUEST_ID, mark
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-KEY: Final = web.RequestKey("key", ApiKey)
 TARGET: Final = web.RequestKey("target", str)  # what an action is done to, where its path does not tell
 ROUTE: Final = web.RequestKey("route", str)  # its pattern
 # Nobody reads an answer; this is what the log and the metrics say of it.
@@ -37,21 +34,6 @@ _ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Ids need to be unlike each other, not unguessable: a random prefix per process and a count.
 _PREFIX: Final = secrets.token_hex(4)
 _count = itertools.count(1)
-
-
-class NoKey(InvalidKey):
-    """No key was sent: that is no guess."""
-
-
-class Standing(Enum):
-    """How a caller stands whom a route admits."""
-
-    ANYBODY = auto()
-    KNOWN = auto()
-    WRONG = auto()
-
-
-ANYBODY, KNOWN, WRONG = Standing.ANYBODY, Standing.KNOWN, Standing.WRONG
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,86 +132,6 @@ def as_herd_error(request: web.Request, error: Exception) -> HerdError:
     return HerdError(f"The service made a mistake. Its log has more under the request id {request_id}.")
 
 
-def authorise(request: web.Request, service: Service, scope: str | None) -> Standing:
-    """Find the caller's key and hold it to `scope`; without keys, keep pages from elsewhere out.
-
-    Raises InvalidKey or PermissionDenied. On a route that is open to all a wrong key is no error, but it was a guess.
-    """
-    if not service.keys_required:
-        refuse_forwarded(request, service)
-        refuse_foreign_pages(request, service)
-        return ANYBODY
-    header = request.headers.get("Authorization")
-    if header is None:
-        if scope is None:
-            return ANYBODY
-        raise NoKey("This service needs an API key: send it as 'Authorization: Bearer <key>'.")
-    try:
-        key = service.keys.authenticate(_token(header))
-    except InvalidKey:
-        if scope is None:
-            return WRONG
-        raise
-    request[KEY] = key
-    if scope is not None and scope not in key.scopes:
-        raise PermissionDenied(f"This API key lacks the scope '{scope}'.")
-    return KNOWN
-
-
-def still_admitted(request: web.Request, service: Service) -> bool:
-    """Whether the key by which a feed was opened would open it now: it may have been revoked, or be over."""
-    if KEY not in request:
-        return not service.keys_required
-    try:
-        key = service.keys.authenticate(_token(request.headers["Authorization"]))
-    except InvalidKey:
-        return False
-    return request[KEY].scopes <= key.scopes
-
-
-def client_of(request: web.Request, service: Service) -> str:
-    """The address of whoever asks, which a reverse proxy may tell."""
-    return service.proxies.client_of(request.remote, request.headers.getall("X-Forwarded-For", ()))
-
-
-def may_use(request: web.Request, entry: ModelEntry | None) -> bool:
-    """Whether the caller's key, where there is one, is for this model. None is a model that was removed."""
-    key = request.get(KEY)
-    if key is None or key.models is None:
-        return True
-    return entry is not None and not key.models.isdisjoint((entry.name, *entry.aliases))
-
-
-def require_use(request: web.Request, entry: ModelEntry) -> None:
-    """Raise ModelNotAllowed where the caller's key is for other models."""
-    if not may_use(request, entry):
-        raise ModelNotAllowed(
-            f"This API key may not use the model '{entry.name}'; it is for: {_models_of(request[KEY])}.", param="model"
-        )
-
-
-def refuse_without_hints(request: web.Request) -> None:
-    """To be called where a model is not found: raises ModelNotFound that names no others than those of the key."""
-    key = request.get(KEY)
-    if key is not None and key.models is not None:
-        raise ModelNotFound(f"There is no such model for this API key; it is for: {_models_of(key)}.", param="model")
-
-
-def _models_of(key: ApiKey) -> str:
-    return ", ".join(sorted(key.models or ()))
-
-
-def is_admin(request: web.Request, service: Service) -> bool:
-    """Whether the caller may see what concerns others: its key has the scope `admin`, or none is asked for."""
-    key = request.get(KEY)
-    return not service.keys_required or (key is not None and "admin" in key.scopes)
-
-
-def knows_caller(request: web.Request, service: Service) -> bool:
-    """Whether the caller may see names: it holds a key, or none is asked for."""
-    return not service.keys_required or request.get(KEY) is not None
-
-
 async def _answer_to_guess(error: InvalidKey, request: web.Request, service: Service, access: Access) -> web.Response:
     if not isinstance(error, NoKey):
         try:
@@ -251,12 +153,3 @@ def _audit(request: web.Request, service: Service, status: int) -> None:
             "status": status,
         }
     )
-
-
-def _token(header: str) -> str:
-    if header.startswith("Bearer "):
-        return header[7:].strip()
-    kind, _, token = header.partition(" ")
-    if kind.lower() != "bearer":
-        raise InvalidKey("The Authorization header must read 'Bearer <key>'.")
-    return token.strip()

@@ -11,8 +11,9 @@ from manager.entry import ModelEntry
 from manager.errors import HerdError, InvalidRequest, ModelNotFound
 from manager.service import SERVICE, Service
 from routes.body import check_fields, read_object
+from routes.callers import may_use, refuse_without_hints, require_use
 from routes.errors import without_folders
-from routes.middleware import TARGET, may_use, refuse_without_hints, require_use
+from routes.middleware import TARGET
 
 
 def json_response(payload: Any, status: int = 200) -> web.Response:

@@ -14,10 +14,11 @@ from manager.lease import Lease
 from manager.pool import ModelPool
 from manager.service import SERVICE, Service
 from routes.body import OWN_FIELDS, check_fields, read_object, wanted_context, write_object
+from routes.callers import refuse_without_hints, require_use
 from routes.conversation import fit_to_budget, with_personality
 from routes.media import check_prompt, fetch_images, settle_media
 from routes.messages import check_messages, check_tools, refusals_to_text
-from routes.middleware import Handler, refuse_without_hints, require_use
+from routes.middleware import Handler
 from routes.relay import Finish, Reframe, relay
 
 CHAT_PATH: Final = "/v1/chat/completions"

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from manager import engine_metrics, gauges
 from manager.service import SERVICE
-from routes.middleware import knows_caller
+from routes.callers import knows_caller
 from routes.models import json_response
 
 

@@ -28,9 +28,10 @@ from manager.short_answers import JSON, error_object
 from routes import sse, tokens
 from routes.asked import asks_for_several, prompts_of, tokens_to_read
 from routes.body import BODY
+from routes.callers import KEY
 from routes.errors import from_engine
 from routes.headers import ADMISSION, REQUEST_ID
-from routes.middleware import KEY, ROUTE, as_herd_error
+from routes.middleware import ROUTE, as_herd_error
 
 # Prepares the request once the engine is there (the personality of the load, the budget of tokens).
 Build = Callable[[Lease], Awaitable[UpstreamRequest]]

@@ -9,8 +9,8 @@ from aiohttp import web
 from manager.service import SERVICE
 from manager.summary import ServiceStatus
 from routes import sse
+from routes.callers import still_admitted
 from routes.errors import without_folders
-from routes.middleware import still_admitted
 
 # Proxies cut a connection that says nothing; a minute is the shortest of their usual limits.
 HEARTBEAT: Final = 15.0

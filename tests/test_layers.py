@@ -18,8 +18,8 @@ LEVELS = tuple(
     line.split()
     for line in """
         errors logbuf mistakes state
-        addresses api_key audit auth key_file key_record key_rules events feed gauges groups guesses inflight log \
-        media_kinds metrics places policy private_file public_hosts quota quota_windows remote_images settings \
+        addresses api_key audit auth key_file key_record key_rules events exposure feed gauges groups guesses inflight \
+        log media_kinds metrics places policy private_file public_hosts quota quota_windows remote_images settings \
         settings_layers settings_sections settings_server settings_types starter_model tls usage usage_report \
         usage_store catalog catalog_builder discovery entry extras gguf_file gguf_header models_file params plan \
         refusal summary templates watch

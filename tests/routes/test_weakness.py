@@ -98,7 +98,7 @@ def test_the_settings_with_ugly_names_are_heeded_and_logged(
         begin(host="192.168.1.5", dangerously_serve_without_keys=True)
         make_key("k")
         begin(host="192.168.1.5", dangerously_send_keys_in_clear=True)
-    assert [record.getMessage().split(":")[0] for record in caplog.records if record.name == "manager.app"] == [
+    assert [record.getMessage().split(":")[0] for record in caplog.records if record.name == "manager.exposure"] == [
         "API keys travel in clear to 192.168.1.5",
     ]
 

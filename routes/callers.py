@@ -1,0 +1,120 @@
+"""Who is asking: the caller's key and address, and what they let it do and see."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Final
+
+from aiohttp import web
+
+from manager.auth import ApiKey
+from manager.entry import ModelEntry
+from manager.errors import InvalidKey, ModelNotAllowed, ModelNotFound, PermissionDenied
+from manager.service import Service
+from routes.foreign import refuse_foreign_pages, refuse_forwarded
+
+KEY: Final = web.RequestKey("key", ApiKey)
+
+
+class NoKey(InvalidKey):
+    """No key was sent: that is no guess."""
+
+
+class Standing(Enum):
+    """How a caller stands whom a route admits."""
+
+    ANYBODY = auto()
+    KNOWN = auto()
+    WRONG = auto()
+
+
+ANYBODY, KNOWN, WRONG = Standing.ANYBODY, Standing.KNOWN, Standing.WRONG
+
+
+def authorise(request: web.Request, service: Service, scope: str | None) -> Standing:
+    """Find the caller's key and hold it to `scope`; without keys, keep pages from elsewhere out.
+
+    Raises InvalidKey or PermissionDenied. On a route that is open to all a wrong key is no error, but it was a guess.
+    """
+    if not service.keys_required:
+        refuse_forwarded(request, service)
+        refuse_foreign_pages(request, service)
+        return ANYBODY
+    header = request.headers.get("Authorization")
+    if header is None:
+        if scope is None:
+            return ANYBODY
+        raise NoKey("This service needs an API key: send it as 'Authorization: Bearer <key>'.")
+    try:
+        key = service.keys.authenticate(_token(header))
+    except InvalidKey:
+        if scope is None:
+            return WRONG
+        raise
+    request[KEY] = key
+    if scope is not None and scope not in key.scopes:
+        raise PermissionDenied(f"This API key lacks the scope '{scope}'.")
+    return KNOWN
+
+
+def still_admitted(request: web.Request, service: Service) -> bool:
+    """Whether the key by which a feed was opened would open it now: it may have been revoked, or be over."""
+    if KEY not in request:
+        return not service.keys_required
+    try:
+        key = service.keys.authenticate(_token(request.headers["Authorization"]))
+    except InvalidKey:
+        return False
+    return request[KEY].scopes <= key.scopes
+
+
+def client_of(request: web.Request, service: Service) -> str:
+    """The address of whoever asks, which a reverse proxy may tell."""
+    return service.proxies.client_of(request.remote, request.headers.getall("X-Forwarded-For", ()))
+
+
+def may_use(request: web.Request, entry: ModelEntry | None) -> bool:
+    """Whether the caller's key, where there is one, is for this model. None is a model that was removed."""
+    key = request.get(KEY)
+    if key is None or key.models is None:
+        return True
+    return entry is not None and not key.models.isdisjoint((entry.name, *entry.aliases))
+
+
+def require_use(request: web.Request, entry: ModelEntry) -> None:
+    """Raise ModelNotAllowed where the caller's key is for other models."""
+    if not may_use(request, entry):
+        raise ModelNotAllowed(
+            f"This API key may not use the model '{entry.name}'; it is for: {_models_of(request[KEY])}.", param="model"
+        )
+
+
+def refuse_without_hints(request: web.Request) -> None:
+    """To be called where a model is not found: raises ModelNotFound that names no others than those of the key."""
+    key = request.get(KEY)
+    if key is not None and key.models is not None:
+        raise ModelNotFound(f"There is no such model for this API key; it is for: {_models_of(key)}.", param="model")
+
+
+def _models_of(key: ApiKey) -> str:
+    return ", ".join(sorted(key.models or ()))
+
+
+def is_admin(request: web.Request, service: Service) -> bool:
+    """Whether the caller may see what concerns others: its key has the scope `admin`, or none is asked for."""
+    key = request.get(KEY)
+    return not service.keys_required or (key is not None and "admin" in key.scopes)
+
+
+def knows_caller(request: web.Request, service: Service) -> bool:
+    """Whether the caller may see names: it holds a key, or none is asked for."""
+    return not service.keys_required or request.get(KEY) is not None
+
+
+def _token(header: str) -> str:
+    if header.startswith("Bearer "):
+        return header[7:].strip()
+    kind, _, token = header.partition(" ")
+    if kind.lower() != "bearer":
+        raise InvalidKey("The Authorization header must read 'Bearer <key>'.")
+    return token.strip()
