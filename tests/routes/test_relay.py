@@ -163,7 +163,7 @@ async def test_client_that_leaves_before_its_whole_answer_frees_the_slot_at_once
 
 
 async def test_client_that_leaves_before_the_head_frees_the_slot_at_once(herd: Herd, fake: Fake) -> None:
-    fake.knobs(slow_head=30.0)
+    fake.knobs(slow_head=3.0)
     request = asyncio.create_task(herd.chat("one two", stream=True))
     await until(lambda: bool(fake.requests()))
     left = time.time()
@@ -244,7 +244,8 @@ def the_request(herd: Herd) -> Running:
     return running
 
 
-async def test_requests_in_flight_are_listed_with_what_they_are(herd: Herd, fake: Fake) -> None:
+async def test_requests_in_flight_are_listed_with_what_they_are(fake: Fake, start_herd: StartHerd) -> None:
+    herd = await start_herd(limits={"stream_heartbeat": 0.05})
     fake.close_gate(stream_gate=fake.stream_gate)
     before = time.time()
     async with herd.open("POST", CHAT, said("one two", stream=True), headers={"X-Request-ID": "mine"}) as response:
