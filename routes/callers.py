@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -15,46 +15,38 @@ from routes.foreign import refuse_foreign_pages, refuse_forwarded
 
 KEY: Final = web.RequestKey("key", ApiKey)
 
+Found = tuple[ModelEntry, str | None]
+
 
 class NoKey(InvalidKey):
     """No key was sent: that is no guess."""
 
 
-class Standing(Enum):
-    """How a caller stands whom a route admits."""
-
-    ANYBODY = auto()
-    KNOWN = auto()
-    WRONG = auto()
-
-
-ANYBODY, KNOWN, WRONG = Standing.ANYBODY, Standing.KNOWN, Standing.WRONG
-
-
-def authorise(request: web.Request, service: Service, scope: str | None) -> Standing:
+def authorise(request: web.Request, service: Service, scope: str | None) -> bool:
     """Find the caller's key and hold it to `scope`; without keys, keep pages from elsewhere out.
 
-    Raises InvalidKey or PermissionDenied. On a route that is open to all a wrong key is no error, but it was a guess.
+    Raises InvalidKey or PermissionDenied. False: a wrong key on a route that is open to all, which is no error there,
+    but a guess.
     """
     if not service.keys_required:
         refuse_forwarded(request, service)
         refuse_foreign_pages(request, service)
-        return ANYBODY
+        return True
     header = request.headers.get("Authorization")
     if header is None:
         if scope is None:
-            return ANYBODY
+            return True
         raise NoKey("This service needs an API key: send it as 'Authorization: Bearer <key>'.")
     try:
         key = service.keys.authenticate(_token(header))
     except InvalidKey:
         if scope is None:
-            return WRONG
+            return False
         raise
     request[KEY] = key
     if scope is not None and scope not in key.scopes:
         raise PermissionDenied(f"This API key lacks the scope '{scope}'.")
-    return KNOWN
+    return True
 
 
 def still_admitted(request: web.Request, service: Service) -> bool:
@@ -81,19 +73,23 @@ def may_use(request: web.Request, entry: ModelEntry | None) -> bool:
     return entry is not None and not key.models.isdisjoint((entry.name, *entry.aliases))
 
 
-def require_use(request: web.Request, entry: ModelEntry) -> None:
-    """Raise ModelNotAllowed where the caller's key is for other models."""
-    if not may_use(request, entry):
-        raise ModelNotAllowed(
-            f"This API key may not use the model '{entry.name}'; it is for: {_models_of(request[KEY])}.", param="model"
-        )
+def usable(request: web.Request, find: Callable[[], Found]) -> Found:
+    """What `find` finds, a model and the personality in its id, where the caller may use it.
 
-
-def refuse_without_hints(request: web.Request) -> None:
-    """To be called where a model is not found: raises ModelNotFound that names no others than those of the key."""
+    Raises ModelNotAllowed where the caller's key is for other models, and ModelNotFound, which then names no others.
+    """
     key = request.get(KEY)
-    if key is not None and key.models is not None:
-        raise ModelNotFound(f"There is no such model for this API key; it is for: {_models_of(key)}.", param="model")
+    try:
+        found = find()
+    except ModelNotFound:
+        if key is not None and key.models is not None:
+            message = f"There is no such model for this API key; it is for: {_models_of(key)}."
+            raise ModelNotFound(message, param="model") from None
+        raise
+    if key is not None and not may_use(request, found[0]):
+        message = f"This API key may not use the model '{found[0].name}'; it is for: {_models_of(key)}."
+        raise ModelNotAllowed(message, param="model")
+    return found
 
 
 def _models_of(key: ApiKey) -> str:

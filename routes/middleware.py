@@ -18,7 +18,7 @@ from manager.errors import HerdError, InvalidKey, RateLimited
 from manager.quota import Admission
 from manager.service import SERVICE, Service
 from routes.body import BrokenBody
-from routes.callers import KEY, WRONG, NoKey, authorise, client_of, is_admin
+from routes.callers import KEY, NoKey, authorise, client_of, is_admin
 from routes.errors import error_response, from_http_exception, without_folders
 from routes.foreign import refuse_unknown_host
 from routes.headers import ADMISSION, REQUEST_ID, mark
@@ -68,7 +68,7 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
         admission: Admission | None = None
         try:
             refuse_unknown_host(request, service)
-            if authorise(request, service, access.scope) is WRONG:
+            if not authorise(request, service, access.scope):
                 await service.guesses.slow_down(client_of(request, service))
             if access.metered:
                 admission = request[ADMISSION] = service.quotas.admit(request.get(KEY))

@@ -8,10 +8,10 @@ import orjson
 from aiohttp import web
 
 from manager.entry import ModelEntry
-from manager.errors import HerdError, InvalidRequest, ModelNotFound
+from manager.errors import HerdError, InvalidRequest
 from manager.service import SERVICE, Service
 from routes.body import check_fields, read_object
-from routes.callers import may_use, refuse_without_hints, require_use
+from routes.callers import may_use, usable
 from routes.errors import without_folders
 from routes.middleware import TARGET
 
@@ -63,12 +63,7 @@ async def list_models(request: web.Request) -> web.Response:
 async def show_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}."""
     service = request.app[SERVICE]
-    try:
-        entry, _ = service.pool.find(request.match_info["id"])
-    except ModelNotFound:
-        refuse_without_hints(request)
-        raise
-    require_use(request, entry)
+    entry, _ = usable(request, lambda: service.pool.find(request.match_info["id"]))
     return json_response(_model_object(service, entry))
 
 

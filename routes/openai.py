@@ -14,7 +14,7 @@ from manager.lease import Lease
 from manager.pool import ModelPool
 from manager.service import SERVICE, Service
 from routes.body import OWN_FIELDS, check_fields, read_object, wanted_context, write_object
-from routes.callers import refuse_without_hints, require_use
+from routes.callers import usable
 from routes.conversation import fit_to_budget, with_personality
 from routes.media import check_prompt, fetch_images, settle_media
 from routes.messages import check_messages, check_tools, refusals_to_text
@@ -198,13 +198,7 @@ def named_model(request: web.Request, body: dict[str, Any], *, lenient: bool = F
     No name means the default model; with `lenient` an unknown name means it too, but not an unknown personality
     of a known model. Raises ModelNotFound, or ModelNotAllowed where the caller's key is for others.
     """
-    try:
-        entry, personality = _named(request.app[SERVICE].pool, body, lenient)
-    except ModelNotFound:
-        refuse_without_hints(request)
-        raise
-    require_use(request, entry)
-    return entry, personality
+    return usable(request, lambda: _named(request.app[SERVICE].pool, body, lenient))
 
 
 def _named(pool: ModelPool, body: dict[str, Any], lenient: bool) -> tuple[ModelEntry, str | None]:

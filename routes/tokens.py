@@ -56,12 +56,14 @@ def tokens_of(answer: bytes, seconds: float | None = None) -> Tokens | None:
     llama-server has `timings`, every OpenAI-like engine `usage`. `seconds` is what all tokens but the first took,
     for an engine that does not say it.
     """
-    timings = _last_object(answer, _TIMINGS)
+    size = len(answer)
+    tail = max(0, size - TAIL)
+    timings = _last_object(answer, _TIMINGS, tail, size)
     if timings is not None:
         tokens = _of_timings(timings)
         if tokens is not None:
             return tokens
-    usage = _last_object(answer, _USAGE) or _first_object(answer, _USAGE)
+    usage = _last_object(answer, _USAGE, tail, size) or _last_object(answer, _USAGE, 0, HEAD)
     return None if usage is None else _of_usage(usage, seconds)
 
 
@@ -99,19 +101,10 @@ def of_all_choices(answer: bytes, first: Tokens, prompts: Sequence[Any]) -> Toke
     return Tokens(first.prompt + others, first.cached, max(made, first.generated + choices - 1), first.each)
 
 
-def _last_object(answer: bytes, names: tuple[bytes, ...]) -> dict[str, Any] | None:
-    """The last object under that name. A text of the answer can't pass for one: its quotes are escaped."""
-    low = max(0, len(answer) - TAIL)
+def _last_object(answer: bytes, names: tuple[bytes, ...], low: int, high: int) -> dict[str, Any] | None:
+    """The last object in there under that name. A text of the answer can't pass for one: its quotes are escaped."""
     for name in names:
-        at = answer.rfind(name, low)
-        if at >= 0:
-            return _object_at(answer, at + len(name) - 1)
-    return None
-
-
-def _first_object(answer: bytes, names: tuple[bytes, ...]) -> dict[str, Any] | None:
-    for name in names:
-        at = answer.find(name, 0, HEAD)
+        at = answer.rfind(name, low, high)
         if at >= 0:
             return _object_at(answer, at + len(name) - 1)
     return None
