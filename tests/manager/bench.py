@@ -54,6 +54,16 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
+class Clock:
+    """Seconds, which a test alone moves."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class FakeEngine:
     """An engine of nothing; its gates hold a start or a stop until they are set."""
 

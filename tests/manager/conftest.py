@@ -1,7 +1,8 @@
-"""Instances and engines over fakes, ended with their test."""
+"""Instances and engines over fakes, ended with their test; and the command line."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from manager.cli import main
 from manager.engines.llama.engine import LlamaEngine
 from manager.entry import ModelEntry
 from manager.life import Timing
@@ -16,6 +18,26 @@ from manager.run_folder import RunFolder
 from tests.conftest import MakeSettings
 from tests.fakes import write_binary
 from tests.manager.bench import Bench, FakeBench, make_entry
+
+
+class Run(Protocol):
+    """`llamaherd` in this process: exit status, standard output, standard error."""
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]: ...
+
+
+@pytest.fixture
+def run(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """In a folder of its own, with no settings in the environment (make_settings sees to both)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["llamaherd", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
 
 
 class MakeFakeBench(Protocol):

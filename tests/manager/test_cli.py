@@ -12,38 +12,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import pytest
 import typer
 
 from manager.auth import KeyStore
-from manager.cli import main
 from manager.cli.options import expiry, size
 from tests.conftest import MakeSettings
+from tests.manager.conftest import Run
 
 KEY = re.compile(r"sk-lh-[A-Za-z0-9_-]{43}")
 LLAMAHERD = (sys.executable, "-m", "manager.cli")
-
-
-class Run(Protocol):
-    """The command line in this process: exit status, standard output, standard error."""
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]: ...
-
-
-@pytest.fixture
-def run(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """In a folder of its own, with no settings in the environment (make_settings sees to both)."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["llamaherd", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 def stored() -> KeyStore:

@@ -2,41 +2,25 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from manager.auth import KeyStore
-from manager.cli import main
 from manager.cli.key_table import table_of
 from manager.errors import InvalidKey
 from manager.key_file import ApiKey
-from tests.conftest import MakeSettings
+from tests.manager.conftest import Run
 
 LIMITS = ("--requests-per-minute", "60", "--tokens-per-day", "1000000", "--at-once", "4")
 
 
-class Key(Protocol):
-    """`llamaherd key` in this process: exit status, standard output, standard error."""
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]: ...
-
-
 @pytest.fixture
-def key(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Key:
-    """In a folder of its own, with no settings in the environment (make_settings sees to both)."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["llamaherd", "key", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
+def key(run: Run) -> Run:
+    """`llamaherd key`."""
+    return lambda *arguments: run("key", *arguments)
 
 
 def stored() -> KeyStore:
@@ -50,13 +34,13 @@ def only() -> ApiKey:
     return one
 
 
-def listed(key: Key) -> dict[str, Any]:
+def listed(key: Run) -> dict[str, Any]:
     (one,) = json.loads(key("list", "--json")[1])
     assert isinstance(one, dict)
     return one
 
 
-def test_limits_and_models_of_a_new_key_are_kept_and_said(key: Key) -> None:
+def test_limits_and_models_of_a_new_key_are_kept_and_said(key: Run) -> None:
     code, out, err = key("create", "web", "--model", "qwen", "--model", "smollm2", *LIMITS)
     assert code == 0
     made = stored().authenticate(out.strip())
@@ -68,7 +52,7 @@ def test_limits_and_models_of_a_new_key_are_kept_and_said(key: Key) -> None:
     assert (shown["requests_per_minute"], shown["tokens_per_day"], shown["at_once"]) == (60, 1_000_000, 4)
 
 
-def test_model_that_is_not_there_is_a_warning_only(key: Key, tiny_gguf: Path) -> None:
+def test_model_that_is_not_there_is_a_warning_only(key: Run, tiny_gguf: Path) -> None:
     Path("data").mkdir()
     Path("data/models.json").write_text(json.dumps({"there": {"params": {"model": str(tiny_gguf)}}}))
     code, out, err = key("create", "web", "--model", "there", "--model", "absent")
@@ -79,7 +63,7 @@ def test_model_that_is_not_there_is_a_warning_only(key: Key, tiny_gguf: Path) ->
     assert "'later'" in key("change", "web", "--model", "later")[2]
 
 
-def test_mistake_in_models_file_does_not_matter_to_keys(key: Key) -> None:
+def test_mistake_in_models_file_does_not_matter_to_keys(key: Run) -> None:
     Path("data").mkdir()
     Path("data/models.json").write_text("[")
     code, out, _ = key("create", "web", "--model", "qwen")
@@ -87,7 +71,7 @@ def test_mistake_in_models_file_does_not_matter_to_keys(key: Key) -> None:
     stored().authenticate(out.strip())
 
 
-def test_rotated_key_is_alone_on_standard_output_and_the_old_one_stays_a_day(key: Key) -> None:
+def test_rotated_key_is_alone_on_standard_output_and_the_old_one_stays_a_day(key: Run) -> None:
     _, old, _ = key("create", "web", *LIMITS)
     before = only()
     code, new, err = key("rotate", "web")
@@ -102,7 +86,7 @@ def test_rotated_key_is_alone_on_standard_output_and_the_old_one_stays_a_day(key
     assert "still valid" not in err
 
 
-def test_rotation_without_overlap_ends_the_old_key(key: Key) -> None:
+def test_rotation_without_overlap_ends_the_old_key(key: Run) -> None:
     _, old, _ = key("create", "web")
     _, new, err = key("rotate", "web", "--overlap", "0")
     assert "the old one is valid no longer" in err
@@ -111,7 +95,7 @@ def test_rotation_without_overlap_ends_the_old_key(key: Key) -> None:
         stored().authenticate(old.strip())
 
 
-def test_second_rotation_says_that_it_cut_the_overlap_of_the_first(key: Key) -> None:
+def test_second_rotation_says_that_it_cut_the_overlap_of_the_first(key: Run) -> None:
     key("create", "web")
     key("rotate", "web", "--overlap", "7d")
     code, out, err = key("rotate", "web", "--json")
@@ -120,7 +104,7 @@ def test_second_rotation_says_that_it_cut_the_overlap_of_the_first(key: Key) -> 
     assert stored().authenticate(json.loads(out)["key"]) == only()
 
 
-def test_old_key_is_said_to_end_with_the_expiry_where_that_comes_first(key: Key) -> None:
+def test_old_key_is_said_to_end_with_the_expiry_where_that_comes_first(key: Run) -> None:
     key("create", "web", "--expires", "2h")
     _, _, err = key("rotate", "web", "--overlap", "2100-01-01T00:00", "--json")
     assert err == "llamaherd: An overlap is 0 to 366 days.\n"
@@ -131,7 +115,7 @@ def test_old_key_is_said_to_end_with_the_expiry_where_that_comes_first(key: Key)
     assert f"valid until {shown[:10]} {shown[11:16]} UTC" in err
 
 
-def test_change_is_of_what_is_named_and_none_takes_it_away(key: Key) -> None:
+def test_change_is_of_what_is_named_and_none_takes_it_away(key: Run) -> None:
     _, token, _ = key("create", "web", "--model", "qwen", "--expires", "30d", *LIMITS)
     before = listed(key)
     code, out, _ = key("change", "web", "--tokens-per-day", "none", "--at-once", "8", "--description", "the web app")
@@ -165,7 +149,7 @@ def test_change_is_of_what_is_named_and_none_takes_it_away(key: Key) -> None:
         (["rotate", "web", "--overlap", "long"], "long"),
     ],
 )
-def test_mistake_in_options_is_exit_2_and_changes_nothing(key: Key, arguments: list[str], word: str) -> None:
+def test_mistake_in_options_is_exit_2_and_changes_nothing(key: Run, arguments: list[str], word: str) -> None:
     key("create", "web")
     before = only()
     code, out, err = key(*arguments)
@@ -186,14 +170,14 @@ def test_mistake_in_options_is_exit_2_and_changes_nothing(key: Key, arguments: l
         (["create", "more", "--model", " "], "The models of a key are names of printable characters."),
     ],
 )
-def test_what_can_not_be_done_is_one_line_and_exit_1(key: Key, arguments: list[str], message: str) -> None:
+def test_what_can_not_be_done_is_one_line_and_exit_1(key: Run, arguments: list[str], message: str) -> None:
     key("create", "web")
     before = only()
     assert key(*arguments) == (1, "", f"llamaherd: {message}\n")
     assert only() == before
 
 
-def test_list_shows_no_digest_of_a_former_key(key: Key) -> None:
+def test_list_shows_no_digest_of_a_former_key(key: Run) -> None:
     key("create", "web")
     former = only().digest
     key("rotate", "web")
@@ -245,7 +229,7 @@ def test_list_shows_what_has_ended_as_ended() -> None:
     assert "ended  2027-01-15 08:01" in out.getvalue()
 
 
-def test_what_is_done_to_keys_is_in_the_audit_log(key: Key) -> None:
+def test_what_is_done_to_keys_is_in_the_audit_log(key: Run) -> None:
     _, out, _ = key("create", "laptop")
     key("change", "laptop", "--at-once", "2")
     key("rotate", "laptop", "--overlap", "0")
@@ -259,7 +243,7 @@ def test_what_is_done_to_keys_is_in_the_audit_log(key: Key) -> None:
     assert "sk-lh-" not in log
 
 
-def test_a_key_is_shown_where_the_audit_log_cannot_be_written(key: Key) -> None:
+def test_a_key_is_shown_where_the_audit_log_cannot_be_written(key: Run) -> None:
     Path("data/audit.log").mkdir(parents=True)
     code, out, err = key("create", "laptop")
     assert (code, out[:6]) == (0, "sk-lh-")

@@ -1,35 +1,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
-from manager.cli import main
-from tests.conftest import MakeSettings
+from tests.manager.conftest import Run
 from tests.manager.tls.pki import Folder, authority, issue
 
 
-class Run(Protocol):
-    """The command line in this process: exit status, standard output, standard error."""
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]: ...
-
-
 @pytest.fixture
-def run(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """In a folder of its own, with no settings in the environment (make_settings sees to both)."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["llamaherd", "tls", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
+def run(run: Run) -> Run:
+    """`llamaherd tls`."""
+    return lambda *arguments: run("tls", *arguments)
 
 
 def configure(**tls: Any) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import pytest
 from manager.auth import KeyStore, digest_of
 from manager.errors import InvalidKey, InvalidRequest
 from manager.key_file import ApiKey
+from tests.manager.bench import Clock
 
 START: Final = 1_800_000_000.0
 DAY: Final = 86_400.0
@@ -23,17 +24,9 @@ LIMITS: Final[dict[str, Any]] = {
 }
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(START)
 
 
 @pytest.fixture

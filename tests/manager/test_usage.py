@@ -29,7 +29,7 @@ from manager.usage import Usage
 from manager.usage_report import ROWS_MOST, query_of, report
 from manager.usage_store import DAY, HOUR, VERSION, By, Counts, Group, Query, make, read
 from tests.conftest import MakeSettings
-from tests.manager.bench import soon, until
+from tests.manager.bench import Clock, soon, until
 
 NOW = 20_778 * DAY + 18 * HOUR + 1200.0  # 2026-11-21 18:20 UTC
 TOKENS = Tokens(prompt=10, cached=4, generated=3)
@@ -37,17 +37,9 @@ ALWAYS = Query(0, NOW + DAY)
 ONE = Counts(1, 0, 10, 4, 3)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture
