@@ -32,13 +32,13 @@ def authorise(request: web.Request, service: Service, scope: str | None) -> bool
         refuse_forwarded(request, service)
         refuse_foreign_pages(request, service)
         return True
-    header = request.headers.get("Authorization")
-    if header is None:
+    offered = _offered(request)
+    if offered is None:
         if scope is None:
             return True
         raise NoKey("This service needs an API key: send it as 'Authorization: Bearer <key>'.")
     try:
-        key = service.keys.authenticate(_token(header))
+        key = service.keys.authenticate(_token(offered))
     except InvalidKey:
         if scope is None:
             return False
@@ -54,7 +54,7 @@ def still_admitted(request: web.Request, service: Service) -> bool:
     if KEY not in request:
         return not service.keys_required
     try:
-        key = service.keys.authenticate(_token(request.headers["Authorization"]))
+        key = service.keys.authenticate(_token(_offered(request) or ""))
     except InvalidKey:
         return False
     return request[KEY].scopes <= key.scopes
@@ -105,6 +105,14 @@ def is_admin(request: web.Request, service: Service) -> bool:
 def knows_caller(request: web.Request, service: Service) -> bool:
     """Whether the caller may see names: it holds a key, or none is asked for."""
     return not service.keys_required or request.get(KEY) is not None
+
+
+def _offered(request: web.Request) -> str | None:
+    """The key that was sent, as an Authorization header has it; Anthropic's clients send `x-api-key`."""
+    header = request.headers.get("Authorization")
+    if header is None and (key := request.headers.get("X-Api-Key")) is not None:
+        return f"Bearer {key}"
+    return header
 
 
 def _token(header: str) -> str:

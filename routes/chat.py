@@ -11,11 +11,12 @@ from aiohttp import web
 from manager.errors import InvalidRequest
 from manager.service import SERVICE
 from routes import sse
-from routes.body import BODY, read_object
+from routes.body import read_object
 from routes.callers import is_admin, may_use
 from routes.errors import without_folders
+from routes.form import Form
 from routes.models import json_response
-from routes.openai import chat, named_model
+from routes.openai import chat
 
 TRUE_WORDS: Final = frozenset({"1", "true", "yes", "on"})
 
@@ -25,14 +26,15 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
     A whole answer also carries `responses`, the texts of its choices.
     """
-    service = request.app[SERVICE]
     raw, body = await read_object(request)
-    entry, personality = named_model(request, body, lenient=True)
-    return await chat(request, service, entry, personality, raw, body, finish=_with_responses)
+    return await chat(request, body, raw, form=_WITH_RESPONSES, lenient=True)
 
 
 def _with_responses(answer: dict[str, Any]) -> dict[str, Any]:
     return {**answer, "responses": [_text(choice) for choice in answer.get("choices", [])]}
+
+
+_WITH_RESPONSES: Final = Form(finish=_with_responses)
 
 
 def _text(choice: dict[str, Any]) -> str:
@@ -54,19 +56,18 @@ async def ask(request: web.Request) -> web.StreamResponse:
 
     `{"question", "response"}`, or with `stream` events of `{"response": fragment}` and a closing [DONE].
     """
-    service = request.app[SERVICE]
     question = request.query.get("question", "")
     if not question.strip():
         raise InvalidRequest("'question' is missing.", param="question")
     stream = request.query.get("stream", "").lower() in TRUE_WORDS
-    entry, personality = named_model(request, {"model": request.query.get("model")}, lenient=True)
-    body = {"messages": [{"role": "user", "content": question}], "stream": stream}
-    request[BODY] = body
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": question}], "stream": stream}
+    if model := request.query.get("model"):
+        body["model"] = model
 
     def finish(answer: dict[str, Any]) -> dict[str, Any]:
         return {"question": question, "response": "".join(_text(choice) for choice in answer["choices"][:1])}
 
-    return await chat(request, service, entry, personality, orjson.dumps(body), body, finish=finish, reframe=_fragments)
+    return await chat(request, body, form=Form(finish=finish, reframe=_fragments), lenient=True)
 
 
 async def _fragments(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

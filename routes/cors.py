@@ -9,7 +9,7 @@ from aiohttp import web
 
 from routes.middleware import Handler
 
-ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-Request-ID"
+ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-Api-Key, X-Request-ID"
 EXPOSED_HEADERS: Final = ", ".join(
     (
         *("X-Request-ID", "Retry-After", "x-should-retry"),

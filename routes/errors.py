@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
@@ -34,11 +35,24 @@ _OUT_OF_RANGE: Final = "_M_range_check"
 _FOLDERS: Final = re.compile(r"(?<![\w/:.)\]}~-])/(?:[\w.~+@-][^/\s'\"]*/)+(?=[\w.-])")
 
 
-def error_response(error: HerdError, *, plain: bool = False) -> web.Response:
-    """An answer for `error`; with `plain` its body is `{"error": "text"}`, as the routes of the original say it."""
-    body: dict[str, Any] = {"error": error.message} if plain else error_object(error)
+# How an API says an error. OpenAI's is error_object.
+ErrorForm = Callable[[HerdError], dict[str, Any]]
+
+
+def plain_error(error: HerdError) -> dict[str, Any]:
+    """As the routes of the original say it, and Ollama."""
+    return {"error": error.message}
+
+
+def anthropic_error(error: HerdError) -> dict[str, Any]:
+    """As Anthropic's API says it, with OpenAI's fields beside its own."""
+    return {"type": "error", **error_object(error)}
+
+
+def error_response(error: HerdError, form: ErrorForm = error_object) -> web.Response:
+    """An answer for `error`, in the form of an API."""
     response = web.Response(
-        body=orjson.dumps(body), status=error.status, content_type="application/json", charset="utf-8"
+        body=orjson.dumps(form(error)), status=error.status, content_type="application/json", charset="utf-8"
     )
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))

@@ -17,9 +17,10 @@ from aiohttp import web
 from manager.errors import HerdError, InvalidKey, RateLimited
 from manager.quota import Admission
 from manager.service import SERVICE, Service
+from manager.short_answers import error_object
 from routes.body import BrokenBody
 from routes.callers import KEY, NoKey, authorise, client_of, is_admin
-from routes.errors import error_response, from_http_exception, without_folders
+from routes.errors import ErrorForm, error_response, from_http_exception, without_folders
 from routes.foreign import refuse_unknown_host
 from routes.headers import ADMISSION, REQUEST_ID, mark
 
@@ -38,14 +39,14 @@ _count = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a route asks of its caller. `scope` None: open to all; `plain_errors`: `{"error": "text"}`.
+    """What a route asks of its caller. `scope` None: open to all; `errors`: how its API says an error.
 
     What is `audited` goes to the audit log, whatever comes of it, unless a stranger tried it. What is `metered` counts
     for the limits of the key, from before its body is read until its answer is out.
     """
 
     scope: str | None
-    plain_errors: bool = False
+    errors: ErrorForm = error_object
     audited: bool = False
     metered: bool = False
 
@@ -109,11 +110,11 @@ def _answer_to(error: Exception, request: web.Request, access: Access) -> web.Re
     if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
         return web.Response(status=CLIENT_LEFT)  # raised, it would be a traceback in the log for every such client
     if not isinstance(error, web.HTTPException):
-        answer = error_response(as_herd_error(request, error), plain=access.plain_errors)
+        answer = error_response(as_herd_error(request, error), access.errors)
         if isinstance(error, BrokenBody):
             answer.force_close()
         return answer
-    answer = error_response(from_http_exception(error, request), plain=access.plain_errors)
+    answer = error_response(from_http_exception(error, request), access.errors)
     if "Allow" in error.headers:
         answer.headers["Allow"] = error.headers["Allow"]
     return answer

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import orjson
 from aiohttp import web
@@ -24,21 +25,18 @@ from manager.errors import (
 from manager.inflight import Running, Tokens
 from manager.lease import Lease
 from manager.service import Service
-from manager.short_answers import JSON, error_object
+from manager.short_answers import JSON
 from routes import sse, tokens
 from routes.asked import asks_for_several, prompts_of, tokens_to_read
 from routes.body import BODY
 from routes.callers import KEY
 from routes.errors import from_engine
+from routes.form import OPENAI, Form
 from routes.headers import ADMISSION, REQUEST_ID
 from routes.middleware import ROUTE, as_herd_error
 
 # Prepares the request once the engine is there (the personality of the load, the budget of tokens).
 Build = Callable[[Lease], Awaitable[UpstreamRequest]]
-# Changes a whole, successful JSON answer.
-Finish = Callable[[dict[str, Any]], dict[str, Any]]
-# Makes another event stream out of the engine's.
-Reframe = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 # How the metrics call the end of a request, and its answer; no answer: what was streamed is all.
 Ended = tuple[str, web.Response | None]
 OK: Final = "ok"
@@ -55,25 +53,57 @@ EVENT_STREAM: Final = "text/event-stream"
 class Outgoing:
     """The client's side of one answer. Its head is sent with the first byte, and at most once."""
 
-    def __init__(self, request: web.Request, running: Running, finish: Finish | None, reframe: Reframe | None) -> None:
+    def __init__(self, request: web.Request, running: Running, form: Form) -> None:
         self.running = running
         self.body = request.get(BODY, {})
         self.several = asks_for_several(self.body)
-        self.finish = finish
-        self.reframe = reframe
+        self.form = form
         self._request = request
         self._response: web.StreamResponse | None = None
+        self._writes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._pulse: asyncio.Task[None] | None = None
 
     @property
     def begun(self) -> bool:
         return self._response is not None
 
     async def write(self, data: bytes) -> None:
-        """Send a part of an event stream. ConnectionError where the client is gone."""
+        """Send a part of a stream. ConnectionError where the client is gone."""
+        if self._pulse is not None:
+            await self._end_pulse()
+        await self._write(data)
+
+    async def _write(self, data: bytes) -> None:
+        self._writes += 1
         if self._response is None:
-            self._response = await sse.begin(self._request)
+            self._response = await sse.begin(self._request, self.form.headers)
         self.running.sent += len(data)
         await self._response.write(data)
+
+    def keep_alive(self, every: float, says: Callable[[], str]) -> None:
+        """From now on, until `settle`, send a sign of life whenever nothing was sent for `every` seconds."""
+        self._timer = asyncio.get_running_loop().call_later(every, self._look, every, says, self._writes)
+
+    def _look(self, every: float, says: Callable[[], str], writes: int) -> None:
+        if writes == self._writes and self._pulse is None:
+            self._pulse = asyncio.create_task(self._write(self.form.pulse(says())))
+        self.keep_alive(every, says)
+
+    async def settle(self) -> None:
+        """No sign of life after this. Whether the answer has begun is certain then."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._pulse is not None:
+            await self._end_pulse()
+
+    async def _end_pulse(self) -> None:
+        pulse, self._pulse = self._pulse, None
+        assert pulse is not None  # noqa: S101  whoever calls this has looked
+        await asyncio.wait({pulse})
+        if not pulse.cancelled():
+            pulse.exception()  # that nobody reads any more, the next write will say
 
     async def end(self) -> web.StreamResponse:
         if self._response is None:
@@ -84,7 +114,7 @@ class Outgoing:
 
     async def fail(self, error: HerdError) -> web.StreamResponse:
         """The head is out: the error becomes the last frame, and no [DONE] follows."""
-        await self.write(sse.data_frame(error_object(error)))
+        await self.write(self.form.failed(error))
         return await self.end()
 
 
@@ -95,8 +125,7 @@ async def relay(
     upstream: UpstreamRequest | Build,
     *,
     stream: bool = False,
-    finish: Finish | None = None,
-    reframe: Reframe | None = None,
+    form: Form = OPENAI,
 ) -> web.StreamResponse:
     """Answer `request` with what the engine of `entry` says to `upstream`, or to the request that it builds.
 
@@ -106,10 +135,12 @@ async def relay(
     service.gate.enter()
     key = request.get(KEY)
     running = service.inflight.begin(request[REQUEST_ID], entry.name, key.id if key else None, request[ROUTE], stream)
-    out = Outgoing(request, running, finish, reframe)
+    out = Outgoing(request, running, form)
     outcome = LEFT
     try:
         _tell(service, running, "started")
+        if stream:
+            out.keep_alive(service.settings.limits.stream_heartbeat, partial(_what_goes_on, service, running))
         try:
             ended, whole = await _answer(service, entry, upstream, out, key.priority if key else 0)
         except asyncio.CancelledError:
@@ -117,6 +148,7 @@ async def relay(
                 raise
             raise RequestCancelled("An administrator cancelled this request.", should_retry=False) from None
         finally:
+            await out.settle()
             service.inflight.end(running)  # the rest is between the service and its client
         answer = await out.end() if whole is None else whole
         outcome = ended
@@ -164,7 +196,7 @@ async def _answer(
 ) -> Ended:
     again = True
     while True:
-        lease = service.pool.try_lease(entry) or await _wait_for_lease(service, entry, out, priority)
+        lease = service.pool.try_lease(entry) or await service.pool.lease(entry, priority)
         with lease:
             out.running.leased_at = time.monotonic()
             try:
@@ -192,26 +224,12 @@ def _record(service: Service, lease: Lease, error: HerdError) -> None:
     service.pool.record_error(name, error, log)
 
 
-async def _wait_for_lease(service: Service, entry: ModelEntry, out: Outgoing, priority: int) -> Lease:
-    """Wait until the model is ready; a streaming client gets a comment now and then, so that nothing cuts it off."""
-    if not out.running.stream:
-        return await service.pool.lease(entry, priority)
-    waiting = asyncio.create_task(service.pool.lease(entry, priority))
-    try:
-        while not waiting.done():
-            await asyncio.wait({waiting}, timeout=service.settings.limits.stream_heartbeat)
-            if not waiting.done():
-                await out.write(sse.comment(f"loading {entry.name}"))
-        return waiting.result()
-    except BaseException:
-        waiting.cancel()
-        waiting.add_done_callback(_release_unclaimed)
-        raise
-
-
-def _release_unclaimed(waiting: asyncio.Task[Lease]) -> None:
-    if not waiting.cancelled() and waiting.exception() is None:
-        waiting.result().release()
+def _what_goes_on(service: Service, running: Running) -> str:
+    """Why a stream is quiet."""
+    if running.leased_at is not None:
+        return "waiting for the model"
+    progress = service.pool.status(running.model).progress
+    return f"loading {running.model}" + ("" if progress is None else f" {progress:.0%}")
 
 
 async def _exchange(lease: Lease, upstream: UpstreamRequest, out: Outgoing) -> Ended:
@@ -229,8 +247,10 @@ async def _exchange(lease: Lease, upstream: UpstreamRequest, out: Outgoing) -> E
         if took is not None and out.several and lease.entry.engine == "llama":
             took = tokens.of_all_choices(body, took, prompts_of(out.body))
         out.running.tokens = took
-    if out.finish is not None:
-        body = orjson.dumps(out.finish(orjson.loads(body)))
+    finish = out.form.finish
+    if finish is not None:
+        body = orjson.dumps(finish(orjson.loads(body)))
+    await out.settle()
     if out.begun:  # a stream was asked for and kept alive, and the engine answers whole
         await out.write(b"data: " + body + b"\n\n" + sse.DONE)
         return OK, None
@@ -244,8 +264,9 @@ async def pump(chunks: AsyncIterator[bytes], out: Outgoing) -> str:
     What fails upstream is raised; what fails downstream means nobody reads.
     """
     last: deque[bytes] = deque(maxlen=LAST_PIECES)
-    if out.reframe is not None:
-        async for chunk in out.reframe(_seen(chunks, out.running, last)):
+    reframe = out.form.reframe
+    if reframe is not None:
+        async for chunk in reframe(_seen(chunks, out.running, last)):
             await out.write(chunk)
         return OK if tokens.close(out.running, last) else GenerationFailed.code
     reports: list[Tokens] = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -10,17 +11,19 @@ from aiohttp import web
 
 from routes.headers import mark
 
-HEADERS: Final = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",
-}
+HEADERS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "Content-Type": "text/event-stream; charset=utf-8",
+        "Cache-Control": "no-cache",
+        "X-Accel-Buffering": "no",
+    }
+)
 DONE: Final = b"data: [DONE]\n\n"
 
 
-async def begin(request: web.Request) -> web.StreamResponse:
-    """An event stream as the answer, with its head sent."""
-    response = web.StreamResponse(headers=HEADERS)
+async def begin(request: web.Request, headers: Mapping[str, str] = HEADERS) -> web.StreamResponse:
+    """An event stream (with other `headers`: another one) as the answer, with its head sent."""
+    response = web.StreamResponse(headers=headers)
     mark(request, response)
     await response.prepare(request)
     return response

@@ -72,7 +72,7 @@ async def test_what_browsers_fetch_for_another_site_is_refused(herd: Herd, site:
 
 
 async def test_every_route_refuses_them(herd: Herd, fake: Fake) -> None:
-    for method, path, _, _ in ROUTES:
+    for method, path, *_ in ROUTES:
         for headers in ({"Origin": PAGE}, {"Host": "evil.example.org"}):
             assert (await herd.ask(method, path.replace("{id:.+}", "alpha"), headers=headers)).status == 403, path
     assert (await herd.ask("OPTIONS", CHAT, headers={"Origin": PAGE})).status == 403

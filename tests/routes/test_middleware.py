@@ -10,6 +10,7 @@ import pytest
 
 from manager.auth import KeyStore
 from routes import ROUTES
+from routes.errors import plain_error
 from routes.middleware import Access
 from tests.routes.conftest import StartHerd, outside
 from tests.routes.herd import Answer, Herd, until
@@ -17,7 +18,7 @@ from tests.routes.stage import Fake, Stage
 
 MakeKey = Callable[..., str]
 # A path for each pattern, without a body: what is refused is refused before anything is read or loaded.
-ALL = [(method, re.sub(r"{id[^}]*}", "nobody", path), access) for method, path, _, access in ROUTES]
+ALL = [(method, re.sub(r"{id[^}]*}", "nobody", path), access) for method, path, _, access, *_ in ROUTES]
 CLOSED = [row for row in ALL if row[2].scope is not None]
 OPEN = [row for row in ALL if row[2].scope is None]
 every_closed_route = pytest.mark.parametrize(
@@ -59,7 +60,7 @@ async def test_without_a_key_is_401(guarded: Herd, method: str, path: str, acces
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="llamaherd"'
     assert "X-Request-ID" in answer.headers
-    assert "API key" in text_of_error(answer, access.plain_errors)
+    assert "API key" in text_of_error(answer, access.errors is plain_error)
 
 
 @every_closed_route
@@ -69,7 +70,7 @@ async def test_with_a_wrong_key_is_401_and_does_not_say_the_key(
     answer = await guarded.ask(method, path, key="sk-lh-wrong")
     assert answer.status == 401
     assert "WWW-Authenticate" in answer.headers
-    assert text_of_error(answer, access.plain_errors) == "Incorrect API key provided."
+    assert text_of_error(answer, access.errors is plain_error) == "Incorrect API key provided."
 
 
 @every_closed_route
@@ -85,7 +86,9 @@ async def test_the_scope_decides(
             else:
                 assert response.status == 403
                 answer = Answer(403, response.headers, await response.read())
-                assert text_of_error(answer, access.plain_errors) == (f"This API key lacks the scope '{access.scope}'.")
+                assert text_of_error(answer, access.errors is plain_error) == (
+                    f"This API key lacks the scope '{access.scope}'."
+                )
     assert fake.starts() == []
 
 

@@ -16,6 +16,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from manager.auth import KeyStore
 from manager.inflight import InFlight, Running
+from routes.form import OPENAI
 from routes.relay import Outgoing, pump
 from tests.routes.conftest import StartHerd, outside
 from tests.routes.herd import Events, Herd, data_of, said, until
@@ -417,7 +418,7 @@ class Recorded(Outgoing):
     """What would be written."""
 
     def __init__(self) -> None:
-        super().__init__(make_mocked_request("POST", CHAT), begun(), None, None)
+        super().__init__(make_mocked_request("POST", CHAT), begun(), OPENAI)
         self.written: list[bytes] = []
 
     async def write(self, data: bytes) -> None:

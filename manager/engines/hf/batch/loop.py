@@ -143,6 +143,7 @@ class Generator(ModelThread):
             except queue.Empty:
                 break
         line.drop_cancelled()
+        self._count()  # a place is free now, not after the next step
 
     def _step(self) -> None:
         begun = time.monotonic()
