@@ -238,7 +238,7 @@ class LimitsSettings(Section):
     load_timeout: Seconds = Field(default=300.0, description="Seconds that loading a model may take.")
     wait_timeout: Seconds = Field(default=300.0, description="Seconds that a request waits for its model.")
     stream_heartbeat: Seconds = Field(
-        default=5.0, description="Seconds between SSE comments of a stream that waits for its model."
+        default=5.0, description="Seconds of silence after which a stream gets a comment, so that nothing cuts it off."
     )
     idle_ttl: Seconds | None = Field(
         default=None, description="Seconds without a request after which a model is unloaded; else it stays."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -72,10 +73,10 @@ class Outgoing:
         """Send a part of a stream. ConnectionError where the client is gone."""
         if self._pulse is not None:
             await self._end_pulse()
+        self._writes += 1
         await self._write(data)
 
     async def _write(self, data: bytes) -> None:
-        self._writes += 1
         if self._response is None:
             self._response = await sse.begin(self._request, self.form.headers)
         self.running.sent += len(data)
@@ -86,8 +87,8 @@ class Outgoing:
         self._timer = asyncio.get_running_loop().call_later(every, self._look, every, says, self._writes)
 
     def _look(self, every: float, says: Callable[[], str], writes: int) -> None:
-        if writes == self._writes and self._pulse is None:
-            self._pulse = asyncio.create_task(self._write(self.form.pulse(says())))
+        if writes == self._writes and (self._pulse is None or self._pulse.done()):
+            self._pulse = asyncio.create_task(self._beat(self.form.pulse(says())))
         self.keep_alive(every, says)
 
     async def settle(self) -> None:
@@ -95,15 +96,16 @@ class Outgoing:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._pulse is not None:
-            await self._end_pulse()
+        await self._end_pulse()
+
+    async def _beat(self, data: bytes) -> None:
+        with contextlib.suppress(ConnectionError):  # which the next piece will meet, too
+            await self._write(data)
 
     async def _end_pulse(self) -> None:
         pulse, self._pulse = self._pulse, None
-        assert pulse is not None  # noqa: S101  whoever calls this has looked
-        await asyncio.wait({pulse})
-        if not pulse.cancelled():
-            pulse.exception()  # that nobody reads any more, the next write will say
+        if pulse is not None:
+            await asyncio.wait({pulse})
 
     async def end(self) -> web.StreamResponse:
         if self._response is None:

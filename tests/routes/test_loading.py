@@ -42,6 +42,38 @@ async def test_stream_gets_comments_while_its_model_loads_and_then_its_chunks(qu
         assert (await events.rest())[-1] == b"data: [DONE]\n"
 
 
+async def test_comments_tell_how_much_of_the_model_is_loaded(quick: Herd, fake: Fake) -> None:
+    fake.close_gate(load_progress=[0.25])
+    async with quick.stream("one two") as events:
+        while (comment := await events.next()) == b": loading alpha\n":
+            pass
+        assert comment == b": loading alpha 25%\n"
+        fake.open_gate()
+        assert await events.token() == "one"
+
+
+async def test_stream_gets_comments_while_its_prompt_is_read_and_between_its_chunks(quick: Herd, fake: Fake) -> None:
+    fake.hold_streams(slow_head=0.1)
+    async with quick.stream("one two") as events:
+        frames = [await events.next()]
+        while not (frames[-1] or b"data:").startswith(b"data:"):
+            frames.append(await events.next())
+        assert b": waiting for the model\n" in frames, "before its first chunk"
+        while await events.next() != b": waiting for the model\n":
+            pass
+        fake.release_streams()
+        *_, last = await events.rest()
+    assert last == b"data: [DONE]\n"
+
+
+async def test_a_failure_of_an_engine_after_a_comment_is_the_last_frame(quick: Herd, fake: Fake) -> None:
+    fake.knobs(slow_head=0.1, error_status=500)
+    async with quick.stream("one two") as events:
+        *comments, error = await events.rest()
+    assert b": waiting for the model\n" in comments
+    assert data_of(error)["error"]["code"] == "generation_failed"
+
+
 async def test_stream_whose_load_fails_after_a_comment_ends_with_an_error_frame(quick: Herd, fake: Fake) -> None:
     fake.close_gate()
     async with quick.stream("hi") as events:
