@@ -22,6 +22,7 @@ from manager.settings import Settings, load_settings
 from manager.settings_layers import EXACT_NAMES, PREFIX
 from manager.starter_model import starter_path
 from tests.hf_models import kept_smollm2, tiny_encoder, tiny_text, tiny_vision
+from tests.vision_gguf import kept_vision_gguf
 
 # A header that passes for whole: no tensors, no metadata (gguf.md: magic, version, both counts).
 EMPTY_GGUF: Final = b"GGUF" + (3).to_bytes(4, "little") + bytes(16)
@@ -177,3 +178,10 @@ def smollm2_folder() -> Path:
 
 def _need_transformers() -> None:
     pytest.importorskip("transformers", reason="the extra hf is not installed")
+
+
+@pytest.fixture(scope="session")
+def vision_gguf_folder(smollm2_folder: Path) -> Path:
+    """A random vision model and its projector as GGUF files, made with llama.cpp's converter once and kept."""
+    pytest.importorskip("PIL", reason="Pillow is not installed, which makes images into numbers")
+    return kept_vision_gguf(load_settings().storage.cache_folder / "tests", smollm2_folder)
