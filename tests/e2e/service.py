@@ -181,14 +181,14 @@ class Slots:
     """What a model's process itself says of its slots."""
 
     def __init__(self, path: str, key: str) -> None:
-        self._path = path
-        self._key = key
+        self.path = path
+        self.key = key
 
     def busy(self) -> int:
         """How many are at work."""
-        connection = _UnixConnection(self._path)
+        connection = _UnixConnection(self.path)
         try:
-            connection.request("GET", "/slots", headers={"Authorization": f"Bearer {self._key}"})
+            connection.request("GET", "/slots", headers={"Authorization": f"Bearer {self.key}"})
             slots = json.loads(connection.getresponse().read())
         finally:
             connection.close()
