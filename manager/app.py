@@ -16,10 +16,10 @@ from manager.auth import KeyStore
 from manager.catalog import load_catalog
 from manager.confinement import Confinement
 from manager.engines import Engine
-from manager.engines.hf.engine import HfEngine
-from manager.engines.llama.engine import LlamaEngine
+from manager.engines.kinds import Surroundings
 from manager.engines.llama.native import choose_launcher
 from manager.engines.llama.slots import forget_others
+from manager.engines.unmade import made
 from manager.entry import ModelEntry
 from manager.errors import ConfigError
 from manager.exposure import refuse_weakness, warn_of_keys_in_clear
@@ -94,13 +94,8 @@ def create_app(settings: Settings) -> web.Application:
 
 def engine_factory(settings: Settings, run_folder: RunFolder) -> Callable[[ModelEntry], Engine]:
     """How an entry becomes an engine. The catalog has refused engines that don't exist."""
-
-    def make(entry: ModelEntry) -> Engine:
-        if entry.engine == "hf":
-            return HfEngine(entry)
-        return LlamaEngine(entry, settings, run_folder)
-
-    return make
+    around = Surroundings(settings, run_folder)
+    return lambda entry: made(entry, around)
 
 
 def _written(access_log: AccessLog) -> Callable[[web.Application], AsyncIterator[None]]:

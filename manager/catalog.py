@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple
 
 from manager.catalog_builder import CatalogBuilder
 from manager.entry import HfParams, LlamaParams, Lora, ModelEntry, Template
@@ -12,9 +13,11 @@ from manager.gguf_file import check_gguf
 from manager.mistakes import did_you_mean, shown
 from manager.models_file import read_models_file
 from manager.settings import Settings
+from manager.variants import RequestFilter
 
 __all__ = [
     "Catalog",
+    "Found",
     "HfParams",
     "LlamaParams",
     "Lora",
@@ -25,6 +28,19 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+
+class Found(NamedTuple):
+    """What the id of a model means. `personality`: the one in the id, or the one of the profile in it."""
+
+    entry: ModelEntry
+    personality: str | None = None
+    profile: str | None = None
+
+    @property
+    def request(self) -> RequestFilter:
+        """What is done to requests under this id."""
+        return self.entry.request if self.profile is None else self.entry.profiles[self.profile].request
 
 
 class Catalog:
@@ -59,26 +75,27 @@ class Catalog:
         """The entry with this name or alias."""
         return self._by_name.get(name)
 
-    def find(self, name: str) -> tuple[ModelEntry, str | None]:
-        """The entry of a name or alias, and the personality of `model:personality`.
+    def find(self, name: str) -> Found:
+        """The entry of a name or alias, with what follows a colon: a profile or a personality of the model.
 
         An exact name or alias goes before a split at the last colon. Raises ModelNotFound with the nearest name.
         """
         entry = self._by_name.get(name)
         if entry is not None:
-            return entry, None
-        model, colon, personality = name.rpartition(":")
+            return Found(entry)
+        model, colon, variant = name.rpartition(":")
         entry = self._by_name.get(model) if colon else None
         if entry is None:
             raise ModelNotFound(
                 f"The model {shown(name)} does not exist{did_you_mean(name, self._by_name)}", param="model"
             )
-        if personality not in entry.personalities:
-            hint = did_you_mean(personality, entry.personalities, prefix=f"{model}:")
-            raise ModelNotFound(
-                f"The model {shown(model)} has no personality {shown(personality)}{hint}", param="model"
-            )
-        return entry, personality
+        if variant in entry.profiles:
+            return Found(entry, entry.profiles[variant].personality, variant)
+        if variant not in entry.personalities:
+            hint = did_you_mean(variant, (*entry.profiles, *entry.personalities), prefix=f"{model}:")
+            what = "profile or personality" if entry.profiles else "personality"
+            raise ModelNotFound(f"The model {shown(model)} has no {what} {shown(variant)}{hint}", param="model")
+        return Found(entry, variant)
 
 
 def load_catalog(settings: Settings, said: Collection[str] = ()) -> Catalog:

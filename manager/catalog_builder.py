@@ -10,8 +10,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from manager.discovery import FoundModel, distinct, find_gguf_models, find_hf_models, hf_files, hf_problem
-from manager.entry import HfParams, LlamaParams, ModelEntry, Template
+from manager.discovery import FoundModel, distinct, find_gguf_models, find_hf_models, hf_problem
+from manager.engines.judging import files_of, problem_of
+from manager.engines.kinds import KINDS, kind_of
+from manager.entry import HfParams, LlamaParams, ModelEntry, ModelParams, Template
 from manager.errors import ConfigError
 from manager.extras import missing_hf
 from manager.gguf_file import gguf_problem, split_name
@@ -20,7 +22,7 @@ from manager.models_file import FileEntry, name_problem
 from manager.settings import Settings
 from manager.templates import find_template
 
-Params = TypeVar("Params", LlamaParams, HfParams)
+Params = TypeVar("Params", bound=ModelParams)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -39,11 +41,13 @@ class CatalogBuilder:
 
     def add_from_file(self, name: str, raw: FileEntry) -> None:
         place = f"{self._storage.models_file}: {name}"
-        for used in (name, *raw.aliases):
+        names = (name, *raw.aliases)
+        ids = [f"{used}:{profile}" for profile in raw.profiles for used in names]
+        for used in (*names, *ids):
             if used in self._owners:
-                what = "the name" if used == name else "aliases: the name"
+                what = "the name" if used == name else "profiles: the name" if used in ids else "aliases: the name"
                 self.mistakes.append(f"{place}: {what} {shown(used)} is taken by {self._owners[used]}")
-            self._owners[used] = f"the entry {name}"
+            self._owners[used] = f"{'a profile of ' if used in ids else ''}the entry {name}"
         try:
             self.entries.append(self._from_file(name, raw))
         except _PathError as error:
@@ -54,18 +58,20 @@ class CatalogBuilder:
     def _from_file(self, name: str, raw: FileEntry) -> ModelEntry:
         folder = self._storage.models_folder
         given = raw.params
-        params: LlamaParams | HfParams
+        params: ModelParams
         if isinstance(given, LlamaParams):
             params, mmproj = self._filled(_resolved(given, folder)), given.mmproj
         else:
             params, mmproj = self._filled(given), None
         entry = ModelEntry(
             name=name,
-            path=_inside(folder, given.model, "model"),
+            path=_path(folder, raw),
             params=params,
             engine=raw.engine,
             template=self._template(raw),
             personalities=MappingProxyType(dict(raw.personalities)),
+            request=raw.request.filter(),
+            profiles=MappingProxyType({key: profile.profile(raw.request) for key, profile in raw.profiles.items()}),
             aliases=raw.aliases,
             mmproj=None if mmproj is None else _inside(folder, mmproj, "mmproj"),
             description=raw.description,
@@ -84,9 +90,10 @@ class CatalogBuilder:
             return None
         folder = self._storage.templates_folder
         found = find_template(raw.template, folder)
-        if found.file is None and raw.engine == "hf":
+        if found.file is None and raw.engine != "llama":
             raise ConfigError(
-                f"{shown(raw.template)} is built into llama.cpp; a model of the engine hf needs a file in {folder}"
+                f"{shown(raw.template)} is built into llama.cpp; a model of the engine {raw.engine} needs a file in "
+                f"{folder}"
             )
         return found
 
@@ -114,6 +121,8 @@ class CatalogBuilder:
         if reason is not None:
             self.mistakes.append(f"model.name: {shown(name)}: a model name {reason}")
             return
+        if name in self._owners:
+            self.mistakes.append(f"model.name: {shown(name)} is taken by {self._owners[name]}")
         self._owners[name] = "the settings (MODEL_PATH, MODEL_NAME)"
         params = self._filled(LlamaParams(model=str(model.path), mmproj=None if mmproj is None else str(mmproj)))
         entry = ModelEntry(name=name, path=model.path, params=params, mmproj=mmproj, source="environment")
@@ -171,7 +180,7 @@ class CatalogBuilder:
             if warning not in self.warnings:  # once for all its models
                 self.warnings.append(warning)
         created = _created(entry.path, self._storage.models_file)
-        return replace(entry, unavailable=reason, created=created, stamps=tuple(map(_stamp, _files(entry))))
+        return replace(entry, unavailable=reason, created=created, stamps=tuple(map(_stamp, files_of(entry))))
 
     @cached_property
     def _missing(self) -> str | None:
@@ -181,7 +190,9 @@ class CatalogBuilder:
         """What is wrong with its files."""
         if entry.engine == "hf":
             return hf_problem(entry.path, self._short(entry.path), pickle=entry.hf.allow_pickle)
-        for path in _files(entry):
+        if entry.engine != "llama":
+            return problem_of(entry, self._short)
+        for path in files_of(entry):
             reason = gguf_problem(path, self._short(path))
             if reason is not None:
                 return reason
@@ -202,6 +213,16 @@ def _resolved(params: LlamaParams, folder: Path) -> LlamaParams:
     loras = tuple(lora.model_copy(update={"path": str(_inside(folder, lora.path, "lora"))}) for lora in params.lora)
     draft = None if params.draft_model is None else str(_inside(folder, params.draft_model, "draft_model"))
     return params.model_copy(update={"lora": loras, "draft_model": draft})
+
+
+def _path(folder: Path, raw: FileEntry) -> Path:
+    """Where its model lies; for an engine that has no files of it, the name of the model."""
+    text = raw.params.model
+    if KINDS.get(raw.engine).files is not None:
+        return _inside(folder, text, "model")
+    if _CONTROL.search(text):
+        raise _PathError(f"model: {shown(text)} has control characters")
+    return Path(text)
 
 
 def _inside(folder: Path, text: str, key: str) -> Path:
@@ -243,18 +264,11 @@ def _found(find: Callable[[Path], list[FoundModel]], folder: Path, setting: str)
         raise ConfigError(f"storage.{setting}: {folder} can't be read: {error.strerror}") from None
 
 
-def _files(entry: ModelEntry) -> list[Path]:
-    """The files that make it what it is; of a folder all that a loading model may read."""
-    return hf_files(entry.path) if entry.engine == "hf" else _places(entry)
-
-
 def _places(entry: ModelEntry) -> list[Path]:
     """What an entry names: files, or its folder."""
-    if entry.engine == "hf":
-        return [entry.path]
-    projector = [] if entry.mmproj is None else [entry.mmproj]
-    draft = [] if entry.llama.draft_model is None else [Path(entry.llama.draft_model)]
-    return [entry.path, *projector, *draft, *(Path(lora.path) for lora in entry.llama.lora)]
+    if entry.engine == "llama":
+        return files_of(entry)
+    return [] if kind_of(entry).files is None else [entry.path]
 
 
 def _stem(path: Path) -> str:

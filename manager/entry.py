@@ -10,6 +10,7 @@ from types import MappingProxyType
 from manager.errors import ModelNotFound
 from manager.mistakes import did_you_mean, shown
 from manager.params import CacheType, HfParams, LlamaParams, Lora, ModelParams
+from manager.variants import Profile, RequestFilter
 
 __all__ = ["CacheType", "HfParams", "LlamaParams", "Lora", "ModelEntry", "ModelParams", "Template"]
 
@@ -34,6 +35,7 @@ class Template:
 class ModelEntry:
     """One model that can be served. Paths are absolute; `created` is in seconds since the epoch.
 
+    `request`: what is done to requests for it, and `profiles`: its variants for clients, by name.
     `ttl`: seconds without a request after which it is unloaded, None where only somebody's wish unloads it.
     `concurrency`: most requests at once, None where the engine queues by itself; `queue`: most that wait.
     `stamps`: of each of its files when it was changed and its size, so that an entry with other files is another one.
@@ -42,10 +44,12 @@ class ModelEntry:
 
     name: str
     path: Path
-    params: LlamaParams | HfParams
+    params: ModelParams
     engine: str = "llama"
     template: Template | None = None
     personalities: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    request: RequestFilter = field(default_factory=RequestFilter)
+    profiles: Mapping[str, Profile] = field(default_factory=lambda: MappingProxyType({}))
     aliases: tuple[str, ...] = ()
     mmproj: Path | None = None
     description: str | None = None

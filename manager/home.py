@@ -32,7 +32,7 @@ async def return_home(pool: ModelPool, name: str, after: float) -> None:
 
 async def _load(pool: ModelPool, name: str) -> None:
     try:
-        entry, _ = pool.find(name)
+        entry = pool.find(name).entry
     except ModelNotFound as error:
         logger.warning("scheduling.home: %s", error.message)
         return

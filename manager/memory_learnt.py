@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from manager.discovery import hf_files
-from manager.entry import ModelEntry
+from manager.engines.judging import files_of
+from manager.engines.kinds import BUILT_IN
+from manager.entry import ModelEntry, ModelParams
 from manager.errors import LoadFailed
 from manager.memory import HOST, Estimate
 from manager.memory_folder import folder_files
@@ -204,9 +205,16 @@ def fingerprint(entry: ModelEntry, launcher: str, gpus: Sequence[tuple[str, int]
     `as_read`: the files as they were when the catalog was read, as far as that is known. Raises LoadFailed or OSError
     where one is missing. Blocks.
     """
-    params = entry.params.model_dump(mode="json", include=set(SHAPING))
+    params = entry.params.model_dump(mode="json", include=set(SHAPING) | _own_keys(entry))
     whole = json.dumps([_stamps(entry, as_read), params, launcher, list(gpus)], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:32]
+
+
+def _own_keys(entry: ModelEntry) -> set[str]:
+    """What an engine of another package has beyond the keys of all: any of it may decide on memory."""
+    if entry.engine in BUILT_IN:
+        return set()
+    return {"model", *type(entry.params).model_fields.keys() - ModelParams.model_fields.keys()}
 
 
 def file_bytes(entry: ModelEntry) -> int:
@@ -224,6 +232,9 @@ def _files(entry: ModelEntry) -> Iterator[Path]:
     if entry.engine == "hf":
         yield from folder_files(entry.path, pickle=entry.hf.allow_pickle)
         return
+    if entry.engine != "llama":
+        yield from files_of(entry)
+        return
     yield from part_paths(entry.path)
     if entry.mmproj is not None:
         yield entry.mmproj
@@ -236,14 +247,6 @@ def _stamps(entry: ModelEntry, as_read: bool) -> list[Stamp]:
     known: dict[Path, Stamp] = {}
     if as_read:
         # Entries that no catalog made have no stamps, and a folder may have got more files since.
-        pairs = zip(_named(entry), entry.stamps, strict=False)
+        pairs = zip(files_of(entry), entry.stamps, strict=False)
         known = {path: (str(path), size, changed) for path, (changed, size) in pairs if size}
     return [known.get(path) or stamps([path])[0] for path in _files(entry)]
-
-
-def _named(entry: ModelEntry) -> list[Path]:
-    """The files of the entry's stamps, in their order."""
-    if entry.engine == "hf":
-        return hf_files(entry.path)
-    draft, adapters = entry.llama.draft_model, (adapter.path for adapter in entry.llama.lora)
-    return [entry.path, *(Path(path) for path in (entry.mmproj, draft, *adapters) if path is not None)]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from manager.engines.judging import memory_of
+from manager.engines.kinds import BUILT_IN
 from manager.engines.llama.native import Launcher, choose_launcher, drives_cuda
 from manager.entry import ModelEntry
 from manager.errors import ConfigError, LoadFailed
@@ -108,6 +110,8 @@ class Ledger:
         """
         await self._take_in()
         look = await asyncio.to_thread(self._look, entry)
+        if entry.engine not in BUILT_IN:
+            return self._expected_of_own(look)
         if look.estimate is None and not look.size:
             return Expected()
         lives = self._learnt.lives(look.fingerprint)
@@ -117,6 +121,17 @@ class Ledger:
             return Expected(look.estimate, peaks(lives), needed, lasting(found))
         needed = corrected(found, lives, look.most, settled=look.settled)
         return Expected(look.estimate, peaks(lives), needed)
+
+    def _expected_of_own(self, look: _Look) -> Expected:
+        """Of an engine of another package: what it says, else its files, else what was learnt, else nothing.
+
+        What was learnt never lowers what it says. A device that the ledger does not know can't be waited for.
+        """
+        lives = self._learnt.lives(look.fingerprint)
+        files = (Part("files", HOST, look.size),) if look.size else ()
+        needed = corrected(look.estimate or Estimate(files, 0, ()), lives, look.most, settled=False)
+        known = {device: size for device, size in needed.items() if device in look.most}
+        return Expected(look.estimate, peaks(lives), known)
 
     async def room(self, running: Mapping[str, Admitted]) -> Room:
         """What there is for all models, of the host and of each GPU. `running`: by name.
@@ -173,6 +188,8 @@ class Ledger:
             nvidia = self._gpus_of(entry)
             if entry.engine == "hf":
                 found = estimate_folder(entry, self._room_of([gpu for gpu in nvidia if gpu.total]))
+            elif entry.engine not in BUILT_IN:
+                found = _said(memory_of(entry))
             else:
                 shares = [float(max(1, gpu.free)) if gpu.total else 0.0 for gpu in nvidia]
                 found = estimate(entry, launcher, shares, room=self._room_of(nvidia))
@@ -187,7 +204,7 @@ class Ledger:
     def _fingerprint(self, entry: ModelEntry, as_read: bool) -> str:
         """See `fingerprint`; empty where a file is missing. Blocks."""
         try:
-            launcher = entry.engine if entry.engine == "hf" else self._launcher()[0]
+            launcher = self._launcher()[0] if entry.engine == "llama" else entry.engine
             nvidia = [(gpu.limit, gpu.total) for gpu in self._gpus_of(entry)]
             return fingerprint(entry, launcher, nvidia, as_read=as_read)
         except (LoadFailed, OSError) as error:
@@ -247,6 +264,8 @@ class Ledger:
 
     def _gpus_of(self, entry: ModelEntry) -> tuple[Free, ...]:
         """Those that the engine of this entry uses."""
+        if entry.engine not in BUILT_IN:
+            return tuple(gpu for gpu in self._devices() if gpu.device != HOST)
         return self._torch_gpus() if entry.engine == "hf" else self._gpus(self._launcher()[1])
 
     def _torch_gpus(self) -> tuple[Free, ...]:
@@ -265,7 +284,13 @@ class Ledger:
             return "embedded", None
 
 
+def _said(sizes: Mapping[str, int] | None) -> Estimate | None:
+    return None if sizes is None else Estimate(tuple(Part("engine", *size) for size in sizes.items()), 0, ())
+
+
 def _settled(entry: ModelEntry, gpus: int) -> bool:
+    if entry.engine not in BUILT_IN:
+        return False
     if entry.engine == "hf":
         return not gpus or not goes_by_room(entry.hf.device_map)
     params = entry.llama

@@ -13,12 +13,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic.alias_generators import to_camel
 
-from manager.entry import HfParams, LlamaParams
+from manager.engines.kinds import KINDS, EngineKind
+from manager.entry import HfParams, LlamaParams, ModelParams
 from manager.errors import ConfigError
 from manager.mistakes import did_you_mean, problem, shown
+from manager.variants_file import FileFilter, FileProfile, variant_mistakes
 
 # Arguments that would take llama-server off its socket, its key or its routes: it could never be reached.
 OURS_TO_SAY: Final = frozenset({"-a", "--alias", "--api-key", "--api-key-file", "--api-prefix", "--host", "--port"})
@@ -37,7 +39,7 @@ class FileEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    params: LlamaParams | HfParams
+    params: ModelParams
     template: str | None = Field(
         default=None,
         min_length=1,
@@ -47,12 +49,20 @@ class FileEntry(BaseModel):
     personalities: dict[str, str] = Field(
         default_factory=dict, description="System prompts by the name under which clients ask for them."
     )
+    request: FileFilter = Field(
+        default_factory=FileFilter, description="What is done to the fields of every request for the model."
+    )
+    profiles: dict[str, FileProfile] = Field(
+        default_factory=dict,
+        description="Variants of the model under ids of their own, `model:profile`, by name. They need no load.",
+    )
     aliases: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
         default=(), description="Other names under which clients may ask for the model."
     )
     engine: str = Field(
         default="llama",
-        description="What runs the model: llama (llama.cpp, for GGUF files) or hf (transformers, for folders).",
+        description="What runs the model: llama (llama.cpp, for GGUF files), hf (transformers, for folders), or an "
+        "engine that an installed package brings.",
     )
     description: str | None = Field(default=None, description="A text for people; shown in lists.")
     ttl: float | None = Field(
@@ -91,11 +101,12 @@ class HfFileEntry(FileEntry):
     engine: Literal["hf"] = Field(description=FileEntry.model_fields["engine"].description)
 
 
-# The keys that an entry and its params may have, by engine.
+# The keys that an entry and its params may have, by engine. Those of other packages have forms of their own.
 _FORMS: Final[Mapping[str, type[FileEntry]]] = {"llama": LlamaFileEntry, "hf": HfFileEntry}
 _PARAMS: Final[Mapping[str, type[LlamaParams] | type[HfParams]]] = {"llama": LlamaParams, "hf": HfParams}
 _KIND: Final = {"llama": "GGUF models", "hf": "models of the engine hf"}
-ENGINES: Final = tuple(_FORMS)
+# In the schema, which can't know them.
+_OWN_FORM: Final = "OwnFileEntry"
 
 
 class _Object(dict[str, Any]):
@@ -181,21 +192,37 @@ def _entry(name: str, value: Any, mistakes: list[str]) -> FileEntry | None:
     written: dict[tuple[str, ...], str] = {}
     fields = _keys(value, (), FileEntry, written, name, mistakes)
     engine = fields.get("engine", "llama")
-    if not isinstance(engine, str) or engine not in ENGINES:
-        nearest = did_you_mean(engine, ENGINES) if isinstance(engine, str) else ""
-        mistakes.append(f"{name}.engine: there is no engine {shown(engine)}{nearest}")
+    try:
+        kind = _kind(engine)
+    except ConfigError as error:
+        mistakes.append(f"{name}.engine: {error.message}")
         return None
     if isinstance(fields.get("params"), dict):
-        fields["params"] = _keys(fields["params"], ("params",), _PARAMS[engine], written, name, mistakes)
+        fields["params"] = _keys(fields["params"], ("params",), kind.params, written, name, mistakes)
     if len(mistakes) > before:
         return None
     try:
-        entry = _FORMS[engine](**fields)
+        entry = (_FORMS.get(engine) or _own_form(kind))(**fields)
     except ValidationError as error:
         mistakes.extend(_worded(name, error, written))
         return None
+    except Exception as error:  # the code of another package
+        mistakes.append(f"{name}.params: the engine {engine} failed to check them ({type(error).__name__}: {error})")
+        return None
     mistakes.extend(f"{name}.{mistake}" for mistake in _rules(entry, written))
     return entry
+
+
+def _kind(engine: Any) -> EngineKind:
+    """Raises ConfigError where there is no such engine, or its package can't be used."""
+    if not isinstance(engine, str):
+        raise ConfigError(f"there is no engine {shown(engine)}")
+    return KINDS.get(engine)
+
+
+@lru_cache
+def _own_form(kind: EngineKind) -> type[FileEntry]:
+    return create_model(_OWN_FORM, __base__=FileEntry, params=(kind.params, ...))
 
 
 @lru_cache
@@ -254,9 +281,10 @@ def _rules(entry: FileEntry, written: Mapping[tuple[str, ...], str]) -> Iterable
         if reason is not None:
             yield f"aliases: {shown(alias)}: an alias {reason}"
     for personality in entry.personalities:
-        reason = _text_problem(personality) or ("must not contain ':'" if ":" in personality else None)
+        reason = _suffix_problem(personality)
         if reason is not None:
             yield f"personalities: {shown(personality)}: a personality's name {reason}"
+    yield from variant_mistakes(entry.request, entry.profiles, entry.personalities, _suffix_problem)
     arguments = entry.params.extra_args if isinstance(entry.params, LlamaParams) else ()
     for number, argument in enumerate(arguments):
         if _option(argument) in OURS_TO_SAY:
@@ -275,6 +303,11 @@ def name_problem(name: str) -> str | None:
     if "," in name:
         return "must not contain a comma"  # at which llama-server splits names
     return _text_problem(name)
+
+
+def _suffix_problem(name: str) -> str | None:
+    """Why this can't come after the colon of an id."""
+    return _text_problem(name) or ("must not contain ':'" if ":" in name else None)
 
 
 def _text_problem(name: str) -> str | None:
@@ -297,6 +330,7 @@ def schema() -> dict[str, Any]:
         definitions |= entry.pop("$defs") | {form.__name__: entry}
     for model in (*_FORMS.values(), *_PARAMS.values()):
         definitions[model.__name__] = _both_spellings(definitions[model.__name__])
+    definitions[_OWN_FORM] = _both_spellings(_own_schema())
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "models.json of llamaherd",
@@ -306,9 +340,27 @@ def schema() -> dict[str, Any]:
         "additionalProperties": {
             "if": {"properties": {"engine": {"const": "hf"}}, "required": ["engine"]},
             "then": {"$ref": "#/$defs/HfFileEntry"},
-            "else": {"$ref": "#/$defs/LlamaFileEntry"},
+            "else": {
+                "if": {"properties": {"engine": {"const": "llama"}}},
+                "then": {"$ref": "#/$defs/LlamaFileEntry"},
+                "else": {"$ref": f"#/$defs/{_OWN_FORM}"},
+            },
         },
         "$defs": definitions,
+    }
+
+
+def _own_schema() -> dict[str, Any]:
+    """An entry whose engine another package brings: which params it may have, only that package knows."""
+    entry = FileEntry.model_json_schema(ref_template="#/$defs/{model}")
+    entry.pop("$defs")
+    description = "The model and how it runs, as the engine's package wants it."
+    entry["properties"]["params"] = {"type": "object", "description": description}
+    del entry["properties"]["engine"]["default"]
+    return entry | {
+        "title": _OWN_FORM,
+        "description": "An entry of a model whose engine an installed package brings.",
+        "required": ["params", "engine"],
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from manager.catalog import Catalog
+from manager.catalog import Catalog, Found
 from manager.engines import Engine
 from manager.entry import ModelEntry
 from manager.errors import HerdError, ModelNotFound, ShuttingDown
@@ -47,8 +47,8 @@ class ErrorRecord:
 
 # Of an entry all but these is what its process was started with; these count at once.
 _SEEN_AT_ONCE: Final = (
-    *("aliases", "concurrency", "description", "personalities", "pinned", "preload", "queue", "source", "ttl"),
-    "unavailable",
+    *("aliases", "concurrency", "description", "personalities", "pinned", "preload", "profiles", "queue", "request"),
+    *("source", "ttl", "unavailable"),
 )
 CALM: Final = SETTLED | {ModelState.READY}
 
@@ -152,7 +152,7 @@ class ModelPool:
 
     async def would_evict(self, name: str) -> tuple[str, ...] | None:
         """Who would go, were this model loaded now; None where it can't be. Raises ModelNotFound."""
-        entry, _ = self._catalog.find(name)
+        entry = self._catalog.find(name).entry
         return (
             () if self.state(entry.name) in {ModelState.STARTING, *LOADED} else await self._scheduler.would_evict(entry)
         )
@@ -163,8 +163,8 @@ class ModelPool:
 
     # what is asked for
 
-    def find(self, name: str) -> tuple[ModelEntry, str | None]:
-        """The entry of a name, an alias or `model:personality`. Raises ModelNotFound."""
+    def find(self, name: str) -> Found:
+        """What a name, an alias, `model:personality` or `model:profile` means. Raises ModelNotFound."""
         return self._catalog.find(name)
 
     def try_lease(self, entry: ModelEntry) -> Lease | None:
@@ -182,8 +182,8 @@ class ModelPool:
         A caller who leaves changes nothing: when the model is ready, it is active under that personality.
         Raises ModelNotFound for the model or its personality, else as ModelInstance.lease.
         """
-        entry, named = self._catalog.find(name)
-        personality = personality or named
+        found = self._catalog.find(name)
+        entry, personality = found.entry, personality or found.personality
         if personality is not None:
             entry.personality(personality)
         await asyncio.shield(self._own(self._load(entry, personality), f"load {entry.name}"))
@@ -200,7 +200,7 @@ class ModelPool:
 
         By default the active one, and where none is, the one of those that requests have loaded that was ready last.
         """
-        name = self._catalog.find(name)[0].name if name is not None else self.active or self._newest_ready()
+        name = self._catalog.find(name).entry.name if name is not None else self.active or self._newest_ready()
         if name is None:
             return None
         # Before the stop: while it drains it must not be what the next request without a name gets.

@@ -230,7 +230,7 @@ class Scheduler:
     async def _ask(self, entry: ModelEntry) -> _Asked:
         expected = await self._ledger.expected(entry)
         # A broken GGUF file may be whole again at the start; what packages or files a folder lacks, the start will say.
-        if entry.unavailable is not None and (entry.engine == "hf" or expected.estimate is None):
+        if entry.unavailable is not None and (entry.engine != "llama" or expected.estimate is None):
             return _Asked(Wanted(entry.name, {}), {})  # it won't come up, and nobody has to go for that
         needed = expected.needed if self._admission else {}
         wanted = Wanted(

@@ -62,18 +62,18 @@ async def load_model(request: web.Request) -> web.Response:
     body = (await read_object(request))[1] if request.can_read_body else {}
     check_fields(body)
     name = request.match_info["id"]
-    entry, named = service.pool.find(name)
-    personality = body.get("personality") or named
+    found = service.pool.find(name)
+    personality = body.get("personality") or found.personality
     async with _begun(wait):
         await service.pool.load(name, personality)
-    return _moved(service, entry.name, wait)
+    return _moved(service, found.entry.name, wait)
 
 
 async def unload_model(request: web.Request) -> web.Response:
     """POST /admin/models/{id}/unload: 200 when its process is gone, with `?wait=false` 202 at once."""
     service = request.app[SERVICE]
     wait = flag(request, "wait", default=True)
-    entry, _ = service.pool.find(request.match_info["id"])
+    entry = service.pool.find(request.match_info["id"]).entry
     async with _begun(wait):
         await service.pool.unload(entry.name)
     return _moved(service, entry.name, wait)
@@ -98,7 +98,7 @@ def _moved(service: Service, name: str, wait: bool) -> web.Response:
 def find_model(service: Service, name: str) -> tuple[ModelStatus, ModelEntry | None]:
     """A model by any of its names; without an entry where it was removed and still runs. Raises ModelNotFound."""
     try:
-        entry, _ = service.pool.find(name)
+        entry = service.pool.find(name).entry
     except ModelNotFound:
         for status in _removed(service):
             if status.model == name:
@@ -128,6 +128,8 @@ def _model_object(service: Service, status: ModelStatus, entry: ModelEntry | Non
         **status_dict(status),
         "aliases": list(entry.aliases) if entry else [],
         "personalities": list(entry.personalities) if entry else [],
+        "profiles": {name: profile.as_dict() for name, profile in entry.profiles.items()} if entry else {},
+        "request": entry.request.as_dict() if entry else None,
         "description": entry.description if entry else None,
         "unavailable": entry.unavailable if entry else "It was removed from the catalog.",
         "active": service.pool.active == status.model,

@@ -8,14 +8,13 @@ from typing import Final
 from aiohttp import web
 
 from manager.auth import ApiKey
+from manager.catalog import Found
 from manager.entry import ModelEntry
 from manager.errors import InvalidKey, ModelNotAllowed, ModelNotFound, PermissionDenied
 from manager.service import Service
 from routes.foreign import refuse_foreign_pages, refuse_forwarded
 
 KEY: Final = web.RequestKey("key", ApiKey)
-
-Found = tuple[ModelEntry, str | None]
 
 
 class NoKey(InvalidKey):
@@ -74,7 +73,7 @@ def may_use(request: web.Request, entry: ModelEntry | None) -> bool:
 
 
 def usable(request: web.Request, find: Callable[[], Found]) -> Found:
-    """What `find` finds, a model and the personality in its id, where the caller may use it.
+    """What `find` finds, where the caller may use it. A key for a model is for all its profiles and personalities.
 
     Raises ModelNotAllowed where the caller's key is for other models, and ModelNotFound, which then names no others.
     """
@@ -86,8 +85,8 @@ def usable(request: web.Request, find: Callable[[], Found]) -> Found:
             message = f"There is no such model for this API key; it is for: {_models_of(key)}."
             raise ModelNotFound(message, param="model") from None
         raise
-    if key is not None and not may_use(request, found[0]):
-        message = f"This API key may not use the model '{found[0].name}'; it is for: {_models_of(key)}."
+    if key is not None and not may_use(request, found.entry):
+        message = f"This API key may not use the model '{found.entry.name}'; it is for: {_models_of(key)}."
         raise ModelNotAllowed(message, param="model")
     return found
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 from aiohttp import web
 
+from manager.catalog import Found
 from manager.entry import ModelEntry
 from manager.errors import HerdError, InvalidRequest
 from manager.service import SERVICE, Service
@@ -38,7 +40,7 @@ async def load_model(request: web.Request) -> web.Response:
     if not name:
         raise InvalidRequest("'model' is missing: the name of the model to load.", param="model")
     request[TARGET] = name
-    personality = body.get("personality") or service.pool.find(name)[1]
+    personality = body.get("personality") or service.pool.find(name).personality
     entry = await _or_500(service.pool.load(name, personality))
     return json_response({"message": "Model loaded successfully", "model": entry.name, "personality": personality})
 
@@ -54,33 +56,47 @@ async def unload_model(request: web.Request) -> web.Response:
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """GET /v1/models: every model that the caller may use, loaded or not."""
+    """GET /v1/models: every model that the caller may use, loaded or not, each with its profiles behind it."""
     service = request.app[SERVICE]
-    usable = [entry for entry in service.pool.catalog if may_use(request, entry)]
-    return json_response({"object": "list", "data": [_model_object(service, entry) for entry in usable]})
+    found = (each for entry in service.pool.catalog if may_use(request, entry) for each in _ids(entry))
+    return json_response({"object": "list", "data": [_model_object(service, each) for each in found]})
 
 
 async def show_model(request: web.Request) -> web.Response:
-    """GET /v1/models/{id}."""
+    """GET /v1/models/{id}: a model or one of its profiles."""
     service = request.app[SERVICE]
-    entry, _ = usable(request, lambda: service.pool.find(request.match_info["id"]))
-    return json_response(_model_object(service, entry))
+    found = usable(request, lambda: service.pool.find(request.match_info["id"]))
+    return json_response(_model_object(service, found))
 
 
-def _model_object(service: Service, entry: ModelEntry) -> dict[str, Any]:
+def _ids(entry: ModelEntry) -> Iterator[Found]:
+    """What the list has of a model."""
+    yield Found(entry)
+    for name, profile in entry.profiles.items():
+        if profile.listed:
+            yield Found(entry, profile.personality, name)
+
+
+def _model_object(service: Service, found: Found) -> dict[str, Any]:
+    entry, profile = found.entry, found.profile
+    suffix = "" if profile is None else f":{profile}"
+    description = entry.description if profile is None else entry.profiles[profile].description
     shown = {
-        "id": entry.name,
+        "id": f"{entry.name}{suffix}",
         "object": "model",
         "created": entry.created,
         "owned_by": "local",
         "root": entry.path.name,
         "backend": "gguf" if entry.engine == "llama" else entry.engine,
         "state": service.pool.state(entry.name),
-        "aliases": list(entry.aliases),
+        "aliases": [f"{alias}{suffix}" for alias in entry.aliases],
         "personalities": list(entry.personalities),
+        "profiles": list(entry.profiles) if profile is None else [],
     }
-    if entry.description:
-        shown["description"] = entry.description
+    if profile is not None:
+        shown["parent"] = entry.name
+    if description:
+        shown["description"] = description
     if entry.unavailable:
         shown["unavailable"] = without_folders(entry.unavailable)
     return shown

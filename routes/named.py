@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from manager.entry import ModelEntry
+from manager.catalog import Found
 from manager.errors import ModelNotFound
 from manager.pool import ModelPool
 from manager.service import SERVICE
@@ -14,16 +14,16 @@ from routes.body import check_fields
 from routes.callers import usable
 
 
-def named_model(request: web.Request, body: dict[str, Any], *, lenient: bool = False) -> tuple[ModelEntry, str | None]:
-    """The entry that a request is for, and the personality in its id.
+def named_model(request: web.Request, body: dict[str, Any], *, lenient: bool = False) -> Found:
+    """The entry that a request is for, and the personality or profile in its id.
 
-    No name means the default model; with `lenient` an unknown name means it too, but not an unknown personality
-    of a known model. Raises ModelNotFound, or ModelNotAllowed where the caller's key is for others.
+    No name means the default model; with `lenient` an unknown name means it too, but not what a known model
+    does not have. Raises ModelNotFound, or ModelNotAllowed where the caller's key is for others.
     """
     return usable(request, lambda: _named(request.app[SERVICE].pool, body, lenient))
 
 
-def _named(pool: ModelPool, body: dict[str, Any], lenient: bool) -> tuple[ModelEntry, str | None]:
+def _named(pool: ModelPool, body: dict[str, Any], lenient: bool) -> Found:
     name = body.get("model")
     if name is not None:
         check_fields({"model": name})

@@ -21,10 +21,11 @@ LEVELS = tuple(
         addresses api_key audit auth key_file key_record key_rules events exposure feed gauges groups guesses inflight \
         log media_kinds metrics places policy private_file public_hosts quota quota_windows remote_images settings \
         settings_layers settings_sections settings_server settings_types starter_model tls usage usage_report \
-        usage_store catalog catalog_builder discovery entry extras gguf_file gguf_header models_file params plan \
-        refusal summary templates watch
-        confinement engines engine_metrics memory memory_folder memory_free memory_hf memory_layers memory_learnt \
-        memory_ledger memory_measured memory_model memory_sizes process run_folder watchdog
+        usage_store discovery entry extras gguf_file gguf_header gguf_types params plan refusal summary templates \
+        variants variants_file watch
+        catalog catalog_builder confinement engines engine_metrics memory memory_folder memory_free memory_hf \
+        memory_layers memory_learnt memory_ledger memory_measured memory_model memory_sizes models_file process \
+        run_folder watchdog
         backoff life lease waiting instance reload
         scheduler
         pool

@@ -43,7 +43,7 @@ def inspect_model(
     from manager.catalog import load_catalog
 
     settings = settings_from(config, {"storage": {"data_folder": data_folder}})
-    entry, _ = load_catalog(settings).find(name)
+    entry = load_catalog(settings).find(name).entry
     _check(entry)
     report = _looked_up(entry, settings)
     if as_json:
@@ -77,8 +77,10 @@ class _Report:
 
 
 def _looked_up(entry: ModelEntry, settings: Settings) -> _Report:
+    from manager.engines.kinds import BUILT_IN
     from manager.engines.llama.native import choose_launcher
     from manager.errors import LoadFailed
+    from manager.memory import Estimate
     from manager.memory_free import gpus_free, host_free
     from manager.memory_ledger import Ledger
 
@@ -86,21 +88,31 @@ def _looked_up(entry: ModelEntry, settings: Settings) -> _Report:
         ledger = Ledger(settings)
         return await ledger.expected(entry), (await ledger.room({})).there
 
-    hf = entry.engine == "hf"
-    launcher = None if hf else choose_launcher(settings)[0]
-    about = _folder(entry) if hf else _file(entry)
+    launcher = choose_launcher(settings)[0] if entry.engine == "llama" else None
+    about = _about(entry)
     expected, room = asyncio.run(of_ledger())
-    if expected.estimate is None:
+    estimate = expected.estimate
+    if estimate is None and entry.engine in BUILT_IN:
         raise LoadFailed(f"what {entry.name} will take can't be told from its files", should_retry=False)
     gpus = [gpu for gpu in gpus_free(settings.llama.cuda_visible_devices) if gpu.device in room]
-    return _Report(entry, launcher, about, expected.estimate, expected, (host_free(), *gpus), room)
+    return _Report(entry, launcher, about, estimate or Estimate((), 0, ()), expected, (host_free(), *gpus), room)
+
+
+def _about(entry: ModelEntry) -> dict[str, Any]:
+    match entry.engine:
+        case "llama":
+            return _file(entry)
+        case "hf":
+            return _folder(entry)
+        case own:  # only its package knows
+            return {"title": f"engine {own}"}
 
 
 def _check(entry: ModelEntry) -> None:
     """Raise LoadFailed where a file of a GGUF model is missing or broken."""
     from manager.gguf_file import check_gguf
 
-    if entry.engine == "hf":
+    if entry.engine != "llama":
         return
     draft = entry.llama.draft_model
     others = [*([] if draft is None else [draft]), *(adapter.path for adapter in entry.llama.lora)]
@@ -169,14 +181,14 @@ def _as_json(report: _Report) -> dict[str, Any]:
 def _lines(report: _Report, settings: Settings) -> Iterator[str]:
     about = report.about
     yield _row("Model", f"{report.entry.name} ({about['title']})")
-    yield _row("File" if report.launcher else "Folder", str(report.entry.path))
-    parameters = f"{_count(about['parameters'])} parameters, {about['quantisation']}"
-    yield _row("Architecture", f"{about['architecture']}, {parameters}")
-    yield _row("Layers", f"{about['layers']}, heads {about['heads']}, of keys and values {about['kv_heads']}")
-    yield _row("Trained window", f"{about['trained_window']:,} tokens")
-    yield _row(
-        "Chat template", f"{'' if about['chat_template'] else 'none '}in the {'file' if report.launcher else 'folder'}"
-    )
+    where = {"llama": "File", "hf": "Folder"}.get(report.entry.engine, "Model")
+    yield _row(where, str(report.entry.path))
+    if "architecture" in about:
+        parameters = f"{_count(about['parameters'])} parameters, {about['quantisation']}"
+        yield _row("Architecture", f"{about['architecture']}, {parameters}")
+        yield _row("Layers", f"{about['layers']}, heads {about['heads']}, of keys and values {about['kv_heads']}")
+        yield _row("Trained window", f"{about['trained_window']:,} tokens")
+        yield _row("Chat template", f"{'' if about['chat_template'] else 'none '}in the {where.lower()}")
     yield _row("Runs with", _runs_with(report))
     yield ""
     yield from _memory_lines(report)
@@ -190,26 +202,31 @@ def _lines(report: _Report, settings: Settings) -> Iterator[str]:
 
 def _runs_with(report: _Report) -> str:
     entry = report.entry
-    if report.launcher is None:
-        in_service = f"transformers in the service, sequences at once: {entry.params.parallel}"
-        return f"nothing: {entry.unavailable}" if entry.unavailable else in_service
-    slots = "a shared cache" if entry.llama.kv_unified else "a cache each"
-    return f"the {report.launcher} launcher, slots: {entry.params.parallel}, with {slots}"
+    if report.launcher is not None:
+        slots = "a shared cache" if entry.llama.kv_unified else "a cache each"
+        return f"the {report.launcher} launcher, slots: {entry.llama.parallel}, with {slots}"
+    if entry.unavailable:
+        return f"nothing: {entry.unavailable}"
+    if entry.engine == "hf":
+        return f"transformers in the service, sequences at once: {entry.hf.parallel}"
+    return f"the engine {entry.engine}, which a package brings"
 
 
 def _memory_lines(report: _Report) -> Iterator[str]:
     estimate, expected = report.estimate, report.expected
-    yield "Memory when fully used:"
+    yield "Memory when fully used:" if estimate.parts else "Memory when fully used: its engine does not say"
     for part in estimate.parts:
         yield f"  {part.name:<16}{part.device:<8}{size(part.size):>10}"
-    yield f"  {'total':<24}{size(estimate.total):>10}"
+    if estimate.parts:
+        yield f"  {'total':<24}{size(estimate.total):>10}"
     if estimate.reclaimable:
         yield f"  of it {size(estimate.reclaimable)} that the system takes back when memory is short"
     for part in estimate.later:
         yield f"  later, with use: {part.name}, {'without limit' if part.size < 0 else 'up to ' + size(part.size)}"
     for device, seen in expected.learnt.items():
         reclaimable = estimate.devices.get(device, 0) - estimate.needed(device)
-        yield f"Measured before:  {size(seen)} on {device}; expected: {size(expected.needed[device] + reclaimable)}"
+        needed = expected.needed.get(device, 0) + reclaimable
+        yield f"Measured before:  {size(seen)} on {device}; expected: {size(needed)}"
 
 
 def _source(device: str, settings: Settings) -> str:

@@ -84,6 +84,7 @@ def _as_json(entry: ModelEntry, count: int | None) -> dict[str, object]:
         "source": entry.source,
         "aliases": list(entry.aliases),
         "personalities": list(entry.personalities),
+        "profiles": list(entry.profiles),
         "unavailable": entry.unavailable,
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from manager.catalog import Catalog, LlamaParams, ModelEntry, Template, load_catalog
+from manager.catalog import Catalog, Found, LlamaParams, ModelEntry, Template, load_catalog
 from manager.errors import ConfigError, ModelNotFound
 from manager.settings import Settings
 from manager.templates import BUILTIN
@@ -414,8 +414,9 @@ def named(house: House) -> Catalog:
 
 def test_a_model_is_found_by_name_alias_and_personality(named: Catalog) -> None:
     def found(name: str) -> tuple[str, str | None]:
-        model, personality = named.find(name)
-        return model.name, personality
+        entry, personality, profile = named.find(name)
+        assert profile is None
+        return entry.name, personality
 
     assert found("Mistral-7b") == ("Mistral-7b", None)
     assert found("gpt-4") == ("Mistral-7b", None)
@@ -452,6 +453,46 @@ def test_a_very_long_name_is_refused_at_once_and_cut_in_the_message(named: Catal
         named.find("Mistral" * 100_000)
     assert time.perf_counter() - started < 0.5
     assert len(caught.value.message) < 150
+
+
+def test_a_profile_is_found_behind_every_name_of_its_model(house: House) -> None:
+    request = {"default": {"temperature": 0.5}}
+    profiles = {"verse": {"personality": "poet"}, "bold": {"request": {"set": {"temperature": 2}}}}
+    house.write({"qwen:7b": entry(aliases=["q"], personalities={"poet": "O."}, request=request, profiles=profiles)})
+    catalog = house.load()
+    model = only(catalog)
+    for name in ("qwen:7b", "q"):
+        assert catalog.find(name) == Found(model)
+        assert catalog.find(f"{name}:poet") == Found(model, "poet")
+        assert catalog.find(f"{name}:verse") == Found(model, "poet", "verse")
+    assert catalog.find("q:poet").request.as_dict() == {"set": {}, "strip": [], **request}
+    assert catalog.find("q:bold").request.as_dict() == {"set": {"temperature": 2}, "strip": [], **request}
+    with pytest.raises(ModelNotFound, match="has no profile or personality 'bolt'; did you mean q:bold"):
+        catalog.find("q:bolt")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_id_of_a_profile_can_not_be_the_name_of_another_model(house: House, order: int) -> None:
+    entries = {"m": entry(aliases=["a"], profiles={"bold": {}}), "a:bold": entry()}
+    house.write(dict([*entries.items()][::order]))
+    with pytest.raises(ConfigError, match="'a:bold' is taken by"):
+        house.load()
+
+
+def test_a_profile_wins_over_a_found_file_with_its_id(house: House) -> None:
+    house.write({"m": entry(profiles={"bold": {}})})
+    house.gguf.mkdir()
+    for name in ("m:bold", "m:other"):
+        write_tiny_gguf(house.gguf / f"{name}.gguf")
+    catalog = house.discover()
+    assert catalog.names == ("m", "m:other")
+    assert catalog.find("m:bold").profile == "bold"
+
+
+def test_the_model_of_the_settings_can_not_have_the_id_of_a_profile(house: House) -> None:
+    house.write({"m": entry(profiles={"bold": {}})})
+    model = {"path": house.models / "other.gguf", "name": "m:bold"}
+    assert house.mistake(model=model) == "model.name: 'm:bold' is taken by a profile of the entry m"
 
 
 def test_an_unknown_personality_is_told_with_the_nearest(named: Catalog) -> None:

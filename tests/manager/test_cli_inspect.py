@@ -149,7 +149,7 @@ def learn(name: str, peak: int) -> None:
     """As a service would that runs in this folder."""
 
     settings = load_settings()
-    entry, _ = load_catalog(settings).find(name)
+    entry = load_catalog(settings).find(name).entry
 
     async def live() -> None:
         ledger = Ledger(settings)

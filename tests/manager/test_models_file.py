@@ -71,6 +71,7 @@ def test_the_example_has_a_model_of_each_engine_and_kind() -> None:
     assert {entry.engine for entry in entries.values()} == {"llama", "hf"}
     assert any(isinstance(entry.params, LlamaParams) and entry.params.mmproj for entry in entries.values())
     assert any(entry.params.embedding for entry in entries.values())
+    assert any(entry.profiles and entry.request.filter() for entry in entries.values())
 
 
 def test_no_file_means_no_models(tmp_path: Path) -> None:
@@ -337,12 +338,16 @@ def test_the_schema_knows_every_key_in_both_spellings() -> None:
 
 
 def test_the_schema_takes_the_keys_of_the_engine_that_an_entry_names() -> None:
-    choice = schema()["additionalProperties"]
+    choice, definitions = schema()["additionalProperties"], schema()["$defs"]
     assert choice["if"] == {"properties": {"engine": {"const": "hf"}}, "required": ["engine"]}
-    definitions = schema()["$defs"]
-    for branch, params in (("then", "HfParams"), ("else", "LlamaParams")):
-        entry = definitions[choice[branch]["$ref"].removeprefix("#/$defs/")]
+    others = choice["else"]
+    assert others["if"] == {"properties": {"engine": {"const": "llama"}}}  # also where it names none
+    for branch, params in ((choice["then"], "HfParams"), (others["then"], "LlamaParams")):
+        entry = definitions[branch["$ref"].removeprefix("#/$defs/")]
         assert entry["properties"]["params"]["$ref"] == f"#/$defs/{params}"
+    own = definitions[others["else"]["$ref"].removeprefix("#/$defs/")]
+    assert own["properties"].keys() == definitions["LlamaFileEntry"]["properties"].keys()
+    assert (own["properties"]["params"]["type"], own["required"]) == ("object", ["params", "engine"])
 
 
 def test_the_schema_says_what_each_key_means() -> None:
@@ -356,3 +361,78 @@ def test_the_page_lists_every_key() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     keys = [*LlamaParams.model_fields, *HfParams.model_fields, *FileEntry.model_fields]
     assert [key for key in keys if f"`{key}`" not in page] == []
+
+
+# request and profiles
+
+
+def variants(tmp_path: Path, **keys: Any) -> list[str]:
+    """The mistakes of an entry with these keys, without its name."""
+    keys.setdefault("personalities", {"poet": "Rhyme."})
+    return [line.removeprefix("m.") for line in mistakes(tmp_path, {"m": {"params": {"model": "m"}, **keys}})]
+
+
+def test_filters_of_requests_are_read_as_they_stand(tmp_path: Path) -> None:
+    request = {"set": {"temperature": 0, "lora": [{"id": 0}]}, "default": {"stop": ["x"]}, "strip": ["seed", "tools"]}
+    found = read(tmp_path, {"m": {**entry()["m"], "request": request, "profiles": {"bold": {}}}})["m"]
+    assert found.request.filter().as_dict() == request
+    bold = found.profiles["bold"]
+    assert (bold.description, bold.personality, bold.listed) == (None, None, True)
+
+
+@pytest.mark.parametrize("part", ["set", "default"])
+@pytest.mark.parametrize(
+    ("fields", "mistake"),
+    [
+        ({"temperature": "hot"}, "temperature: should be a valid number (got 'hot')"),
+        ({"temperature": -1}, "temperature: should be greater than or equal to 0 (got -1)"),
+        ({"temperature": None}, "temperature: must have a value; what is to be left out is named in strip"),
+        ({"seed": True}, "seed: should be a valid integer (got True)"),
+        ({"stop": [1]}, "stop: should be a string or a list of strings"),
+        ({"n": 2}, "n: should be less than or equal to 1 (got 2)"),
+        ({"tool_choice": 1}, "tool_choice: should be a string or an object (got 1)"),
+        ({"chat_template_kwargs": []}, "chat_template_kwargs: must be an object (got [])"),
+        ({"reasoning_format": "deep"}, "reasoning_format: should be 'none', 'auto', 'deepseek' or 'deepseek-legacy'"),
+        ({"model": "other"}, "model: is for clients to say"),
+        ({"personality": "poet"}, "personality: is for clients to say"),
+        ({"messages": []}, "messages: is for clients to say"),
+        ({"stream": True}, "stream: is for clients to say"),
+        ({"tools": []}, "tools: is for clients to say"),
+        ({"topP": 0.5}, "topP: is no field of requests; did you mean top_p?"),
+        ({"max_tokens": 5, "n_predict": 6}, "n_predict: is another name of max_tokens"),
+        ({"dry_base": None}, "dry_base: must have a value; what is to be left out is named in strip"),
+        ({"big": 2**64}, "big: can't be sent to an engine: Integer exceeds 64-bit range"),
+    ],
+)
+def test_values_that_no_request_may_have_are_named(
+    part: str, fields: dict[str, Any], mistake: str, tmp_path: Path
+) -> None:
+    (line,) = variants(tmp_path, request={part: fields})
+    assert line.startswith(f"request.{part}.{mistake}")
+    (line,) = variants(tmp_path, profiles={"bold": {"request": {part: fields}}})
+    assert line.startswith(f"profiles.bold.request.{part}.{mistake}")
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"request": {"strip": ["seed", "input"]}}, "request.strip.1: 'input' is for clients to say"),
+        ({"request": {"strip": ["maxTokens"]}}, "request.strip.0: 'maxTokens' is no field of requests; did you mean"),
+        ({"request": {"strip": "seed"}}, "request.strip: must be a list (got 'seed')"),
+        ({"request": {"sett": {}}}, "request.sett: unknown key"),
+        ({"request": []}, "request: must be an object (got [])"),
+        ({"profiles": {"bold": {"params": {}}}}, "profiles.bold.params: unknown key"),
+        ({"profiles": {"bold": {"listed": 1}}}, "profiles.bold.listed: should be a valid boolean"),
+        ({"profiles": {"bold": None}}, "profiles.bold: must be an object (got None)"),
+        ({"profiles": {"a:b": {}}}, "profiles: 'a:b': a profile's name must not contain ':'"),
+        ({"profiles": {"": {}}}, "profiles: '': a profile's name must not be empty"),
+        ({"profiles": {"poet": {}}}, "profiles.poet: is the name of a personality too"),
+        (
+            {"profiles": {"bold": {"personality": "poets"}}},
+            "profiles.bold.personality: there is no personality 'poets'; did you mean poet?",
+        ),
+    ],
+)
+def test_filters_and_profiles_that_can_not_be_meant(keys: dict[str, Any], line: str, tmp_path: Path) -> None:
+    (found,) = variants(tmp_path, **keys)
+    assert found.startswith(line)

@@ -15,6 +15,7 @@ from manager.errors import GenerationFailed, LoadAborted, LoadFailed, ModelNotFo
 from manager.pool import ERRORS_KEPT
 from manager.state import ModelState
 from manager.summary import ServiceStatus
+from manager.variants import Profile, RequestFilter
 from tests.conftest import MakeSettings
 from tests.manager.bench import ENTRIES, PoolBench, is_running, lines_of, make_entry, soon, turn, until
 from tests.manager.conftest import LlamaFakes
@@ -292,7 +293,8 @@ async def test_entry_that_changed_while_it_was_loading_counts_before_its_first_r
 async def test_change_that_concerns_no_process_stops_none(bench: PoolBench) -> None:
     await soon(bench.pool.load("a", None))
     more: dict[str, Any] = {"aliases": ("z",), "description": "d", "personalities": {"p": "P"}}
-    more |= {"ttl": 9.0, "pinned": True, "queue": 1}
+    more |= {"ttl": 9.0, "pinned": True, "queue": 1, "request": RequestFilter(strip=("seed",))}
+    more |= {"profiles": {"bold": Profile(RequestFilter(set={"temperature": 1.5}))}}
     new = replace(ENTRIES[0], **more)
     bench.pool.replace_catalog(Catalog([new, *ENTRIES[1:]]))
     with await soon(bench.pool.lease(bench.entry("z"))) as lease:

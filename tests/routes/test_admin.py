@@ -85,6 +85,8 @@ async def test_every_model_is_listed_with_all_its_fields_before_it_ever_ran(
         "pid": None,
         "aliases": [],
         "personalities": ["pirate"],
+        "profiles": {},
+        "request": {"set": {}, "default": {}, "strip": []},
         "description": None,
         "unavailable": None,
         "active": False,

@@ -59,6 +59,7 @@ async def test_v1_models_lists_every_model_in_its_openai_form(beta: Fake, start_
         "state": "stopped",
         "aliases": [],
         "personalities": ["pirate"],
+        "profiles": [],
     }
     assert before - 60 <= second["created"] <= before + 60
     assert (second["id"], second["aliases"], second["personalities"]) == ("beta", ["b"], ["poet"])
@@ -103,6 +104,48 @@ async def test_v1_models_id_finds_aliases_and_personalities(beta: Fake, start_he
     herd = await start_herd()
     for name in ("b", "beta:poet", "b:poet"):
         assert (await herd.get(f"/v1/models/{name}")).json["id"] == "beta"
+
+
+async def test_v1_models_lists_profiles_behind_their_model(stage: Stage, start_herd: StartHerd) -> None:
+    profiles = {"bold": {"description": "Bolder."}, "hidden": {"listed": False}, "calm": {"personality": "poet"}}
+    stage.model(
+        "beta", description="Plain.", aliases=["b"], personalities={"poet": "Rhyme."}, profiles=profiles
+    ).knobs()
+    herd = await start_herd()
+    await load(herd, "beta")
+    model, bold, calm = (await herd.get("/v1/models")).json["data"]
+    assert (model["id"], model["profiles"], model["description"]) == ("beta", ["bold", "hidden", "calm"], "Plain.")
+    assert "parent" not in model
+    assert bold == {
+        **model,
+        "id": "beta:bold",
+        "parent": "beta",
+        "aliases": ["b:bold"],
+        "profiles": [],
+        "description": "Bolder.",
+    }
+    assert (calm["id"], calm["state"], "description" in calm) == ("beta:calm", "ready", False)
+    assert (await herd.get("/v1/models/beta:bold")).json == (await herd.get("/v1/models/b:bold")).json == bold
+    assert (await herd.get("/v1/models/beta:hidden")).json["id"] == "beta:hidden"
+    answer = await herd.get("/v1/models/beta:bolt")
+    assert (answer.status, answer.error["message"]) == (
+        404,
+        "The model 'beta' has no profile or personality 'bolt'; did you mean beta:bold?",
+    )
+
+
+async def test_load_of_a_profile_makes_its_personality_the_one_of_the_load(stage: Stage, start_herd: StartHerd) -> None:
+    profiles = {"verse": {"personality": "poet"}, "bold": {}}
+    stage.model("beta", personalities={"poet": "Rhyme."}, profiles=profiles).knobs()
+    herd = await start_herd()
+    answer = await herd.post("/loadModel", {"model": "beta:verse"})
+    assert (answer.json["model"], answer.json["personality"]) == ("beta", "poet")
+    assert (await herd.chat("hi")).echo[0] == {"role": "system", "content": "Rhyme."}
+    answer = await herd.post("/admin/models/beta:bold/load")
+    assert (answer.json["name"], answer.json["personality"]) == ("beta", None)
+    await herd.post("/admin/models/beta:verse/load")
+    assert (await herd.get("/admin/models/beta")).json["personality"] == "poet"
+    assert (await herd.get("/unloadModel?model=beta:bold")).json["model"] == "beta"
 
 
 async def test_v1_models_id_of_an_unknown_model_is_a_404(herd: Herd) -> None:

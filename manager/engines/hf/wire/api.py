@@ -45,6 +45,7 @@ class Api:
             ("POST", CHAT): functools.partial(self._generate, True),
             ("POST", "/v1/completions"): functools.partial(self._generate, False),
             ("POST", "/v1/embeddings"): self._embed,
+            ("POST", f"{CHAT}/input_tokens"): self._in_thread(self._prompts.counted),
             ("POST", "/apply-template"): self._in_thread(self._prompts.rendered),
             ("POST", "/tokenize"): self._in_thread(self._prompts.tokenized),
             ("POST", "/detokenize"): self._in_thread(self._prompts.detokenized),

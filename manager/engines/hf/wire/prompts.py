@@ -70,13 +70,16 @@ class Prompts:
         return self._read_chat(body, limits) if chat else self._read_completion(body, limits)
 
     def _read_chat(self, body: Body, limits: AnswerLimits) -> Asked:
-        messages, images = take_images(self._loaded, body["messages"])
-        plan = prepare_chat(self._loaded, {**body, "messages": messages})
+        plan, images = self._planned(body)
         self._check_size(plan.prompt, "messages")
         tokens, media = self._of_chat(plan, images)
         self._check_length(tokens, "messages")
         generation = self._generation(body, limits, plan.grammar, media, plan.stops, special=plan.special)
         return Asked((tokens,), generation, limits, plan.deltas)
+
+    def _planned(self, body: Body) -> tuple[ChatPlan, Sequence[Image]]:
+        messages, images = take_images(self._loaded, body["messages"])
+        return prepare_chat(self._loaded, {**body, "messages": messages}), images
 
     def _of_chat(self, plan: ChatPlan, images: Sequence[Image]) -> tuple[Tokens, Mapping[str, Any] | None]:
         """The tokens of a chat with those of its images, and what the processor made of these."""
@@ -167,10 +170,13 @@ class Prompts:
     # the paths that only look at texts
 
     def rendered(self, body: Body) -> dict[str, Any]:
-        """The prompt, and how many tokens it has with those of its images. It may be longer than the window."""
-        messages, images = take_images(self._loaded, body["messages"])
-        plan = prepare_chat(self._loaded, {**body, "messages": messages})
-        return {"prompt": plan.prompt, "tokens": len(self._of_chat(plan, images)[0])}
+        """The prompt. It may be longer than the window."""
+        return {"prompt": self._planned(body)[0].prompt}
+
+    def counted(self, body: Body) -> dict[str, Any]:
+        """How many tokens the prompt has, with those of its images. It may be longer than the window."""
+        tokens, _ = self._of_chat(*self._planned(body))
+        return {"input_tokens": len(tokens), "object": "response.input_tokens"}
 
     def tokenized(self, body: Body) -> dict[str, Any]:
         if body.get("parse_special") is False:
