@@ -35,6 +35,19 @@ _OUT_OF_RANGE: Final = "_M_range_check"
 _FOLDERS: Final = re.compile(r"(?<![\w/:.)\]}~-])/(?:[\w.~+@-][^/\s'\"]*/)+(?=[\w.-])")
 
 
+# Anthropic's names for what went wrong, where they are not those for all of 4xx and 5xx.
+_ANTHROPIC_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
 # How an API says an error. OpenAI's is error_object.
 ErrorForm = Callable[[HerdError], dict[str, Any]]
 
@@ -45,8 +58,12 @@ def plain_error(error: HerdError) -> dict[str, Any]:
 
 
 def anthropic_error(error: HerdError) -> dict[str, Any]:
-    """As Anthropic's API says it, with OpenAI's fields beside its own."""
-    return {"type": "error", **error_object(error)}
+    """As Anthropic's API says it, with our `param` and `code` beside its own fields."""
+    kind = _ANTHROPIC_TYPES.get(error.status)
+    if kind is None:
+        kind = "invalid_request_error" if error.status < 500 else "api_error"
+    told = {"type": kind, "message": error.message, "param": error.param, "code": error.code}
+    return {"type": "error", "error": told}
 
 
 def error_response(error: HerdError, form: ErrorForm = error_object) -> web.Response:

@@ -10,15 +10,19 @@ import pytest
 
 from manager.auth import KeyStore
 from routes import ROUTES
-from routes.errors import plain_error
+from routes.errors import ErrorForm, anthropic_error, plain_error
 from routes.middleware import Access
 from tests.routes.conftest import StartHerd, outside
 from tests.routes.herd import Answer, Herd, until
 from tests.routes.stage import Fake, Stage
 
 MakeKey = Callable[..., str]
-# A path for each pattern, without a body: what is refused is refused before anything is read or loaded.
-ALL = [(method, re.sub(r"{id[^}]*}", "nobody", path), access) for method, path, _, access, *_ in ROUTES]
+# A URL for each pattern, without a body: what is refused is refused before anything is read or loaded.
+QUERIES = {"/props": "?autoload=false"}
+ALL = [
+    (method, re.sub(r"{\w+[^}]*}", "nobody", path) + QUERIES.get(path, ""), access)
+    for method, path, _, access, *_ in ROUTES
+]
 CLOSED = [row for row in ALL if row[2].scope is not None]
 OPEN = [row for row in ALL if row[2].scope is None]
 every_closed_route = pytest.mark.parametrize(
@@ -26,13 +30,16 @@ every_closed_route = pytest.mark.parametrize(
 )
 
 
-def test_only_ping_and_health_are_open() -> None:
-    assert [path for _, path, _ in OPEN] == ["/ping", "/health"]
+def test_only_ping_health_and_the_documentation_are_open() -> None:
+    assert [path for _, path, _ in OPEN] == [
+        *("/ping", "/health", "/openapi.json"),
+        *("/docs", "/docs/nobody", "/redoc"),
+    ]
 
 
 def test_what_changes_state_or_tells_of_others_needs_admin() -> None:
     admin = {(method, path) for method, path, access in ALL if access.scope == "admin"}
-    others = {(method, path) for method, path in admin if not path.startswith("/admin/")}
+    others = {(method, path) for method, path in admin if not path.startswith(("/admin/", "/upstream/"))}
     assert others == {("GET", "/metrics"), ("POST", "/loadModel"), ("GET", "/unloadModel"), ("POST", "/unloadModel")}
     assert {path for _, path, access in ALL if access.scope != "admin" and path.startswith("/admin")} == set()
 
@@ -44,10 +51,13 @@ async def guarded(fake: Fake, make_key: MakeKey, start_herd: StartHerd) -> Herd:
     return await start_herd()
 
 
-def text_of_error(answer: Answer, plain: bool) -> str:
+def text_of_error(answer: Answer, form: ErrorForm) -> str:
     """The message, after a look at the error's shape."""
-    assert list(answer.json) == ["error"]
-    if plain:
+    if form is anthropic_error:
+        assert answer.json == {"type": "error", "error": answer.error}
+    else:
+        assert list(answer.json) == ["error"]
+    if form is plain_error:
         assert isinstance(answer.error, str)
         return answer.error
     assert set(answer.error) == {"message", "type", "param", "code"}
@@ -60,7 +70,7 @@ async def test_without_a_key_is_401(guarded: Herd, method: str, path: str, acces
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="llamaherd"'
     assert "X-Request-ID" in answer.headers
-    assert "API key" in text_of_error(answer, access.errors is plain_error)
+    assert "API key" in text_of_error(answer, access.errors)
 
 
 @every_closed_route
@@ -70,7 +80,7 @@ async def test_with_a_wrong_key_is_401_and_does_not_say_the_key(
     answer = await guarded.ask(method, path, key="sk-lh-wrong")
     assert answer.status == 401
     assert "WWW-Authenticate" in answer.headers
-    assert text_of_error(answer, access.errors is plain_error) == "Incorrect API key provided."
+    assert text_of_error(answer, access.errors) == "Incorrect API key provided."
 
 
 @every_closed_route
@@ -86,9 +96,7 @@ async def test_the_scope_decides(
             else:
                 assert response.status == 403
                 answer = Answer(403, response.headers, await response.read())
-                assert text_of_error(answer, access.errors is plain_error) == (
-                    f"This API key lacks the scope '{access.scope}'."
-                )
+                assert text_of_error(answer, access.errors) == (f"This API key lacks the scope '{access.scope}'.")
     assert fake.starts() == []
 
 

@@ -1,0 +1,144 @@
+"""The messages of a request to Anthropic's API, and the blocks that they are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Tag
+
+from routes.parsing import RequestBody
+
+
+def _by(field: str, must: str) -> Discriminator:
+    """Tells the members of a union apart by `field`. Pydantic's own words would quote what the caller wrote."""
+
+    def tag_of(value: Any) -> str | None:
+        tag = value.get(field) if isinstance(value, dict) else getattr(value, field, None)
+        return tag if isinstance(tag, str) else None
+
+    return Discriminator(tag_of, custom_error_type="tag", custom_error_message=must)
+
+
+def _as_blocks(content: Any) -> Any:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise ValueError("must be a string or an array of blocks")
+    return content
+
+
+class TextBlock(RequestBody):
+    type: Literal["text"]
+    text: str
+
+
+class Base64Image(RequestBody):
+    type: Literal["base64"]
+    media_type: Literal["image/jpeg", "image/png", "image/gif", "image/webp"]
+    data: str
+
+
+class ImageByUrl(RequestBody):
+    type: Literal["url"]
+    url: str
+
+
+ImageSource = Annotated[
+    Annotated[Base64Image, Tag("base64")] | Annotated[ImageByUrl, Tag("url")],
+    _by("type", "must be an object of the type base64 or url"),
+]
+
+
+class ImageBlock(RequestBody):
+    type: Literal["image"]
+    source: ImageSource
+
+
+class PlainText(RequestBody):
+    type: Literal["text"]
+    data: str
+
+
+class Citations(RequestBody):
+    enabled: Literal[False] | None = None
+
+
+class DocumentBlock(RequestBody):
+    """A text; other documents would have to be read first, and answers have no citations."""
+
+    type: Literal["document"]
+    source: PlainText
+    title: str | None = None
+    context: str | None = None
+    citations: Citations | None = None
+
+
+Shown = (
+    Annotated[TextBlock, Tag("text")] | Annotated[ImageBlock, Tag("image")] | Annotated[DocumentBlock, Tag("document")]
+)
+ShownBlock = Annotated[Shown, _by("type", "must be a block of the type text, image or document")]
+ShownContent = Annotated[list[ShownBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[ShownBlock])]
+
+
+class ToolResultBlock(RequestBody):
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: ShownContent | None = None
+    is_error: bool | None = None
+
+
+class ToolUseBlock(RequestBody):
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+class ThinkingBlock(RequestBody):
+    type: Literal["thinking"]
+    thinking: str
+
+
+class RedactedThinkingBlock(RequestBody):
+    """What another service's model thought, which nobody else can read."""
+
+    type: Literal["redacted_thinking"]
+
+
+UserBlock = Annotated[
+    Shown | Annotated[ToolResultBlock, Tag("tool_result")],
+    _by("type", "must be a block of the type text, image, document or tool_result"),
+]
+AssistantBlock = Annotated[
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[ToolUseBlock, Tag("tool_use")]
+    | Annotated[ThinkingBlock, Tag("thinking")]
+    | Annotated[RedactedThinkingBlock, Tag("redacted_thinking")],
+    _by("type", "must be a block of the type text, tool_use, thinking or redacted_thinking"),
+]
+Texts = Annotated[list[TextBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock])]
+
+
+class UserMessage(RequestBody):
+    role: Literal["user"]
+    content: Annotated[list[UserBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[UserBlock])]
+
+
+class AssistantMessage(RequestBody):
+    role: Literal["assistant"]
+    content: Annotated[
+        list[AssistantBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[AssistantBlock])
+    ]
+
+
+class SystemMessage(RequestBody):
+    role: Literal["system"]
+    content: Texts
+
+
+Message = Annotated[
+    Annotated[UserMessage, Tag("user")]
+    | Annotated[AssistantMessage, Tag("assistant")]
+    | Annotated[SystemMessage, Tag("system")],
+    _by("role", "must be an object with the role user, assistant or system"),
+]
