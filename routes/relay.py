@@ -254,6 +254,8 @@ async def _exchange(lease: Lease, upstream: UpstreamRequest, out: Outgoing) -> E
         body = orjson.dumps(finish(orjson.loads(body)))
     await out.settle()
     if out.begun:  # a stream was asked for and kept alive, and the engine answers whole
+        if out.form.reframe is not None:
+            raise UpstreamError(f"The engine of '{lease.entry.name}' did not stream its answer.")
         await out.write(b"data: " + body + b"\n\n" + sse.DONE)
         return OK, None
     out.running.sent = len(body)

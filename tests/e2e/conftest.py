@@ -19,10 +19,24 @@ from manager.settings import load_settings
 from manager.starter_model import provide_starter
 from tests.e2e.service import PATIENCE, Service, running
 from tests.gguf_files import write_tiny_gguf
+from tests.gguf_rerank import write_tiny_reranker
 
 # Set by scripts/test, which has fetched the model.
 STARTER: Final = "STARTER_MODEL"
 TEACHER: Final = "You are a geography teacher. You answer in one short sentence."
+# Its answers begin with reasoning, as a template says of which llama.cpp finds that out.
+THINKING: Final = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['reasoning_content'] -%}
+{{ '<think>\\n' + message['reasoning_content'] + '\\n</think>\\n\\n' }}
+{%- endif -%}
+{{ message['content'] + '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n<think>\\n' }}{%- endif -%}
+"""
+# Knows tools, and shows by examples how one is called.
+TOOLS: Final = Path(__file__).parent.parent / "clients" / "tools.jinja"
 PIRATE: Final = "You are a pirate."
 
 Start = Callable[[], AbstractContextManager[Service]]
@@ -54,6 +68,8 @@ def model_files(tmp_path_factory: pytest.TempPathFactory, starter: Path) -> Path
     folder = tmp_path_factory.mktemp("models")
     (folder / "smol.gguf").symlink_to(starter)
     tiny = write_tiny_gguf(folder / "tiny.gguf")
+    write_tiny_gguf(folder / "filler.gguf", fills_in=True)
+    write_tiny_reranker(folder / "ranker.gguf")
     whole = tiny.read_bytes()
     (folder / "broken.gguf").write_bytes(whole[: len(whole) // 2])
     write_tiny_gguf(folder / "alien.gguf", architecture="alien")
@@ -79,10 +95,14 @@ def catalog() -> dict[str, Any]:
         },
         "smol-one": {"params": {**smol, "parallel": 1}, "template": "chatml"},
         "smol-cold": {"params": smol, "template": "chatml"},
+        "smol-thinking": {"params": smol, "template": "thinking"},
+        "smol-tools": {"params": smol, "template": "tools"},
         "tiny": {"params": tiny},
         "tiny-cold": {"params": tiny},
         "tiny-small-window": {"params": {**tiny, "ctxSize": 256, "parallel": 1}},
         "tiny-greedy": {"params": {**tiny, "temperature": 0, "nPredict": 40}},
+        "filler": {"params": {**tiny, "model": "filler.gguf"}},
+        "ranker": {"params": {"model": "ranker.gguf", "reranking": True, "ctxSize": 128, "threads": 1}},
         "broken": {"params": {"model": "broken.gguf"}},
         "alien": {"params": {"model": "alien.gguf"}},
         "text": {"params": {"model": "text.gguf"}},
@@ -95,7 +115,9 @@ def start(tmp_path_factory: pytest.TempPathFactory, model_files: Path, launcher:
 
     def begin() -> AbstractContextManager[Service]:
         folder = tmp_path_factory.mktemp("service")
-        (folder / "data").mkdir()
+        (folder / "data" / "templates").mkdir(parents=True)
+        (folder / "data" / "templates" / "thinking.jinja").write_text(THINKING)
+        (folder / "data" / "templates" / "tools.jinja").symlink_to(TOOLS)
         (folder / "data" / "models.json").write_text(json.dumps(catalog()))
         environment = {
             "LLAMAHERD_STORAGE__MODELS_FOLDER": str(model_files),

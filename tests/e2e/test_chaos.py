@@ -76,6 +76,7 @@ def budget(short_folder: Path, entries: dict[str, Any]) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(SECONDS + 120)
 def test_nothing_is_lost_and_nothing_is_left_whatever_happens(
     short_folder: Path, entries: dict[str, Any], budget: int

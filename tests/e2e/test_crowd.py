@@ -134,6 +134,7 @@ async def crowd(service: Service, seconds: float) -> list[float]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(2 * PATIENCE + 2 * SECONDS)
 async def test_a_crowd_is_served_whole_and_leaves_nothing(service: Service) -> None:
     await crowd(service, 0.5)  # what Python and the allocator take for the first crowd they keep for the next

@@ -17,7 +17,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel, Field
 
 from tests.e2e.conftest import PIRATE
-from tests.e2e.counting import Messages, length_of, system
+from tests.e2e.counting import Messages, length_of, post, system
 from tests.e2e.hf_watching import Watch, counted, loaded_part
 from tests.e2e.service import Service
 
@@ -235,6 +235,23 @@ def test_a_required_tool_is_called_whole_and_streamed(client: OpenAI) -> None:
     assert text_of(chunks) == ""
 
 
+def test_a_function_of_before_there_were_tools_is_called_whole_and_streamed(client: OpenAI) -> None:
+    name = TOOL["function"]["name"]  # type: ignore[index]
+    fields: dict[str, Any] = {"functions": [{"name": "clock"}, TOOL["function"]], "function_call": {"name": name}}
+    asked = {"role": "user", "content": "How warm is it in Rome?"}
+    choice = chat(client, asked, **fields, max_tokens=80).choices[0]
+    assert choice.finish_reason == "function_call"
+    assert choice.message.tool_calls is None
+    assert choice.message.function_call
+    assert choice.message.function_call.name == name
+    assert json.loads(choice.message.function_call.arguments).keys() == {"city", "unit"}
+    chunks = streamed(client, asked, **fields, max_tokens=80)
+    deltas = [delta for chunk in chunks if chunk.choices and (delta := chunk.choices[0].delta.function_call)]
+    assert [delta.name for delta in deltas if delta.name] == [name]
+    assert "".join(delta.arguments or "" for delta in deltas) == choice.message.function_call.arguments
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "function_call"
+
+
 @pytest.mark.parametrize(
     ("wrong", "param", "code"),
     [
@@ -322,6 +339,17 @@ def test_an_image_is_seen(client: OpenAI) -> None:
     assert told(with_image(red, blue))[0] != first
     _, without = told({"role": "user", "content": "What is it?"})
     assert length >= without + 4  # as many as a tile has
+
+
+@pytest.mark.parametrize("model", ["tiny-vision", "smollm"])
+async def test_input_tokens_are_those_that_the_answer_reports(
+    http: aiohttp.ClientSession, client: OpenAI, model: str
+) -> None:
+    message = with_image((200, 20, 20)) if model == "tiny-vision" else CAPITAL
+    counted = await post(http, "/v1/chat/completions/input_tokens", model=model, messages=[message])
+    answer = await asyncio.to_thread(chat, client, message, model=model, max_tokens=1)
+    assert answer.usage
+    assert counted == {"input_tokens": answer.usage.prompt_tokens, "object": "response.input_tokens"}
 
 
 def test_an_image_for_a_model_of_text_is_a_bad_request_that_names_the_part(client: OpenAI) -> None:

@@ -25,7 +25,7 @@ from tests.e2e.hf_watching import Streaming, counted, ping, quickest, seconds_un
 from tests.e2e.service import PATIENCE, Service
 
 torch: Any = pytest.importorskip("torch", reason="the extra hf is not installed")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(180)]
 
 QUESTIONS: Final = (
     "What is the capital of France?",

@@ -184,6 +184,7 @@ def lives(settings: Settings, run_folder: RunFolder, models: Mapping[str, Path])
 
 
 @linux_only
+@pytest.mark.alone
 @pytest.mark.parametrize(("model", "params"), CASES, ids=shown)
 async def test_estimate_is_never_far_under_what_a_process_takes_and_close_to_it_once_learnt(
     model: str, params: dict[str, Any], lives: Lives, settings: Settings, table: list[Row]
@@ -202,6 +203,7 @@ async def test_estimate_is_never_far_under_what_a_process_takes_and_close_to_it_
 
 
 @linux_only
+@pytest.mark.alone
 @pytest.mark.parametrize(("model", "params"), LIVES, ids=shown)
 async def test_what_a_hardly_used_life_took_is_still_enough_for_a_full_use(
     model: str, params: dict[str, Any], lives: Lives

@@ -53,6 +53,7 @@ async def test_errors_have_the_same_classes(async_client: AsyncOpenAI) -> None:
         await async_client.with_options(api_key="sk-lh-wrong").chat.completions.create(model="tiny", messages=HELLO)
 
 
+@pytest.mark.alone
 async def test_cancelling_a_task_that_streams_frees_the_slot_within_200_ms(
     async_client: AsyncOpenAI, http: aiohttp.ClientSession, service: Service
 ) -> None:

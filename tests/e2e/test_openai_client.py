@@ -227,6 +227,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_that_is_not_retried(service: 
         assert client.chat.completions.create(model="tiny", messages=HELLO).choices
 
 
+@pytest.mark.alone
 def test_closing_a_stream_frees_the_slot_within_200_ms(client: OpenAI, service: Service) -> None:
     client.chat.completions.create(model="smol-one", messages=HELLO, max_tokens=1)
     slots = service.slots("smol-one")

@@ -43,6 +43,20 @@ async def test_prompt_tokens_are_what_template_and_tokenizer_say(
     assert usage.prompt_tokens == await length_of(http, [QUESTION])
 
 
+TOOL = {"type": "function", "function": {"name": "ask", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": [TOOL]}, {"model": "smol:pirate"}, {"ctx": 256, "stream": True}])
+async def test_input_tokens_are_those_that_the_answer_reports(
+    http: aiohttp.ClientSession, async_client: AsyncOpenAI, fields: dict[str, Any]
+) -> None:
+    asked = {"model": "smol", "messages": conversation(20), "max_tokens": 1, **fields}
+    counted = await post(http, "/v1/chat/completions/input_tokens", **asked)
+    answered = await post(http, "/v1/chat/completions", **{**asked, "stream": False})
+    assert counted["object"] == "response.input_tokens"
+    assert counted["input_tokens"] == answered["usage"]["prompt_tokens"] > 0
+
+
 @pytest.mark.parametrize(
     ("model", "body", "prompt"),
     [

@@ -180,6 +180,7 @@ async def test_stopping_what_never_started_is_nothing(tiny_text_folder: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 async def test_unloading_gives_the_memory_back(smollm2_folder: Path) -> None:
     process = psutil.Process()

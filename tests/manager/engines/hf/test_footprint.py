@@ -163,6 +163,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.skipif(not psutil.LINUX, reason="private memory is told on Linux only")
 def test_ten_cycles_of_load_and_unload_leave_nothing_behind(tmp_path: Path) -> None:
