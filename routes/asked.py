@@ -10,7 +10,10 @@ from routes.media import MEDIA
 # Of a text of which nobody has told the tokens.
 BYTES_OF_TOKEN: Final = 4
 # The fields that are read by a model.
-_READ: Final = ("messages", "tools", "prompt", "input")
+_READ: Final = (
+    *("messages", "tools", "prompt", "input", "query", "documents", "texts"),
+    *("input_prefix", "input_suffix", "input_extra"),
+)
 _IMAGES: Final = "multimodal_data"  # of llama.cpp's prompts
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
@@ -11,6 +10,9 @@ from aiohttp import web
 
 from manager.errors import InvalidRequest
 from manager.service import SERVICE
+from routes.schema.chat import ChatRequest
+from routes.schema.checks import Check, checks_of
+from routes.schema.completion import CompletionRequest, EmbeddingsRequest, TokenizeRequest
 
 CTX_NAMES: Final = ("ctx", "context_window", "n_ctx")
 # Fields of ours, which no engine knows.
@@ -20,8 +22,6 @@ SLOWEST: Final = 4096
 
 # What was read of a request.
 BODY: Final[web.RequestKey[dict[str, Any]]] = web.RequestKey("body", dict)
-
-Check = Callable[[Any], bool]
 
 
 class BrokenBody(InvalidRequest):
@@ -35,73 +35,11 @@ class BodyTimeout(BrokenBody):
     code = "request_timeout"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _number(low: float, high: float = float("inf")) -> tuple[Check, str]:
-    until = f" and at most {high:g}" if high != float("inf") else ""
-    return (
-        lambda value: _is_number(value) and low <= value <= high,
-        f"must be a number of at least {low:g}{until}",
-    )
-
-
-def _integer(low: float, high: float = float("inf")) -> tuple[Check, str]:
-    until = f" and at most {high:g}" if high != float("inf") else ""
-    return lambda value: _is_integer(value) and low <= value <= high, (f"must be an integer of at least {low:g}{until}")
-
-
-def _a(kind: type, name: str) -> tuple[Check, str]:
-    return lambda value: isinstance(value, kind), f"must be {name}"
-
-
-def _is_stop(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
-
-
-_TEXT: Final = _a(str, "a string")
-_FLAG: Final = _a(bool, "true or false")
-_OBJECT: Final = _a(dict, "an object")
-_LIST: Final = _a(list, "an array")
-
 # What each known field must be; a field that is null counts as left out. Others are the engine's to judge.
 FIELDS: Final[dict[str, tuple[Check, str]]] = {
-    "model": _TEXT,
-    "personality": _TEXT,
-    "stream": _FLAG,
-    "stream_options": _OBJECT,
-    "max_tokens": _integer(-1),
-    "max_completion_tokens": _integer(-1),
-    "n_predict": _integer(-1),
-    "temperature": _number(0),
-    "top_p": _number(0, 1),
-    "top_k": _integer(-1),
-    "min_p": _number(0, 1),
-    "typical_p": _number(0, 1),
-    "repeat_penalty": _number(0),
-    "presence_penalty": _number(-2, 2),
-    "frequency_penalty": _number(-2, 2),
-    "seed": (_is_integer, "must be an integer"),
-    "stop": (_is_stop, "must be a string or an array of strings"),
-    "n": _integer(1, 128),
-    "n_cmpl": _integer(1, 128),
-    "logprobs": (
-        lambda value: isinstance(value, bool) or _is_integer(value),
-        "must be true, false or a count",
-    ),
-    "top_logprobs": _integer(0, 20),
-    "logit_bias": (lambda value: isinstance(value, dict | list), "must be an object"),
-    "response_format": _OBJECT,
-    "tools": _LIST,
-    "tool_choice": (lambda value: isinstance(value, str | dict), "must be a string or an object"),
+    **checks_of(ChatRequest, CompletionRequest, EmbeddingsRequest, TokenizeRequest),
     # Of no use on our routes, but that it could hide from us what an answer took.
     "response_fields": (lambda value: False, "is not supported: answers have all of their fields"),
-    **{name: _integer(1) for name in CTX_NAMES},
 }
 
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import orjson
 
 from manager.engines import Engine, UpstreamRequest
 from manager.entry import ModelEntry
-from manager.errors import ContextLengthExceeded, UpstreamError
+from manager.errors import ContextLengthExceeded, InvalidRequest, UpstreamError
 from routes.body import write_object
 from routes.errors import from_engine
 from routes.messages import RESULTS
 
 Message = dict[str, Any]
+_KNOWN: Final[WeakKeyDictionary[Engine, dict[str, Any]]] = WeakKeyDictionary()
 SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 # What of a request decides how its messages become a prompt.
 TEMPLATE_FIELDS: Final = (
-    *("messages", "tools", "tool_choice", "functions", "function_call", "response_format"),
-    *("chat_template_kwargs", "reasoning_effort", "continue_final_message", "add_generation_prompt"),
+    *("messages", "tools", "tool_choice", "response_format", "chat_template_kwargs"),
+    *("reasoning_effort", "continue_final_message", "add_generation_prompt"),
 )
+# The engines' path that renders a chat and says how many tokens that makes, those of images too.
+COUNT_PATH: Final = "/v1/chat/completions/input_tokens"
 # How a request may limit its answer, and the order in which they count; -1 is no limit.
 LIMITS: Final = ("n_predict", "max_completion_tokens", "max_tokens")
 # Where a request sets a budget but no length of its answer, this part of the budget is kept for it.
@@ -59,7 +63,7 @@ async def fit_to_budget(engine: Engine, entry: ModelEntry, body: dict[str, Any],
 
     async def count(dropped: int) -> int:
         messages = kept + [message for turn in turns[dropped:] for message in turn] + rest
-        return await _count(engine, model, {**body, "messages": messages})
+        return await count_tokens(engine, model, {**body, "messages": messages})
 
     fewest, most = 0, len(turns)  # how many turns to drop; more of them never makes the prompt longer
     while fewest < most:
@@ -107,19 +111,35 @@ def _split(messages: list[Message]) -> tuple[list[Message], list[list[Message]],
     return kept, turns, others[max(last, 0) :]
 
 
+async def check_template_knows_tools(engine: Engine, model: str) -> None:
+    """llama.cpp leaves tools out without a word where the template has no place for them.
+
+    Raises InvalidRequest. An engine that does not tell judges by itself.
+    """
+    props = await _props(engine, model)
+    if props.get("chat_template_caps", {}).get("supports_tool_calls", True) is False:
+        raise InvalidRequest(
+            f"The template of '{model}' knows no tools: its entry can name one that does ('template').", param="tools"
+        )
+
+
 async def _window(engine: Engine, model: str) -> int:
-    props = await _ask(engine, model, UpstreamRequest("GET", "/props"))
-    return int(props["default_generation_settings"]["n_ctx"])
+    return int((await _props(engine, model))["default_generation_settings"]["n_ctx"])
 
 
-async def _count(engine: Engine, model: str, body: dict[str, Any]) -> int:
+async def _props(engine: Engine, model: str) -> dict[str, Any]:
+    """What an engine says of itself, which is the same for all its life."""
+    props = _KNOWN.get(engine)
+    if props is None:
+        props = _KNOWN[engine] = await _ask(engine, model, UpstreamRequest("GET", "/props"))
+    return props
+
+
+async def count_tokens(engine: Engine, model: str, body: dict[str, Any]) -> int:
+    """How many tokens the prompt has that a chat with this body makes. Raises HerdError for what the engine refuses."""
     asked: dict[str, Any] = {name: body[name] for name in TEMPLATE_FIELDS if name in body}
-    rendered = await _ask(engine, model, UpstreamRequest("POST", "/apply-template", write_object(asked)))
-    if "tokens" in rendered:  # an engine that counts while it renders, images too
-        return int(rendered["tokens"])
-    text = {"content": rendered["prompt"], "add_special": True, "parse_special": True}
-    tokens = await _ask(engine, model, UpstreamRequest("POST", "/tokenize", orjson.dumps(text)))
-    return len(tokens["tokens"])
+    answer = await _ask(engine, model, UpstreamRequest("POST", COUNT_PATH, write_object(asked)))
+    return int(answer["input_tokens"])
 
 
 async def _ask(engine: Engine, model: str, request: UpstreamRequest) -> dict[str, Any]:

@@ -29,7 +29,14 @@ from manager.short_answers import error_object
 _TOKENS_IN: Final = {"/detokenize": "tokens", "/tokenize": "content", "/v1/completions": "prompt"}
 # llama-server's words, with status 500, for an input of embeddings that is longer than its batch.
 _TOO_LARGE: Final = "is too large to process"
-_INPUTS: Final = {"/v1/embeddings": "input", "/v1/completions": "prompt"}
+_INPUTS: Final = {
+    "/v1/embeddings": "input",
+    "/v1/completions": "prompt",
+    "/v1/rerank": "documents",
+    "/infill": "input_prefix",
+}
+# Its words, with status 500 as well, for images and sounds that the model's projector can't read.
+_WITHOUT_SENSE: Final = " input is not supported - hint"
 _OUT_OF_RANGE: Final = "_M_range_check"
 # The folders of an absolute path; not the path of a URL.
 _FOLDERS: Final = re.compile(r"(?<![\w/:.)\]}~-])/(?:[\w.~+@-][^/\s'\"]*/)+(?=[\w.-])")
@@ -120,7 +127,7 @@ def from_engine(status: int, body: bytes, model: str, path: str = "") -> HerdErr
         message, kind, field = f"The engine of '{model}' answered with status {status}.", "", None
     if kind == "exceed_context_size_error" or (path in _INPUTS and _TOO_LARGE in message):
         return ContextLengthExceeded(message, param=field or _INPUTS.get(path, "messages"))
-    if kind == "not_supported_error" or status in {404, 405, 501}:
+    if kind == "not_supported_error" or status in {404, 405, 501} or _WITHOUT_SENSE in message:
         return EndpointUnsupported(f"The model '{model}' can't do this: {message}", param=field)
     if "--jinja" in message:  # a built-in template, rendered by llama.cpp's own code; reported with status 500
         return InvalidRequest(f"The template of '{model}' knows no tools; a Jinja template can.", param="tools")

@@ -136,6 +136,18 @@ def refusals_to_text(messages: list[dict[str, Any]]) -> bool:
     return found
 
 
+def require_named_tool(body: dict[str, Any]) -> None:
+    """Make the one tool that `tool_choice` names the only one, and required: llama.cpp reads no name there, and would
+    take it for "auto". Raises InvalidRequest where there is no such tool.
+    """
+    function = body["tool_choice"].get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    tools = [tool for tool in body.get("tools") or () if tool["function"]["name"] == name]
+    if not tools:
+        raise InvalidRequest("'tool_choice' names none of the tools.", param="tool_choice")
+    body.update(tools=tools, tool_choice="required")
+
+
 def check_tools(tools: list[Any]) -> None:
     """Hold the tools of a chat to their form. Raises InvalidRequest that names the tool."""
     for index, tool in enumerate(tools):

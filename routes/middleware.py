@@ -150,7 +150,7 @@ def _audit(request: web.Request, service: Service, status: int) -> None:
             "address": client_of(request, service),
             "request": request[REQUEST_ID],
             "action": f"{request.method} {request[ROUTE]}",
-            "target": request.match_info.get("id") or request.get(TARGET),
+            "target": request.get(TARGET) or request.match_info.get("id"),
             "status": status,
         }
     )

@@ -7,15 +7,18 @@ from typing import Any, Final
 from aiohttp import web
 
 from manager.engines import UpstreamRequest
+from manager.engines.kinds import check_supported
 from manager.entry import ModelEntry
 from manager.errors import EndpointUnsupported
 from manager.lease import Lease
 from manager.service import SERVICE
 from routes.body import BODY, OWN_FIELDS, check_fields, read_object, wanted_context, write_object
-from routes.conversation import fit_to_budget, with_personality
+from routes.conversation import COUNT_PATH, check_template_knows_tools, fit_to_budget, with_personality
+from routes.filters import filtered
 from routes.form import OPENAI, Form
+from routes.legacy_functions import calls_to_tool_calls, functions_to_tools, in_functions
 from routes.media import fetch_images, settle_media
-from routes.messages import check_messages, check_tools, refusals_to_text
+from routes.messages import check_messages, check_tools, refusals_to_text, require_named_tool
 from routes.named import named_model
 from routes.relay import relay
 
@@ -35,8 +38,9 @@ async def apply_template(request: web.Request) -> web.StreamResponse:
 
 
 async def input_tokens(request: web.Request) -> web.StreamResponse:
-    """POST /v1/chat/completions/input_tokens."""
-    raise EndpointUnsupported("Not there yet.")
+    """POST /v1/chat/completions/input_tokens, with the body of a chat: how many tokens its prompt has, not answered."""
+    raw, body = await read_object(request)
+    return await chat(request, body, raw, path=COUNT_PATH)
 
 
 async def chat(
@@ -54,17 +58,27 @@ async def chat(
     """
     service = request.app[SERVICE]
     request[BODY] = body
-    entry, personality = named_model(request, body, lenient=lenient)
+    found = named_model(request, body, lenient=lenient)
+    entry, personality = found.entry, found.personality
+    body, raw = filtered(request, found, body, raw)
     check_fields(body)
     messages = check_messages(body, media=_takes_media(entry))
+    calls = calls_to_tool_calls(messages)
+    legacy = "functions" in body or "function_call" in body
+    if legacy and functions_to_tools(body) and path == CHAT_PATH and form.reframe is None:
+        form = in_functions(form)
     if body.get("tools"):
         check_tools(body["tools"])
+    check_supported(entry, path)
     if not entry.params.instruct:
         raise EndpointUnsupported(f"The model '{entry.name}' is not one for chats (instruct is false).", param="model")
     wanted = body.get("personality") or personality
     if wanted is not None:
         entry.personality(wanted)  # unknown: before anything is loaded
-    changed = refusals_to_text(messages)
+    named = isinstance(body.get("tool_choice"), dict) and entry.engine == "llama"
+    if named:
+        require_named_tool(body)
+    changed = refusals_to_text(messages) or legacy or calls or named
     media = await settle_media(service.remote_images, body)
     if media.remote:  # last of all: what is refused makes nobody fetch, and whoever is slow holds no slot
         await fetch_images(request, media.remote, len(write_object(body) if raw is None else raw))
@@ -73,7 +87,8 @@ async def chat(
     async def build(lease: Lease) -> UpstreamRequest:
         return await _chat_upstream(lease, path, ready, body, wanted)
 
-    return await relay(request, service, entry, build, stream=body.get("stream") is True, form=form)
+    streamed = path == CHAT_PATH and body.get("stream") is True  # the other paths answer whole
+    return await relay(request, service, entry, build, stream=streamed, form=form)
 
 
 def _takes_media(entry: ModelEntry) -> bool:
@@ -85,6 +100,8 @@ async def _chat_upstream(
     lease: Lease, path: str, raw: bytes, body: dict[str, Any], wanted: str | None
 ) -> UpstreamRequest:
     """What the engine gets: the body as it came, unless a personality or a budget changes it."""
+    if body.get("tools") and body.get("tool_choice") != "none":
+        await check_template_knows_tools(lease.engine, lease.entry.name)
     personality = wanted or lease.personality
     budget = wanted_context(body)
     if personality is None and budget is None:

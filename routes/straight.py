@@ -8,16 +8,41 @@ from typing import Any, Final
 from aiohttp import web
 
 from manager.engines import UpstreamRequest
+from manager.engines.kinds import check_supported
 from manager.entry import ModelEntry
 from manager.errors import EndpointUnsupported, InvalidRequest
 from manager.service import SERVICE
-from routes.body import OWN_FIELDS, check_fields, read_object
+from routes.body import BODY, OWN_FIELDS, check_fields, read_object, write_object
+from routes.filters import filtered
+from routes.form import OPENAI, Form
 from routes.media import check_prompt
 from routes.middleware import Handler
 from routes.named import named_model
+from routes.parsing import RequestBody, parse
+from routes.ranking import read_ranking
 from routes.relay import relay
+from routes.vectors import shortened
 
+# What is no inference: entries change nothing of it.
+_TOKENS: Final = frozenset({"/tokenize", "/detokenize"})
 TOKEN_IDS: Final = 2**31  # as many as engines can write
+
+
+class Extra(RequestBody):
+    """A file that the code to fill in may have to do with."""
+
+    text: str
+    filename: str | None = None
+
+
+class InfillBody(RequestBody):
+    """Code before and after the gap, and what the gap begins with already (`prompt`)."""
+
+    model: str | None = None
+    input_prefix: str
+    input_suffix: str
+    input_extra: list[Extra] | None = None
+    prompt: str | None = None
 
 
 def _straight(
@@ -33,20 +58,36 @@ def _straight(
     """
 
     async def straight(request: web.Request) -> web.StreamResponse:
-        service = request.app[SERVICE]
-        raw, body = await read_object(request)
-        check_fields(body)
-        entry, personality = named_model(request, body)
-        if personality or not OWN_FIELDS.isdisjoint(body):
-            _refuse_own_fields(body)
+        raw, body, entry = await _read(request, path)
         if not fits(body.get(field)):
             raise InvalidRequest(f"'{field}' must be {must}.", param=field)
         if check is not None:
             await check(entry, body)
-        upstream = UpstreamRequest("POST", path, raw)
-        return await relay(request, service, entry, upstream, stream=body.get("stream") is True)
+        return await _hand_on(request, entry, path, raw)
 
     return straight
+
+
+async def _read(request: web.Request, path: str) -> tuple[bytes, dict[str, Any], ModelEntry]:
+    """The body as it came and as an object, and the model that it is for, whose engine answers `path`."""
+    raw, body = await read_object(request)
+    found = named_model(request, body)
+    entry = found.entry
+    if path not in _TOKENS:
+        body, same = filtered(request, found, body, raw, chat=False)
+        raw = write_object(body) if same is None else same
+    check_fields(body)
+    if found.personality or not OWN_FIELDS.isdisjoint(body):
+        _refuse_own_fields(body)
+    check_supported(entry, path)
+    return raw, body, entry
+
+
+async def _hand_on(
+    request: web.Request, entry: ModelEntry, path: str, raw: bytes, form: Form = OPENAI
+) -> web.StreamResponse:
+    upstream, streamed = UpstreamRequest("POST", path, raw), request[BODY].get("stream") is True
+    return await relay(request, request.app[SERVICE], entry, upstream, stream=streamed, form=form)
 
 
 def _refuse_own_fields(body: dict[str, Any]) -> None:
@@ -88,36 +129,50 @@ def _has_tokens(value: Any) -> bool:
     return bool(value) and _is_tokens(value)
 
 
-async def _check_embeddings(entry: ModelEntry, body: dict[str, Any]) -> None:
+async def embeddings(request: web.Request) -> web.StreamResponse:
+    """POST /v1/embeddings. With `dimensions` vectors are cut to these and made length one again."""
+    raw, body, entry = await _read(request, "/v1/embeddings")
+    if not _is_input(body.get("input")):
+        must = "a string, an array of token ids, or an array of these"
+        raise InvalidRequest(f"'input' must be {must}.", param="input")
     # Of other engines the model's folder tells, and extra_args may say it, too.
     if entry.engine == "llama" and not (entry.params.embedding or entry.llama.reranking or entry.llama.extra_args):
         raise EndpointUnsupported(f"The model '{entry.name}' makes no embeddings (embedding is false).", param="model")
-    if body.get("dimensions") is not None:  # llama-server would leave it out of account
-        raise InvalidRequest(
-            "'dimensions' is not supported: vectors are as long as the model makes them.", param="dimensions"
-        )
+    dimensions = body.get("dimensions")
+    if dimensions is None:
+        return await _hand_on(request, entry, "/v1/embeddings", raw)
+    if type(dimensions) is not int or dimensions < 1:
+        raise InvalidRequest("'dimensions' must be an integer of at least 1.", param="dimensions")
+    # No engine here knows the field, or all would have to treat it alike.
+    raw = write_object({name: value for name, value in body.items() if name != "dimensions"})
+    return await _hand_on(request, entry, "/v1/embeddings", raw, shortened(dimensions))
 
 
 async def rerank(request: web.Request) -> web.StreamResponse:
-    """POST /v1/rerank."""
-    raise EndpointUnsupported("Not there yet.")
+    """POST /v1/rerank, /v1/reranking and /rerank: how well each document answers a query, the best first."""
+    _, body, entry = await _read(request, "/v1/rerank")
+    ready, form = read_ranking(body)
+    if entry.engine == "llama":
+        params = entry.llama
+        if not (params.reranking or params.pooling == "rank" or params.extra_args):
+            raise EndpointUnsupported(f"The model '{entry.name}' ranks nothing (reranking is false).", param="model")
+    upstream = UpstreamRequest("POST", "/v1/rerank", write_object(ready))
+    return await relay(request, request.app[SERVICE], entry, upstream, form=form)
 
 
 async def infill(request: web.Request) -> web.StreamResponse:
-    """POST /infill."""
-    raise EndpointUnsupported("Not there yet.")
+    """POST /infill: the code of a gap, in the form of llama-server. Only of models that have tokens for it."""
+    _, body, entry = await _read(request, "/infill")
+    asked = parse(InfillBody, body)
+    given = {name: value for name, value in body.items() if value is not None}  # llama-server wants no null
+    if asked.input_extra is not None:
+        given["input_extra"] = [extra.model_dump(exclude_none=True) for extra in asked.input_extra]
+    return await _hand_on(request, entry, "/infill", write_object(given))
 
 
 # The engine's own, which has either no word or an error 500 for what does not fit.
 completions = _straight(
     "/v1/completions", "prompt", _is_prompt, "a string, an array of token ids, or an array of these", check_prompt
-)
-embeddings = _straight(
-    "/v1/embeddings",
-    "input",
-    _is_input,
-    "a string, an array of token ids, or an array of these",
-    _check_embeddings,
 )
 tokenize = _straight("/tokenize", "content", _is_text, "a string, or an array of strings and token ids")
 detokenize = _straight("/detokenize", "tokens", _is_tokens, "an array of token ids, integers of at least 0")

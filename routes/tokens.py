@@ -19,7 +19,7 @@ TOO_MANY: Final = 2**40
 # A report with more objects inside is none that we know.
 MOST_OBJECTS: Final = 4
 # What takes tokens. The answers of other paths have no such report.
-COUNTED: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+COUNTED: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank", "/infill"})
 
 _TIMINGS: Final = (b'"timings":{', b'"timings": {')
 _USAGE: Final = (b'"usage":{', b'"usage": {')

@@ -32,11 +32,13 @@ def write_tiny_gguf(
     architecture: str = "llama",
     sampling: dict[str, Any] | None = None,
     file_type: gguf.LlamaFileType | None = gguf.LlamaFileType.MOSTLY_F16,
+    fills_in: bool = False,
 ) -> Path:
     """A llama model of random weights, about 230 KB at the default size. It answers nonsense, fast; returns `path`.
 
     The vocabulary is the 256 bytes and three control tokens, so that a token is a byte of the text. `sampling`
-    holds defaults such as {"temp": 0.5}, which llama.cpp takes where nobody gives others.
+    holds defaults such as {"temp": 0.5}, which llama.cpp takes where nobody gives others. One that `fills_in` has
+    tokens for what comes before a gap, what comes after it, and the gap.
     """
     tokens, types = vocabulary()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +53,8 @@ def write_tiny_gguf(
     if file_type is not None:
         writer.add_file_type(file_type)
     add_tokenizer(writer, tokens, types)
+    for number, place in enumerate(("pre", "suf", "mid") if fills_in else (), tokens.index("<|unused260|>")):
+        writer.add_uint32(f"tokenizer.ggml.fim_{place}_token_id", number)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
     _add_tensors(writer, np.random.default_rng(seed), len(tokens), width, layers, feed_forward)

@@ -93,6 +93,35 @@ def _call(name: str, arguments: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
 
+def test_the_tool_that_is_named_is_called(client: OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="smol-tools",
+        messages=CALL,
+        tools=[CLOCK, WEATHER],
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        temperature=0,
+        max_tokens=100,
+    )
+    assert answer.choices[0].message.tool_calls
+    assert [call.function.name for call in answer.choices[0].message.tool_calls if call.type == "function"] == [
+        "weather"
+    ]
+
+
+def test_tools_are_refused_where_they_would_be_left_out_and_a_tool_that_is_not_there(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="template of 'smol' knows no tools") as refusal:
+        client.chat.completions.create(model="smol", messages=CALL, tools=[WEATHER])
+    assert refusal.value.param == "tools"
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.chat.completions.create(
+            model="smol-tools",
+            messages=CALL,
+            tools=[CLOCK],
+            tool_choice={"type": "function", "function": {"name": "weather"}},
+        )
+    assert refusal.value.param == "tool_choice"
+
+
 def test_no_tool_is_called_where_none_may_be(client: OpenAI) -> None:
     answer = client.chat.completions.create(
         model="smol-tools", messages=ASKED, tools=[WEATHER], tool_choice="none", max_tokens=8

@@ -16,10 +16,12 @@ FOREVER = 3600.0
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content; an image counts as one word."""
+    """The text of a message's content or of a prompt; an image and a token id count as one word."""
     if isinstance(content, list):
-        return " ".join(part.get("text", "<image>") for part in content)
-    return content or ""
+        return " ".join(map(text_of, content))
+    if isinstance(content, dict):
+        return str(content.get("text", "<image>"))
+    return "" if content is None else str(content)
 
 
 def prompt_of(messages: list[dict[str, Any]]) -> str:

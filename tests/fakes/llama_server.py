@@ -3,11 +3,11 @@
 It takes llama-server's command line (`--host PATH.sock` or an address with `--port`, `--model`, `--alias`,
 `--ctx-size`, `--parallel`; all else is ignored) and its key from LLAMA_API_KEY. It answers /health,
 /v1/models, /props, /slots, /metrics (the probes), /tokenize (one token per word), /apply-template (one word
-more per message, and one at the end), /v1/chat/completions, /v1/completions, /v1/embeddings (with `--embedding`: of
-each input the number of its words or tokens) and /slots/N?action=…, in llama-server's shapes. While it loads every
-path answers 503, as llama-server's do; without the key every path but /health answers 401. With
-LLAMA_SERVER_ROUTER_PORT in its environment it tells of its load on stdout, ends with its stdin, and after SIGTERM
-waits there for leave, as llama-server does.
+more per message, and one at the end), /v1/chat/completions, /v1/chat/completions/input_tokens (the words of
+that template), /v1/completions, /v1/embeddings (with `--embedding`: of each input the number of its words or tokens)
+and /slots/N?action=…, in llama-server's shapes. While it loads every path answers 503, as llama-server's do; without
+the key every path but /health answers 401. With LLAMA_SERVER_ROUTER_PORT in its environment it tells of its load on
+stdout, ends with its stdin, and after SIGTERM waits there for leave, as llama-server does.
 
 The answer to a chat is the text of the last user message, to a prompt the prompt, a token per word; the messages that
 came are under "echo" (in a stream: in the first chunk). Its faults are the fields of `Knobs` (knobs.py), given as JSON
@@ -274,6 +274,9 @@ class Server:
                 )
             case "POST", ["tokenize"]:
                 return 200, {"tokens": list(range(len(text_of(body.get("content")).split())))}
+            case "POST", ["v1", "chat", "completions", "input_tokens"]:
+                count = len(prompt_of(body.get("messages", [])).split())
+                return 200, {"input_tokens": count, "object": "response.input_tokens"}
             case "POST", ["v1", "embeddings"]:
                 return self.embeddings(body)
             case "POST", ["apply-template"]:
@@ -324,7 +327,8 @@ class Server:
         users = [text_of(message.get("content")) for message in messages if message.get("role") == "user"]
         words = (users[-1].split() if users else []) or ["ok"]
         count = len(words) if knobs.chunks is None else knobs.chunks
-        asked = body.get("max_tokens") or body.get("max_completion_tokens")
+        limits = (body.get(name) or 0 for name in ("max_tokens", "max_completion_tokens"))
+        asked = next((limit for limit in limits if limit > 0), None)
         limit = asked or count
         tokens = list(itertools.islice(itertools.cycle(words), min(count, limit)))
         prompt_tokens = len((prompt_of(messages) if chat else users[0]).split())
@@ -335,7 +339,7 @@ class Server:
             return conn.answer(400, error_object(400, text, "exceed_context_size_error", **more))
         first = Choice(tokens, prompt_tokens)
         copies = (body.get("n") or 1) - 1
-        texts = [text.split() for text in prompts[1:] for _ in range(copies + 1)]
+        texts = [text_of(text).split() for text in prompts[1:] for _ in range(copies + 1)]
         others = [Choice(text[:asked], len(text)) for text in texts]
         answer = Answer(
             self.options.alias,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from manager.errors import InvalidRequest
 from routes.body import FIELDS, check_fields, parse_object, wanted_context
+from routes.legacy_functions import calls_to_tool_calls, functions_to_tools
 from routes.messages import ROLES, check_messages, check_tools, refusals_to_text
 from tests.routes.conftest import StartHerd
 from tests.routes.herd import Answer, Herd, said
@@ -282,7 +283,6 @@ async def test_a_compressed_body_is_read(herd: Herd) -> None:
 async def test_messages_of_every_role_and_kind_pass(herd: Herd) -> None:
     messages = [
         {"role": "developer", "content": "hi"},
-        {"role": "function", "name": "f", "content": "hi"},
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "assistant"},
         {"role": "user", "content": []},
@@ -345,7 +345,6 @@ async def test_results_of_calls_pass_in_any_order_and_with_ids_of_earlier_turns(
         [USER, CALLED, {**CALLED, "tool_calls": [other]}, RESULT, {**RESULT, "tool_call_id": "2"}],
         [USER, twice, RESULT, RESULT],
         [USER, CALLED, USER],
-        [USER, {"role": "assistant", "function_call": CALL["function"]}, {"role": "function", "name": "f", **USER}],
     ):
         answer = await herd.post(CHAT, {"messages": messages})
         assert (answer.status, answer.echo) == (200, messages)
@@ -473,6 +472,8 @@ def read_all(body: dict[str, Any]) -> None:
         check_tools(body["tools"])
     for media in (True, False):
         messages = check_messages(body, media=media)
+    calls_to_tool_calls(messages)
+    functions_to_tools(body)
     refusals_to_text(messages)
 
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from manager.engines import UpstreamRequest
-from routes.conversation import fit_to_budget
+from routes.conversation import COUNT_PATH, fit_to_budget
 from tests.routes.conftest import StartHerd
 from tests.routes.herd import Answer, Herd, said, until
 from tests.routes.stage import CHAT, Fake, Stage
@@ -282,7 +282,7 @@ class Counting:
         self.asked.append(body)
         answers = {
             "/props": {"default_generation_settings": {"n_ctx": 1000}},
-            "/apply-template": {"prompt": "x", "tokens": 10 * len(body.get("messages", ()))},
+            COUNT_PATH: {"input_tokens": 10 * len(body.get("messages", ()))},
         }
         answer = orjson.dumps(answers[request.path])  # anything else is not to be asked
 
@@ -296,8 +296,6 @@ async def test_an_engine_that_counts_its_prompts_is_believed() -> None:
     engine: Any = Counting()
     entry: Any = SimpleNamespace(name="m", params=SimpleNamespace(n_predict=None))
     told = {
-        "functions": [{"name": "f"}],
-        "function_call": "auto",
         "reasoning_effort": "low",
         "continue_final_message": False,
         "add_generation_prompt": True,
@@ -324,13 +322,13 @@ async def test_the_budget_is_at_most_the_models_window(stage: Stage, start_herd:
 async def test_the_engine_counts_with_the_tools_of_the_request(herd: Herd, fake: Fake) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     await ask(herd, LONG, ctx=20, max_tokens=5, tools=tools)
-    assert {str(request["body"]["tools"]) for request in fake.requests("/apply-template")} == {str(tools)}
+    assert {str(request["body"]["tools"]) for request in fake.requests(COUNT_PATH)} == {str(tools)}
     assert fake.requests()[0]["body"]["tools"] == tools
 
 
 async def test_without_a_budget_nothing_is_counted(herd: Herd, fake: Fake) -> None:
     await ask(herd, LONG, max_tokens=5)
-    assert fake.requests("/tokenize") == []
+    assert fake.requests(COUNT_PATH) == []
 
 
 async def test_completions_refuse_a_budget(herd: Herd) -> None:

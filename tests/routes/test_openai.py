@@ -187,13 +187,6 @@ async def test_an_engine_that_makes_no_embeddings_says_so_itself(stage: Stage, s
     assert "does not support embeddings" in answer.error["message"]
 
 
-async def test_vectors_of_another_length_are_refused(stage: Stage, start_herd: StartHerd) -> None:
-    fake = stage.model("vectors", params={"embedding": True})
-    answer = await (await start_herd()).post("/v1/embeddings", {"input": "a", "dimensions": 3})
-    assert (answer.status, answer.error["param"]) == (400, "dimensions")
-    assert fake.starts() == []
-
-
 async def test_alias_and_personality_in_the_id_lead_to_the_model(stage: Stage, start_herd: StartHerd) -> None:
     fake = stage.model("beta", aliases=["b"], personalities={"poet": "Rhyme."})
     herd = await start_herd()

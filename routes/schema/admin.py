@@ -1,0 +1,187 @@
+"""What administrators see and do."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from manager.state import ModelState
+from routes.parsing import RequestBody
+from routes.schema.answer import Answer
+
+Devices = dict[str, int]
+
+
+class LoadError(Answer):
+    """Why a model failed."""
+
+    message: str | None
+    code: str | None
+    exit_code: int | None
+    at: float = Field(description="Seconds since the epoch.")
+    retry_at: float | None = Field(description="When it may be tried again.")
+
+
+class Memory(Answer):
+    """Bytes by device (`host`, `gpu0`, …)."""
+
+    expected: Devices
+    measured: Devices
+
+
+class AdminModel(Answer):
+    """A model as administrators see it. Times are seconds since the epoch."""
+
+    name: str
+    aliases: list[str]
+    personalities: list[str]
+    profiles: dict[str, Any]
+    request: dict[str, Any] | None = Field(description="What is done to the fields of its requests.")
+    description: str | None
+    engine: str | None
+    unavailable: str | None = Field(description="Why it can't be loaded.")
+    default: bool
+    active: bool
+    pinned: bool
+    preload: bool
+    ttl: float | None = Field(description="Seconds without requests after which it is unloaded.")
+    state: ModelState
+    since: float
+    personality: str | None
+    progress: float | None = Field(description="0 to 1, while it loads.")
+    pid: int | None
+    load_seconds: float | None
+    loads: int
+    evictions: int
+    failures: int = Field(description="In a row.")
+    in_flight: int
+    waiting: int
+    yielding: bool = Field(description="It admits nobody, because others wait for its place.")
+    idle_since: float | None
+    unloads_at: float | None
+    memory: Memory
+    last_error: LoadError | None
+
+
+class AdminModels(Answer):
+    """Every model of the catalog, and what still runs of those that were removed from it."""
+
+    models: list[AdminModel]
+
+
+class AdminModelDetails(AdminModel):
+    """One model: how it is run, and what loading it takes (bytes by device). A removed one has not these fields."""
+
+    path: str | None = None
+    mmproj: str | None = None
+    template: str | None = None
+    concurrency: int | None = None
+    queue: int | None = None
+    source: str | None = None
+    params: dict[str, Any] | None = None
+    estimate: dict[str, Any] | None = None
+    learnt: Devices | None = None
+    needed: Devices | None = None
+    room: Devices | None = Field(None, description="What all models may take together.")
+    total: Devices | None = None
+    would_evict: list[str] | None = Field(None, description="Who would go for it; null where it can't be loaded.")
+
+
+class AdminLoadRequest(RequestBody):
+    """How to load a model."""
+
+    personality: str | None = Field(None, description="One of its personalities, for requests that name none.")
+
+
+class WaitQuery(BaseModel):
+    """Whether to wait for the end of the work."""
+
+    wait: bool = Field(True, description="False: 202 at once, and the work goes on.")
+
+
+class LogsQuery(BaseModel):
+    """What of a log is wanted."""
+
+    tail: int = Field(100, ge=0, lt=10**9, description="How many lines, counted from the end.")
+    follow: bool | None = Field(None, description="Events for ever: these lines and all that come.")
+
+
+class LogEvent(Answer):
+    """`event: log`, a line; or `event: life`, where the log of another process begins."""
+
+    line: str | None = None
+    n: int | None = Field(None, description="The number of the line, from 1.")
+    model: str | None = None
+    pid: int | None = None
+
+
+class RunningRequest(Answer):
+    """An inference request that waits or runs."""
+
+    id: str = Field(description="Its `X-Request-ID`.")
+    model: str
+    key: str | None = Field(description="The id of the key.")
+    route: str
+    stream: bool
+    state: Literal["waiting", "running"]
+    started: float = Field(description="Seconds since the epoch.")
+    first_byte_at: float | None
+    bytes: int
+
+
+class RunningRequests(Answer):
+    """The inference requests that wait or run, oldest first."""
+
+    requests: list[RunningRequest]
+
+
+class Cancelled(Answer):
+    """How many requests were cancelled."""
+
+    cancelled: int
+
+
+class EventsQuery(BaseModel):
+    """Where a reader left off."""
+
+    last_event_id: str | None = Field(None, description="As the header `Last-Event-ID`: the last id that was read.")
+
+
+class FeedEvent(Answer):
+    """The `data` of an event; what it has depends on its kind (docs/api.md)."""
+
+
+class Reloaded(Answer):
+    """How many models there are now."""
+
+    models: int
+
+
+class UsageQuery(BaseModel):
+    """What of the usage is wanted."""
+
+    since: str | None = Field(None, description="`24h`, `7d`, or an ISO date or time.", examples=["7d"])
+    until: str | None = Field(None, description="The same; left out: now.")
+    by: str | None = Field(None, description="Of key, model, day, hour, with commas between.", examples=["key,model"])
+    key: str | None = Field(None, description="Id or name of a key.")
+    model: str | None = Field(None, description="Name of a model.")
+
+
+class UsageCounts(Answer):
+    """Requests that ended, and their tokens."""
+
+    requests: int
+    errors: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+class UsageReport(Answer):
+    """Who used how much."""
+
+    since: str
+    until: str
+    rows: list[UsageCounts] = Field(description="Each with what it is counted by.")
+    total: UsageCounts

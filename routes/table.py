@@ -1,0 +1,191 @@
+"""Every route: how it is reached, what it asks of its caller, and what comes and goes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from routes import (
+    admin,
+    anthropic,
+    audio,
+    chat,
+    docs,
+    events,
+    inner,
+    logs,
+    models,
+    ollama,
+    openai,
+    openapi,
+    probe,
+    responses,
+    status,
+    straight,
+    usage,
+)
+from routes.anthropic.answer import MessageAnswer, TokenCount
+from routes.anthropic.request import CountRequest, MessageRequest
+from routes.anthropic.stream import StreamEvent
+from routes.audio import SpeechBody
+from routes.errors import anthropic_error, plain_error
+from routes.middleware import Access
+from routes.ollama import asked, shapes
+from routes.ranking import RerankBody
+from routes.responses.request import ResponseRequest
+from routes.responses.schema import InputTokens as ResponseTokens
+from routes.responses.schema import Response, ResponseEvent
+from routes.route import FILE, FORM, HTML, JSON, LINES, TEXT, Route
+from routes.schema.admin import (
+    AdminLoadRequest,
+    AdminModel,
+    AdminModelDetails,
+    AdminModels,
+    Cancelled,
+    EventsQuery,
+    FeedEvent,
+    LogEvent,
+    LogsQuery,
+    Reloaded,
+    RunningRequests,
+    UsageQuery,
+    UsageReport,
+    WaitQuery,
+)
+from routes.schema.chat import (
+    ChatChunk,
+    ChatCompletion,
+    ChatCompletionWithResponses,
+    ChatRequest,
+    InputTokens,
+    Prompt,
+)
+from routes.schema.completion import (
+    Completion,
+    CompletionRequest,
+    DetokenizeRequest,
+    Embeddings,
+    EmbeddingsRequest,
+    Text,
+    TokenizeRequest,
+    Tokens,
+)
+from routes.schema.engines import (
+    Infilled,
+    Props,
+    PropsQuery,
+    Ranks,
+    Transcription,
+    TranscriptionEvent,
+    TranscriptionForm,
+)
+from routes.schema.models import (
+    Asked,
+    AskedFragment,
+    AskQuery,
+    Health,
+    Loaded,
+    LoadedModels,
+    LoadRequest,
+    Model,
+    ModelList,
+    RecordedErrors,
+    ServiceState,
+    Unloaded,
+    UnloadQuery,
+)
+from routes.straight import InfillBody
+
+OPEN: Final = Access(scope=None)
+INFERENCE: Final = Access(scope="inference")
+MODEL: Final = Access(scope="inference", metered=True)
+ADMIN: Final = Access(scope="admin")
+ACTION: Final = Access(scope="admin", audited=True)
+# Routes of the original: their errors are {"error": "text"}.
+ORIGINAL: Final = Access(scope="inference", errors=plain_error)
+ORIGINAL_MODEL: Final = Access(scope="inference", errors=plain_error, metered=True)
+ORIGINAL_ACTION: Final = Access(scope="admin", errors=plain_error, audited=True)
+ANTHROPIC_MODEL: Final = Access(scope="inference", errors=anthropic_error, metered=True)
+OLLAMA: Final = Access(scope="inference", errors=plain_error)
+OLLAMA_MODEL: Final = Access(scope="inference", errors=plain_error, metered=True)
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route("GET", "/ping", probe.ping, OPEN, gives=TEXT),
+    Route("GET", "/health", probe.health, OPEN, gives=Health),
+    Route("GET", "/metrics", probe.metrics, ADMIN, gives=TEXT),
+    Route("GET", "/openapi.json", openapi.openapi_json, OPEN, gives=JSON),
+    Route("GET", "/docs", docs.swagger, OPEN, gives=HTML),
+    Route("GET", "/docs/{asset}", docs.asset, OPEN, gives=FILE),
+    Route("GET", "/redoc", docs.redoc, OPEN, gives=HTML),
+    Route("GET", "/status", status.status, ORIGINAL, streams=ServiceState),
+    Route("GET", "/models", models.loaded_models, ORIGINAL, gives=LoadedModels),
+    Route("POST", "/loadModel", models.load_model, ORIGINAL_ACTION, LoadRequest, Loaded),
+    Route("GET", "/unloadModel", models.unload_model, ORIGINAL_ACTION, gives=Unloaded, query=UnloadQuery),
+    Route("POST", "/unloadModel", models.unload_model, ORIGINAL_ACTION, gives=Unloaded, query=UnloadQuery),
+    Route("POST", "/chat/completions", chat.completions, MODEL, ChatRequest, ChatCompletionWithResponses, ChatChunk),
+    Route("GET", "/chat/errors", chat.errors, ORIGINAL, gives=RecordedErrors),
+    Route("GET", "/chat/ask", chat.ask, ORIGINAL_MODEL, gives=Asked, streams=AskedFragment, query=AskQuery),
+    Route("GET", "/v1/models", models.list_models, INFERENCE, gives=ModelList),
+    Route("GET", "/v1/models/{id:.+}", models.show_model, INFERENCE, gives=Model),
+    Route("POST", "/v1/chat/completions", openai.chat_completions, MODEL, ChatRequest, ChatCompletion, ChatChunk),
+    Route("POST", "/v1/chat/completions/input_tokens", openai.input_tokens, MODEL, ChatRequest, InputTokens),
+    Route("POST", "/v1/completions", straight.completions, MODEL, CompletionRequest, Completion, Completion),
+    Route("POST", "/v1/embeddings", straight.embeddings, MODEL, EmbeddingsRequest, Embeddings),
+    Route("POST", "/v1/responses", responses.create, MODEL, ResponseRequest, Response, ResponseEvent),
+    Route("POST", "/v1/responses/input_tokens", responses.count_input, MODEL, ResponseRequest, ResponseTokens),
+    Route(
+        "POST", "/v1/messages", anthropic.create_message, ANTHROPIC_MODEL, MessageRequest, MessageAnswer, StreamEvent
+    ),
+    Route("POST", "/v1/messages/count_tokens", anthropic.count_tokens, ANTHROPIC_MODEL, CountRequest, TokenCount),
+    Route("POST", "/v1/rerank", straight.rerank, MODEL, RerankBody, Ranks),
+    Route("POST", "/v1/reranking", straight.rerank, MODEL, RerankBody, Ranks),
+    Route("POST", "/rerank", straight.rerank, MODEL, RerankBody, Ranks),
+    Route(
+        *("POST", "/v1/audio/transcriptions", audio.transcriptions, MODEL),
+        *(TranscriptionForm, Transcription, TranscriptionEvent),
+        body_type=FORM,
+    ),
+    Route("POST", "/v1/audio/speech", audio.speech, MODEL, SpeechBody, FILE),
+    Route("POST", "/infill", straight.infill, MODEL, InfillBody, Infilled, Infilled),
+    Route("POST", "/tokenize", straight.tokenize, MODEL, TokenizeRequest, Tokens),
+    Route("POST", "/detokenize", straight.detokenize, MODEL, DetokenizeRequest, Text),
+    Route("POST", "/apply-template", openai.apply_template, MODEL, ChatRequest, Prompt),
+    Route("GET", "/props", inner.props, INFERENCE, gives=Props, query=PropsQuery),
+    Route("GET", "/api/version", ollama.version, OLLAMA, gives=shapes.Version),
+    Route("GET", "/api/tags", ollama.tags, OLLAMA, gives=shapes.ModelList),
+    Route("GET", "/api/ps", ollama.ps, OLLAMA, gives=shapes.RunningList),
+    Route("POST", "/api/show", ollama.show, OLLAMA, asked.ShowRequest, shapes.ShownModel),
+    Route(
+        *("POST", "/api/chat", ollama.chat, OLLAMA_MODEL, asked.ChatRequest, shapes.ChatAnswer, shapes.ChatAnswer),
+        stream_type=LINES,
+    ),
+    Route(
+        *("POST", "/api/generate", ollama.generate, OLLAMA_MODEL),
+        *(asked.GenerateRequest, shapes.GenerateAnswer, shapes.GenerateAnswer),
+        stream_type=LINES,
+    ),
+    Route("POST", "/api/embed", ollama.embed, OLLAMA_MODEL, asked.EmbedRequest, shapes.EmbedAnswer),
+    Route("POST", "/api/embeddings", ollama.embeddings, OLLAMA_MODEL, asked.EmbeddingsRequest, shapes.EmbeddingsAnswer),
+    Route("GET", "/admin/models", admin.list_models, ADMIN, gives=AdminModels),
+    Route("GET", "/admin/models/{id:.+?}/logs", logs.logs, ADMIN, gives=TEXT, streams=LogEvent, query=LogsQuery),
+    Route(
+        *("POST", "/admin/models/{id:.+?}/load", admin.load_model, ACTION, AdminLoadRequest, AdminModel),
+        query=WaitQuery,
+        body_optional=True,
+        later=True,
+    ),
+    Route(
+        *("POST", "/admin/models/{id:.+?}/unload", admin.unload_model, ACTION),
+        gives=AdminModel,
+        query=WaitQuery,
+        later=True,
+    ),
+    Route("GET", "/admin/models/{id:.+}", admin.show_model, ADMIN, gives=AdminModelDetails),
+    Route("GET", "/admin/requests", admin.list_requests, ADMIN, gives=RunningRequests),
+    Route("DELETE", "/admin/requests/{id}", admin.cancel_request, ACTION, gives=Cancelled),
+    Route("POST", "/admin/requests/{id}/cancel", admin.cancel_request, ACTION, gives=Cancelled),
+    Route("GET", "/admin/events", events.events, ADMIN, streams=FeedEvent, query=EventsQuery),
+    Route("POST", "/admin/reload", admin.reload, ACTION, gives=Reloaded),
+    Route("GET", "/admin/usage", usage.usage, ADMIN, gives=UsageReport, query=UsageQuery),
+    Route("GET", "/upstream/{id:.+?}/{path:.*}", inner.upstream, ADMIN),
+    Route("POST", "/upstream/{id:.+?}/{path:.*}", inner.upstream, ACTION),
+)
