@@ -10,7 +10,7 @@ from manager.service import SERVICE
 from manager.short_answers import always
 from routes import cors, docs, headers, openapi
 from routes.middleware import guarded
-from routes.table import INFERENCE, OPEN, ROUTES
+from routes.table import INFERENCE, OLLAMA, OPEN, ROUTES
 
 __all__ = ["ROUTES", "setup"]
 
@@ -29,7 +29,8 @@ def setup(app: web.Application) -> None:
         if access is OPEN:  # watchers like to ask with HEAD
             app.router.add_route("HEAD", path, guarded(handler, access, "HEAD", path))
     # Last, since the first route that matches counts.
-    app.router.add_route("*", r"/{path:[\s\S]*}", guarded(_nowhere, INFERENCE, "*", "no route"))
+    for path, access in (("/api/", OLLAMA), ("/", INFERENCE)):
+        app.router.add_route("*", path + r"{path:[\s\S]*}", guarded(_nowhere, access, "*", "no route"))
 
 
 @functools.cache

@@ -91,7 +91,7 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
                 shown = path or request.path
                 service.access_log.add(request_id, request.method, shown, status, seconds, key.id if key else "-")
             if access.audited and (KEY in request or not service.keys_required):
-                _audit(request, service, status)
+                audit(request, service, status)
         if not response.prepared:
             mark(request, response)
         return response
@@ -142,7 +142,8 @@ async def _answer_to_guess(error: InvalidKey, request: web.Request, service: Ser
     return _answer_to(error, request, access)
 
 
-def _audit(request: web.Request, service: Service, status: int) -> None:
+def audit(request: web.Request, service: Service, status: int) -> None:
+    """Note an action: who did what to whom, and what came of it."""
     key = request.get(KEY)
     service.audit.add(
         {

@@ -8,13 +8,18 @@ from aiohttp import web
 
 from manager import engine_metrics, gauges
 from manager.service import SERVICE
-from routes.callers import knows_caller
+from routes.callers import knows_caller, may_use
 from routes.models import json_response
 
 
 async def ping(_: web.Request) -> web.Response:
     """GET /ping: the process answers."""
     return web.Response(text="pong")
+
+
+async def root(_: web.Request) -> web.Response:
+    """GET /: programs that know only Ollama look here whether anybody is there."""
+    return web.Response(text="llamaherd is running")
 
 
 async def health(request: web.Request) -> web.Response:
@@ -28,6 +33,15 @@ async def health(request: web.Request) -> web.Response:
             "models": list(service.pool.catalog.names) if known else [],
         }
     )
+
+
+async def models_health(request: web.Request) -> web.Response:
+    """GET /v1/health: of the service, and of each loaded model that the caller may use."""
+    pool = request.app[SERVICE].pool
+    engines = {name: one for name, one in pool.engines().items() if may_use(request, pool.catalog.get(name))}
+    well = dict(zip(engines, await asyncio.gather(*(engine.answers() for engine in engines.values())), strict=True))
+    told = [{"id": name, "state": pool.state(name), "healthy": healthy} for name, healthy in well.items()]
+    return json_response({"status": "ok" if all(well.values()) else "degraded", "models": told})
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -88,6 +88,7 @@ from routes.schema.models import (
     LoadRequest,
     Model,
     ModelList,
+    ModelsHealth,
     RecordedErrors,
     ServiceState,
     Unloaded,
@@ -109,8 +110,10 @@ OLLAMA: Final = Access(scope="inference", errors=plain_error)
 OLLAMA_MODEL: Final = Access(scope="inference", errors=plain_error, metered=True)
 
 ROUTES: Final[tuple[Route, ...]] = (
+    Route("GET", "/", probe.root, OPEN, gives=TEXT),
     Route("GET", "/ping", probe.ping, OPEN, gives=TEXT),
     Route("GET", "/health", probe.health, OPEN, gives=Health),
+    Route("GET", "/v1/health", probe.models_health, INFERENCE, gives=ModelsHealth),
     Route("GET", "/metrics", probe.metrics, ADMIN, gives=TEXT),
     Route("GET", "/openapi.json", openapi.openapi_json, OPEN, gives=JSON),
     Route("GET", "/docs", docs.swagger, OPEN, gives=HTML),

@@ -12,11 +12,10 @@ from manager.engines.kinds import check_supported
 from manager.errors import InvalidRequest, ModelNotFound, PermissionDenied
 from manager.service import SERVICE
 from routes.body import BODY, check_fields, write_object
-from routes.callers import KEY, client_of, is_admin
+from routes.callers import KEY, is_admin
 from routes.filters import filtered
 from routes.form import Form
-from routes.headers import REQUEST_ID
-from routes.middleware import ROUTE
+from routes.middleware import TARGET, audit
 from routes.named import named_model
 from routes.ollama.asked import ModelRequest
 from routes.relay import relay
@@ -54,7 +53,8 @@ async def load_or_unload(request: web.Request, asked: ModelRequest) -> str:
         if not is_admin(request, service):
             raise PermissionDenied("To unload a model ('keep_alive' 0) takes an API key with the scope 'admin'.")
         await service.pool.unload(entry.name)
-        _audit(request, entry.name)
+        request[TARGET] = entry.name
+        audit(request, service, 200)
         return "unload"
     key = request.get(KEY)
     service.gate.enter()
@@ -64,21 +64,6 @@ async def load_or_unload(request: web.Request, asked: ModelRequest) -> str:
     finally:
         service.gate.leave()
     return "load"
-
-
-def _audit(request: web.Request, model: str) -> None:
-    """As the middleware does it for routes that do nothing else."""
-    service, key = request.app[SERVICE], request.get(KEY)
-    service.audit.add(
-        {
-            "actor": key.id if key else "-",
-            "address": client_of(request, service),
-            "request": request[REQUEST_ID],
-            "action": f"POST {request[ROUTE]}",
-            "target": model,
-            "status": 200,
-        }
-    )
 
 
 async def without_chat(

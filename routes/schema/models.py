@@ -117,6 +117,21 @@ class Health(Answer):
     models: list[str] = Field(description="Only to the holder of a key.")
 
 
+class ModelHealth(Answer):
+    """A loaded model."""
+
+    id: str
+    state: ModelState
+    healthy: bool = Field(description="Whether its engine says in good time that it is well.")
+
+
+class ModelsHealth(Answer):
+    """The service answers, and this is how its loaded models are."""
+
+    status: Literal["ok", "degraded"] = Field(description="`degraded`: a model is not healthy.")
+    models: list[ModelHealth]
+
+
 class ServiceState(Answer):
     """What the service does now."""
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
 from manager.catalog import Catalog
 from tests.routes.conftest import StartHerd
 from tests.routes.herd import Herd, until
-from tests.routes.stage import CHAT, Fake
+from tests.routes.stage import CHAT, Fake, Stage
 
 PLAIN_ROUTES = ["/models", "/chat/errors", "/chat/ask?question=hi"]
 
@@ -143,3 +146,46 @@ async def test_wrong_method_is_a_405_that_names_the_right_ones(herd: Herd) -> No
     assert answer.status == 405
     assert answer.error["message"] == "/v1/chat/completions takes POST, not GET."
     assert answer.headers["Allow"] == "POST"
+
+
+async def test_health_of_the_loaded_models_is_told_to_holders_of_keys(
+    stage: Stage, make_key: Callable[..., str], start_herd: StartHerd
+) -> None:
+    stage.model("alpha")
+    stage.model("beta")
+    key = make_key("all")
+    limited = make_key("one", models=frozenset({"beta"}))
+    herd = await start_herd()
+    assert (await herd.get("/v1/health")).status == 401
+    assert (await herd.get("/v1/health", key=key)).json == {"status": "ok", "models": []}
+    herd.key = key
+    assert (await herd.chat("hi", model="alpha")).status == 200
+    told = {"id": "alpha", "state": "ready", "healthy": True}
+    assert (await herd.get("/v1/health", key=key)).json == {"status": "ok", "models": [told]}
+    assert (await herd.get("/v1/health", key=limited)).json == {"status": "ok", "models": []}
+
+
+async def test_a_model_that_does_not_answer_is_not_healthy(stage: Stage, start_herd: StartHerd) -> None:
+    fake = stage.model("alpha")
+    herd = await start_herd(limits={"hang_timeout": 60.0})
+    await herd.chat("hi")
+    os.kill(fake.starts()[-1], signal.SIGSTOP)
+    try:
+        answer = await herd.get("/v1/health")
+    finally:
+        os.kill(fake.starts()[-1], signal.SIGCONT)
+    assert answer.json["status"] == "degraded"
+    assert answer.json["models"][0]["healthy"] is False
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_programs_that_look_whether_anybody_is_there_find_somebody(herd: Herd, method: str) -> None:
+    answer = await herd.ask(method, "/")
+    assert answer.status == 200
+    assert answer.body == (b"llamaherd is running" if method == "GET" else b"")
+
+
+async def test_what_ollama_has_and_we_have_not_is_told_in_its_words(herd: Herd) -> None:
+    answer = await herd.post("/api/pull", {"model": "x"})
+    assert answer.status == 404
+    assert answer.error == "There is no route POST /api/pull."

@@ -196,7 +196,8 @@ class UpstreamClient:
             kind = "" if "Content-Type" in request.headers else "Content-Type: application/json\r\n"
             text = f"{request.method} {request.path} HTTP/1.1\r\n{self._authorization}{kind}"
             head = text.encode("latin-1")
-            if len(self._heads) < 64 and not request.headers:  # paths come from our own route table; a query string must not fill memory
+            # Nearly all paths are those of our own routes; others (/upstream) must not fill memory.
+            if len(self._heads) < 64 and not request.headers:
                 self._heads[which] = head
         extra = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items()).encode("latin-1")
         return b"%bContent-Length: %d\r\n%b\r\n%b" % (head, len(request.body), extra, request.body)
