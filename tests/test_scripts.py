@@ -18,6 +18,9 @@ ROOT = Path(__file__).parent.parent
 BASH = "/bin/bash"
 SCRIPTS = ["scripts/start", "scripts/test", "scripts/check", "scripts/setup.sh", ".ci/run"]
 
+# What the clients of the tests are made of.
+CLIENTS_OF = [f"tests/clients/{name}" for name in ("requirements.txt", "node/package.json", "node/package-lock.json")]
+
 # Called as .venv/bin/python: a version, a pip that notes its arguments and fails on demand, and nothing else.
 FAKE_PYTHON = """#!/bin/bash
 case "$*" in
@@ -47,16 +50,31 @@ class Tree:
             (self.path / tool).symlink_to(where)
         (self.root / "scripts").mkdir(parents=True)
         shutil.copy(ROOT / "scripts/setup.sh", self.root / "scripts")
-        for name in ("pyproject.toml", "constraints.txt"):
+        (self.root / "tests/clients/node").mkdir(parents=True)
+        for name in ("pyproject.toml", "constraints.txt", *CLIENTS_OF):
             (self.root / name).write_text("")
 
     def add_python(self, name: str) -> None:
         (self.path / name).write_text(FAKE_PYTHON)
         (self.path / name).chmod(0o755)
 
+    def add_npm(self) -> None:
+        """A Node, and an npm that notes what it is asked to do and fails on demand."""
+        npm = '#!/bin/bash\necho "npm $*" >>"$FAKE_LOG"; mkdir -p "$3/node_modules"; exit "${FAKE_NPM_EXIT:-0}"\n'
+        for name, text in (("npm", npm), ("node", "#!/bin/bash\n")):
+            (self.path / name).write_text(text)
+            (self.path / name).chmod(0o755)
+
     def set_up(self, level: str, **knobs: str) -> subprocess.CompletedProcess[str]:
+        return self.call(f'set_up "{level}"; pwd', **knobs)
+
+    def set_up_clients(self, **knobs: str) -> subprocess.CompletedProcess[str]:
+        return self.call("set_up_clients", **knobs)
+
+    def call(self, command: str, **knobs: str) -> subprocess.CompletedProcess[str]:
+        """That, with the functions of setup.sh."""
         return subprocess.run(
-            [BASH, "-c", 'set -euo pipefail; source "$0/scripts/setup.sh"; set_up "$1"; pwd', self.root, level],
+            [BASH, "-c", f'set -euo pipefail; source "$0/scripts/setup.sh"; {command}', self.root],
             env={"PATH": str(self.path), "FAKE_LOG": str(self.log), **knobs},
             cwd="/",
             capture_output=True,
@@ -185,6 +203,52 @@ def test_python_without_venv_names_the_package_to_install(tree: Tree) -> None:
     assert "apt-get install python3.11-venv" in done.stderr
 
 
+@pytest.fixture
+def clients(tree: Tree) -> Tree:
+    """A tree that is set up for tests, but for their clients."""
+    tree.add_npm()
+    tree.set_up("test")
+    tree.done()
+    return tree
+
+
+def test_clients_of_the_tests_have_environments_of_their_own(clients: Tree) -> None:
+    assert clients.set_up_clients().returncode == 0
+    made, python, node = clients.done()
+    assert made == "venv"
+    assert (clients.root / ".venv-clients/bin/python").exists()
+    assert "--no-deps" in python
+    assert python.endswith("--requirement tests/clients/requirements.txt")
+    assert node.startswith(f"npm ci --prefix {clients.root}/tests/clients/node ")
+    assert clients.set_up_clients().returncode == 0
+    assert clients.done() == []
+
+
+@pytest.mark.parametrize("name", CLIENTS_OF)
+def test_clients_that_changed_are_installed_again(clients: Tree, name: str) -> None:
+    clients.set_up_clients()
+    clients.done()
+    (clients.root / name).write_text("changed")
+    clients.set_up_clients()
+    assert [line.split()[0] for line in clients.done()] == (["npm"] if "node" in name else ["venv", "-m"])
+
+
+def test_clients_whose_installation_failed_are_installed_again(clients: Tree) -> None:
+    assert clients.set_up_clients(FAKE_PIP_EXIT="1").returncode == 1
+    assert clients.set_up_clients(FAKE_NPM_EXIT="1").returncode == 1
+    clients.done()
+    assert clients.set_up_clients().returncode == 0
+    assert [line.split()[0] for line in clients.done()] == ["npm"]
+
+
+def test_without_node_its_client_is_left_out(tree: Tree) -> None:
+    tree.set_up("test")
+    tree.done()
+    done = tree.set_up_clients()
+    assert (done.returncode, len(tree.done())) == (0, 2)
+    assert "There is no Node" in done.stderr
+
+
 def test_generate_auth_key_prints_the_key_alone(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     script = shutil.copy(ROOT / "scripts/generate_auth_key.py", tmp_path / "scripts")
@@ -216,6 +280,18 @@ def test_constraints_pin_every_requirement_and_nothing_of_this_machine() -> None
     wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
     assert {canonical(re.split(r"[^A-Za-z0-9._-]", one)[0]) for one in wanted} <= pinned
     assert "torch==2.13.0" in lines
+
+
+def test_clients_are_pinned_with_all_that_they_need_and_no_address() -> None:
+    lines = (ROOT / "tests/clients/requirements.txt").read_text().splitlines()
+    for line in lines:
+        assert re.fullmatch(r"(#.*|[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*|)", line), line
+    ours = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    theirs = dict(line.split("==") for line in lines if "==" in line)
+    assert theirs["openai"] == ours["openai"]
+    lock = (ROOT / "tests/clients/node/package-lock.json").read_text()
+    assert "integrity" in lock
+    assert "resolved" not in lock
 
 
 def canonical(name: str) -> str:

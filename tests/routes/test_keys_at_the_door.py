@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
 
+import aiohttp
 import pytest
 
 from manager import guesses
 from manager.auth import KeyStore
+from routes import ROUTES
 from tests.manager.bench import until
 from tests.routes.conftest import StartHerd, outside
 from tests.routes.herd import Herd, said
@@ -37,18 +40,47 @@ async def test_a_key_for_some_models_gets_a_403_for_others(two: Herd, path: str)
     assert two.state("alpha") == "stopped"
 
 
-async def test_every_way_to_a_model_asks_for_the_right_one(two: Herd) -> None:
-    for path, body in (
-        ("/v1/completions", {"prompt": "x"}),
-        ("/v1/embeddings", {"input": "x"}),
-        ("/tokenize", {"content": "x"}),
-        ("/detokenize", {"tokens": [1]}),
-    ):
-        answer = await two.post(path, {**body, "model": "alpha"})
-        assert answer.status == 403, path
-    assert (await two.get("/chat/ask?question=x&model=alpha")).status == 403
-    assert (await two.get("/v1/models/alpha")).status == 403
+CHATTED: Final = {"messages": [{"role": "user", "content": "x"}]}
+# A body for each route that asks a model something.
+WAYS: Final[dict[str, dict[str, Any]]] = {
+    **dict.fromkeys((CHAT, "/chat/completions", f"{CHAT}/input_tokens", "/apply-template", "/api/chat"), CHATTED),
+    "/v1/messages": {**CHATTED, "max_tokens": 4},
+    "/v1/messages/count_tokens": CHATTED,
+    **{path: {"input": "x"} for path in ("/v1/responses", "/v1/responses/input_tokens")},
+    **{path: {"prompt": "x"} for path in ("/v1/completions", "/api/generate", "/api/embeddings")},
+    **{path: {"input": "x"} for path in ("/v1/embeddings", "/api/embed")},
+    **{path: {"query": "x", "documents": ["y"]} for path in ("/v1/rerank", "/v1/reranking", "/rerank")},
+    "/v1/audio/speech": {"input": "x", "voice": "y"},
+    "/infill": {"input_prefix": "x", "input_suffix": "y"},
+    "/tokenize": {"content": "x"},
+    "/detokenize": {"tokens": [1]},
+}
+UPLOADED: Final = "/v1/audio/transcriptions"  # is no JSON
+
+
+def test_every_route_that_asks_a_model_is_known_here() -> None:
+    asking = {route.path for route in ROUTES if route.access.metered and route.method == "POST"}
+    assert asking == {*WAYS, UPLOADED}
+
+
+@pytest.mark.parametrize("path", WAYS)
+async def test_every_way_to_a_model_asks_for_the_right_one(two: Herd, path: str) -> None:
+    answer = await two.post(path, {**WAYS[path], "model": "alpha"})
+    assert (answer.status, "beta" in str(answer.error) or "b." in str(answer.error)) == (403, True)
+    assert two.state("alpha") == "stopped"
+
+
+async def test_sounds_and_questions_in_the_url_ask_for_the_right_model(two: Herd) -> None:
+    form = aiohttp.FormData({"model": "alpha"})
+    form.add_field("file", b"RIFF\0\0\0\0WAVEfmt ", filename="x.wav", content_type="audio/wav")
+    headers = {"Authorization": f"Bearer {two.key}"}
+    async with two.session.post(two.server.make_url(UPLOADED), data=form, headers=headers) as answer:
+        assert answer.status == 403
+    for path in ("/chat/ask?question=x&model=alpha", "/props?model=alpha", "/v1/models/alpha", "/v1/models/alpha:x"):
+        assert (await two.get(path)).status in {403, 404}, path
+    assert (await two.post("/api/show", {"model": "alpha"})).status in {403, 404}
     assert (await two.get("/v1/models/beta")).status == 200
+    assert two.state("alpha") == "stopped"
 
 
 async def test_lists_show_the_models_of_the_key(two: Herd) -> None:
