@@ -11,14 +11,13 @@ from aiohttp import web
 from manager.errors import InvalidRequest
 from manager.service import SERVICE
 from routes import sse
+from routes.admin import flag
 from routes.body import read_object
 from routes.callers import is_admin, may_use
 from routes.errors import without_folders
 from routes.form import Form
 from routes.models import json_response
 from routes.openai import chat
-
-TRUE_WORDS: Final = frozenset({"1", "true", "yes", "on"})
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -59,7 +58,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
     question = request.query.get("question", "")
     if not question.strip():
         raise InvalidRequest("'question' is missing.", param="question")
-    stream = request.query.get("stream", "").lower() in TRUE_WORDS
+    stream = flag(request, "stream", default=False)
     body: dict[str, Any] = {"messages": [{"role": "user", "content": question}], "stream": stream}
     if model := request.query.get("model"):
         body["model"] = model

@@ -46,6 +46,8 @@ class InfillBody(RequestBody):
 
 
 def _straight(
+    name: str,
+    about: str,
     path: str,
     field: str,
     fits: Callable[[Any], bool],
@@ -54,7 +56,7 @@ def _straight(
 ) -> Handler:
     """A handler whose body goes to `path` of the engine as it came. Its one `field` must be there and fit.
 
-    `check` may refuse more, before anything is loaded.
+    `name` and `about` are what /openapi.json says of it. `check` may refuse more, before anything is loaded.
     """
 
     async def straight(request: web.Request) -> web.StreamResponse:
@@ -65,6 +67,7 @@ def _straight(
             await check(entry, body)
         return await _hand_on(request, entry, path, raw)
 
+    straight.__name__, straight.__doc__ = name, about
     return straight
 
 
@@ -172,7 +175,27 @@ async def infill(request: web.Request) -> web.StreamResponse:
 
 # The engine's own, which has either no word or an error 500 for what does not fit.
 completions = _straight(
-    "/v1/completions", "prompt", _is_prompt, "a string, an array of token ids, or an array of these", check_prompt
+    "completions",
+    "A text goes on, streamed with `stream`.",
+    "/v1/completions",
+    "prompt",
+    _is_prompt,
+    "a string, an array of token ids, or an array of these",
+    check_prompt,
 )
-tokenize = _straight("/tokenize", "content", _is_text, "a string, or an array of strings and token ids")
-detokenize = _straight("/detokenize", "tokens", _is_tokens, "an array of token ids, integers of at least 0")
+tokenize = _straight(
+    "tokenize",
+    "The tokens of a text, as the engine makes them.",
+    "/tokenize",
+    "content",
+    _is_text,
+    "a string, or an array of strings and token ids",
+)
+detokenize = _straight(
+    "detokenize",
+    "The text of tokens.",
+    "/detokenize",
+    "tokens",
+    _is_tokens,
+    "an array of token ids, integers of at least 0",
+)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Tag
 
 from routes.parsing import RequestBody
+from routes.schema.switches import Off
 
 
 def _by(field: str, must: str) -> Discriminator:
@@ -60,7 +61,7 @@ class PlainText(RequestBody):
 
 
 class Citations(RequestBody):
-    enabled: Literal[False] | None = None
+    enabled: Off | None = None
 
 
 class DocumentBlock(RequestBody):

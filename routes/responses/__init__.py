@@ -32,7 +32,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 async def count_input(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses/input_tokens: how many tokens the model would have to read for that response."""
     _, body = await read_object(request)
-    made = to_chat(parse(ResponseRequest, {**body, "stream": None}))
+    made = to_chat(parse(ResponseRequest, body).model_copy(update={"stream": None}))
     return await _answered(request, made, COUNT_PATH, Form(finish=_count))
 
 

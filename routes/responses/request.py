@@ -8,6 +8,7 @@ from pydantic import Field, Tag
 
 from routes.parsing import RequestBody
 from routes.responses.items import Input, Unkept, by_type, one_of, refused
+from routes.schema.switches import Off
 
 Unsupported: TypeAlias = Annotated[None, refused("this service does not do it")]
 
@@ -122,7 +123,7 @@ class ResponseRequest(RequestBody):
     stream_options: dict[str, Any] | None = None
     max_tool_calls: int | None = None  # of tools that the service would call
     # What can't be honoured.
-    background: Literal[False] | None = None
+    background: Off | None = None
     previous_response_id: Unkept = None
     conversation: Unkept = None
     prompt: Unkept = None

@@ -74,9 +74,7 @@ class AskQuery(BaseModel):
     """A question to the active model."""
 
     question: str = Field(min_length=1, description="What to ask.", examples=["Why is the sky blue?"])
-    stream: str | None = Field(
-        None, description="`true` (or `1`, `yes`, `on`): answer with events of `response`, then `[DONE]`."
-    )
+    stream: bool = Field(False, description="Answer with events of `response`, then `[DONE]`.")
     model: str | None = Field(None, description="Another model than the active one.")
 
 

@@ -98,6 +98,12 @@ async def test_ask_streams_fragments_and_done(herd: Herd) -> None:
         assert [data_of(frame) for frame in frames] == [{"response": "why"}, {"response": " is"}, {"response": " it"}]
 
 
+async def test_ask_refuses_a_stream_that_is_neither_yes_nor_no(herd: Herd, fake: Fake) -> None:
+    answer = await herd.get("/chat/ask?question=hi&stream=maybe")
+    assert (answer.status, answer.json) == (400, {"error": "'stream' must be true or false."})
+    assert fake.starts() == []
+
+
 @pytest.mark.parametrize("query", ["", "?question=", "?question=%20", "?stream=true"])
 async def test_ask_without_a_question_is_a_400(herd: Herd, fake: Fake, query: str) -> None:
     answer = await herd.get(f"/chat/ask{query}")

@@ -219,7 +219,7 @@ UNKEPT = "nothing is kept"
         ({"top_logprobs": 21}, "top_logprobs", "20"),
         ({"metadata": {"a": 1}}, "metadata.a", "string"),
         ({"temperature": float("nan")}, "temperature", "finite"),
-        ({"background": True}, "background", "False"),
+        ({"background": True}, "background", "false"),
         ({"previous_response_id": "resp_1"}, "previous_response_id", UNKEPT),
         ({"conversation": {"id": "conv_1"}}, "conversation", UNKEPT),
         ({"prompt": {"id": "pmpt_1"}}, "prompt", UNKEPT),
