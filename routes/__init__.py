@@ -9,8 +9,9 @@ from aiohttp import web
 from manager.service import SERVICE
 from manager.short_answers import always
 from routes import cors, docs, headers, openapi
+from routes.heartbeat import HEARTBEAT, Heartbeat
 from routes.middleware import guarded
-from routes.table import INFERENCE, OLLAMA, OPEN, ROUTES
+from routes.table import ANTHROPIC, INFERENCE, OLLAMA, OPEN, ROUTES
 
 __all__ = ["ROUTES", "setup"]
 
@@ -19,6 +20,7 @@ def setup(app: web.Application) -> None:
     """Add the middleware and every route to `app`, which holds its service already."""
     settings = app[SERVICE].settings
     app[headers.ALWAYS] = always(settings.tls)
+    app[HEARTBEAT] = Heartbeat(settings.limits.stream_heartbeat)
     app[openapi.DOCUMENT] = _document()
     app[docs.ASSETS] = docs.read_assets()
     origins = settings.cors.allowed_origins
@@ -29,7 +31,7 @@ def setup(app: web.Application) -> None:
         if access is OPEN:  # watchers like to ask with HEAD
             app.router.add_route("HEAD", path, guarded(handler, access, "HEAD", path))
     # Last, since the first route that matches counts.
-    for path, access in (("/api/", OLLAMA), ("/", INFERENCE)):
+    for path, access in (("/v1/messages", ANTHROPIC), ("/api/", OLLAMA), ("/", INFERENCE)):
         app.router.add_route("*", path + r"{path:[\s\S]*}", guarded(_nowhere, access, "*", "no route"))
 
 

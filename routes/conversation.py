@@ -15,7 +15,8 @@ from routes.errors import from_engine
 from routes.messages import RESULTS
 
 Message = dict[str, Any]
-_KNOWN: Final[WeakKeyDictionary[Engine, dict[str, Any]]] = WeakKeyDictionary()
+# Of llama.cpp's lives whether their templates know tools.
+_KNOWS_TOOLS: Final[WeakKeyDictionary[Engine, bool]] = WeakKeyDictionary()
 SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 # What of a request decides how its messages become a prompt.
 TEMPLATE_FIELDS: Final = (
@@ -114,25 +115,21 @@ def _split(messages: list[Message]) -> tuple[list[Message], list[list[Message]],
 async def check_template_knows_tools(engine: Engine, model: str) -> None:
     """llama.cpp leaves tools out without a word where the template has no place for them.
 
-    Raises InvalidRequest. An engine that does not tell judges by itself.
+    Raises InvalidRequest. A version of it that does not tell judges by itself.
     """
-    props = await _props(engine, model)
-    if props.get("chat_template_caps", {}).get("supports_tool_calls", True) is False:
+    knows = _KNOWS_TOOLS.get(engine)
+    if knows is None:
+        props = await _ask(engine, model, UpstreamRequest("GET", "/props"))
+        knows = _KNOWS_TOOLS[engine] = props.get("chat_template_caps", {}).get("supports_tool_calls") is not False
+    if not knows:
         raise InvalidRequest(
             f"The template of '{model}' knows no tools: its entry can name one that does ('template').", param="tools"
         )
 
 
 async def _window(engine: Engine, model: str) -> int:
-    return int((await _props(engine, model))["default_generation_settings"]["n_ctx"])
-
-
-async def _props(engine: Engine, model: str) -> dict[str, Any]:
-    """What an engine says of itself, which is the same for all its life."""
-    props = _KNOWN.get(engine)
-    if props is None:
-        props = _KNOWN[engine] = await _ask(engine, model, UpstreamRequest("GET", "/props"))
-    return props
+    props = await _ask(engine, model, UpstreamRequest("GET", "/props"))
+    return int(props["default_generation_settings"]["n_ctx"])
 
 
 async def count_tokens(engine: Engine, model: str, body: dict[str, Any]) -> int:

@@ -18,7 +18,7 @@ from routes.filters import filtered
 from routes.form import OPENAI, Form
 from routes.legacy_functions import calls_to_tool_calls, functions_to_tools, in_functions
 from routes.media import fetch_images, settle_media
-from routes.messages import check_messages, check_tools, refusals_to_text, require_named_tool
+from routes.messages import check_messages, check_tools, require_named_tool, settle_said
 from routes.named import named_model
 from routes.relay import relay
 
@@ -60,13 +60,15 @@ async def chat(
     request[BODY] = body
     found = named_model(request, body, lenient=lenient)
     entry, personality = found.entry, found.personality
-    body, raw = filtered(request, found, body, raw)
-    check_fields(body)
     messages = check_messages(body, media=_takes_media(entry))
-    calls = calls_to_tool_calls(messages)
-    legacy = "functions" in body or "function_call" in body
-    if legacy and functions_to_tools(body) and path == CHAT_PATH and form.reframe is None:
-        form = in_functions(form)
+    changed = calls_to_tool_calls(messages)
+    changed |= settle_said(messages)
+    if "functions" in body or "function_call" in body:  # before filters, which are of tools
+        changed = True
+        if functions_to_tools(body) and path == CHAT_PATH and form.reframe is None:
+            form = in_functions(form)
+    body, raw = filtered(request, found, body, None if changed else raw)
+    check_fields(body)
     if body.get("tools"):
         check_tools(body["tools"])
     check_supported(entry, path)
@@ -78,11 +80,10 @@ async def chat(
     named = isinstance(body.get("tool_choice"), dict) and entry.engine == "llama"
     if named:
         require_named_tool(body)
-    changed = refusals_to_text(messages) or legacy or calls or named
     media = await settle_media(service.remote_images, body)
     if media.remote:  # last of all: what is refused makes nobody fetch, and whoever is slow holds no slot
         await fetch_images(request, media.remote, len(write_object(body) if raw is None else raw))
-    ready = write_object(body) if raw is None or changed or media.changed else raw
+    ready = write_object(body) if raw is None or named or media.changed else raw
 
     async def build(lease: Lease) -> UpstreamRequest:
         return await _chat_upstream(lease, path, ready, body, wanted)
@@ -100,7 +101,7 @@ async def _chat_upstream(
     lease: Lease, path: str, raw: bytes, body: dict[str, Any], wanted: str | None
 ) -> UpstreamRequest:
     """What the engine gets: the body as it came, unless a personality or a budget changes it."""
-    if body.get("tools") and body.get("tool_choice") != "none":
+    if lease.entry.engine == "llama" and body.get("tools") and body.get("tool_choice") != "none":
         await check_template_knows_tools(lease.engine, lease.entry.name)
     personality = wanted or lease.personality
     budget = wanted_context(body)

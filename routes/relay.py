@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,13 +27,15 @@ from manager.lease import Lease
 from manager.service import Service
 from manager.short_answers import JSON
 from routes import sse, tokens
-from routes.asked import asks_for_several, prompts_of, tokens_to_read
+from routes.asked import prompts_of, tokens_to_read
 from routes.body import BODY
 from routes.callers import KEY
 from routes.errors import from_engine
 from routes.form import OPENAI, Form
 from routes.headers import ADMISSION, REQUEST_ID
+from routes.heartbeat import HEARTBEAT
 from routes.middleware import ROUTE, as_herd_error
+from routes.outgoing import Outgoing
 
 # Prepares the request once the engine is there (the personality of the load, the budget of tokens).
 Build = Callable[[Lease], Awaitable[UpstreamRequest]]
@@ -49,75 +50,6 @@ LINE_END: Final = b"\n"  # to count one byte is ten times as fast as to count tw
 # What a stream ends with, an engine's report and [DONE], is in its last pieces.
 LAST_PIECES: Final = 4
 EVENT_STREAM: Final = "text/event-stream"
-
-
-class Outgoing:
-    """The client's side of one answer. Its head is sent with the first byte, and at most once."""
-
-    def __init__(self, request: web.Request, running: Running, form: Form) -> None:
-        self.running = running
-        self.body = request.get(BODY, {})
-        self.several = asks_for_several(self.body)
-        self.form = form
-        self._request = request
-        self._response: web.StreamResponse | None = None
-        self._writes = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._pulse: asyncio.Task[None] | None = None
-
-    @property
-    def begun(self) -> bool:
-        return self._response is not None
-
-    async def write(self, data: bytes) -> None:
-        """Send a part of a stream. ConnectionError where the client is gone."""
-        if self._pulse is not None:
-            await self._end_pulse()
-        self._writes += 1
-        await self._write(data)
-
-    async def _write(self, data: bytes) -> None:
-        if self._response is None:
-            self._response = await sse.begin(self._request, self.form.headers)
-        self.running.sent += len(data)
-        await self._response.write(data)
-
-    def keep_alive(self, every: float, says: Callable[[], str]) -> None:
-        """From now on, until `settle`, send a sign of life whenever nothing was sent for `every` seconds."""
-        self._timer = asyncio.get_running_loop().call_later(every, self._look, every, says, self._writes)
-
-    def _look(self, every: float, says: Callable[[], str], writes: int) -> None:
-        if writes == self._writes and (self._pulse is None or self._pulse.done()):
-            self._pulse = asyncio.create_task(self._beat(self.form.pulse(says())))
-        self.keep_alive(every, says)
-
-    async def settle(self) -> None:
-        """No sign of life after this. Whether the answer has begun is certain then."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        await self._end_pulse()
-
-    async def _beat(self, data: bytes) -> None:
-        with contextlib.suppress(ConnectionError):  # which the next piece will meet, too
-            await self._write(data)
-
-    async def _end_pulse(self) -> None:
-        pulse, self._pulse = self._pulse, None
-        if pulse is not None:
-            await asyncio.wait({pulse})
-
-    async def end(self) -> web.StreamResponse:
-        if self._response is None:
-            await self.write(b"")
-        assert self._response is not None  # noqa: S101  write() made it
-        await self._response.write_eof()
-        return self._response
-
-    async def fail(self, error: HerdError) -> web.StreamResponse:
-        """The head is out: the error becomes the last frame, and no [DONE] follows."""
-        await self.write(self.form.failed(error))
-        return await self.end()
 
 
 async def relay(
@@ -137,12 +69,13 @@ async def relay(
     service.gate.enter()
     key = request.get(KEY)
     running = service.inflight.begin(request[REQUEST_ID], entry.name, key.id if key else None, request[ROUTE], stream)
-    out = Outgoing(request, running, form)
+    out = Outgoing(request, running, form, partial(_what_goes_on, service, running))
+    heartbeat = request.app[HEARTBEAT] if stream else None
     outcome = LEFT
     try:
         _tell(service, running, "started")
-        if stream:
-            out.keep_alive(service.settings.limits.stream_heartbeat, partial(_what_goes_on, service, running))
+        if heartbeat is not None:
+            heartbeat.add(out)
         try:
             ended, whole = await _answer(service, entry, upstream, out, key.priority if key else 0)
         except asyncio.CancelledError:
@@ -150,8 +83,10 @@ async def relay(
                 raise
             raise RequestCancelled("An administrator cancelled this request.", should_retry=False) from None
         finally:
-            await out.settle()
             service.inflight.end(running)  # the rest is between the service and its client
+            if heartbeat is not None:
+                heartbeat.discard(out)
+                await out.settle()
         answer = await out.end() if whole is None else whole
         outcome = ended
         return answer
@@ -268,13 +203,14 @@ async def pump(chunks: AsyncIterator[bytes], out: Outgoing) -> str:
     What fails upstream is raised; what fails downstream means nobody reads.
     """
     last: deque[bytes] = deque(maxlen=LAST_PIECES)
-    reframe = out.form.reframe
-    if reframe is not None:
-        async for chunk in reframe(_seen(chunks, out.running, last)):
-            await out.write(chunk)
-        return OK if tokens.close(out.running, last) else GenerationFailed.code
     reports: list[Tokens] = []
     several = out.several
+    reframe = out.form.reframe
+    if reframe is not None:
+        async for chunk in reframe(_seen(chunks, out, last, reports)):
+            await out.write(chunk)
+        ended_well = tokens.close(out.running, last, reports, len(prompts_of(out.body)))
+        return OK if ended_well else GenerationFailed.code
     rest = b""  # a frame is handed on whole: an error must not come in the middle of one
     async for chunk in chunks:
         if not last and out.running.first_at is None:
@@ -294,11 +230,21 @@ async def pump(chunks: AsyncIterator[bytes], out: Outgoing) -> str:
     return OK if ended_well else GenerationFailed.code
 
 
-async def _seen(chunks: AsyncIterator[bytes], running: Running, last: deque[bytes]) -> AsyncIterator[bytes]:
-    """The chunks, on their way to somebody who changes them."""
+async def _seen(
+    chunks: AsyncIterator[bytes], out: Outgoing, last: deque[bytes], reports: list[Tokens]
+) -> AsyncIterator[bytes]:
+    """The chunks, in whole frames, on their way to somebody who changes them."""
+    running, rest = out.running, b""
     async for chunk in chunks:
         if running.first_at is None:
             running.first_at = time.monotonic()
-        running.lines += chunk.count(LINE_END)
-        last.append(chunk)
-        yield chunk
+        head, end, rest = (rest + chunk).rpartition(FRAME_END)
+        if end:
+            whole = head + end
+            running.lines += whole.count(LINE_END)
+            last.append(whole)
+            if out.several:
+                reports += tokens.reports_in(whole)
+            yield whole
+    if rest:
+        yield rest

@@ -14,6 +14,7 @@ from tests.e2e.service import PATIENCE, Service
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
+MODELS: Final = ("smol-one", "smol-tools", "tiny")
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 # Each computes its whole prompt anew, so that the same numbers are added up in the same order.
 ALWAYS: Final = {"cache_prompt": False, "max_tokens": 6}
@@ -82,7 +83,7 @@ def requests() -> list[tuple[str, dict[str, Any]]]:
     for number, (path, body) in enumerate(bodies):
         tokens = isinstance(body.get("prompt"), list) and isinstance(body["prompt"][0], int)
         if tokens or (number % 3 == 0 and "n" not in body) or real & set(body):  # it has one slot
-            named.append((path, {"model": "smol-one", **ALWAYS, **body}))
+            named.append((path, {"model": "smol-tools" if "tools" in body else "smol-one", **ALWAYS, **body}))
         if not tokens and not real & set(body):
             named += [(path, {**ALWAYS, **body, "model": "tiny", "seed": seed, "max_tokens": 30}) for seed in (7, 8)]
     return named
@@ -95,7 +96,7 @@ async def sessions(service: Service) -> AsyncIterator[dict[str, aiohttp.ClientSe
         service.url, headers={"Authorization": f"Bearer {service.key}"}, timeout=aiohttp.ClientTimeout(PATIENCE)
     ) as through:
         found = {"service": through}
-        for model in ("smol-one", "tiny"):
+        for model in MODELS:
             async with through.post("/loadModel", json={"model": model}) as answer:
                 assert answer.status == 200
             slots = service.slots(model)
@@ -105,7 +106,7 @@ async def sessions(service: Service) -> AsyncIterator[dict[str, aiohttp.ClientSe
                 headers={"Authorization": f"Bearer {slots.key}"},
             )
         yield found
-        for model in ("smol-one", "tiny"):
+        for model in MODELS:
             await found[model].close()
 
 

@@ -46,7 +46,9 @@ async def test_prompt_tokens_are_what_template_and_tokenizer_say(
 TOOL = {"type": "function", "function": {"name": "ask", "parameters": {"type": "object", "properties": {}}}}
 
 
-@pytest.mark.parametrize("fields", [{}, {"tools": [TOOL]}, {"model": "smol:pirate"}, {"ctx": 256, "stream": True}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"model": "smol-tools", "tools": [TOOL]}, {"model": "smol:pirate"}, {"ctx": 256, "stream": True}]
+)
 async def test_input_tokens_are_those_that_the_answer_reports(
     http: aiohttp.ClientSession, async_client: AsyncOpenAI, fields: dict[str, Any]
 ) -> None:

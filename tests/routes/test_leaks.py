@@ -47,17 +47,15 @@ FAULTS: dict[str, dict[str, Any]] = {
 # Seen without a stream, too; else a failure is told in the same way as one of these.
 BOTH: Final = {"ends before it binds", "answers 500", "answers less than it says"}
 # Everything of llama-server that is no route of ours, and what it does there.
+# Those of its routes that are not ours.
 UPSTREAM_ROUTES = (
     *("GET /slots", "POST /slots/0?action=save", "POST /slots/0?action=restore", "POST /slots/0?action=erase"),
-    *("GET /props", "POST /props", "GET /lora-adapters", "POST /lora-adapters", "POST /completion"),
-    *("POST /completions", "POST /infill", "POST /embedding", "POST /embeddings", "POST /rerank", "POST /reranking"),
-    *("POST /v1/rerank", "POST /v1/reranking", "POST /v1/responses", "POST /responses", "POST /v1/messages"),
-    *("POST /v1/messages/count_tokens", "POST /v1/chat/completions/control", "POST /v1/chat/completions/input_tokens"),
-    *("POST /chat/completions/input_tokens", "POST /responses/input_tokens", "POST /v1/responses/input_tokens"),
-    *("POST /v1/audio/transcriptions", "POST /audio/transcriptions", "POST /v1/systemone", "GET /v1/stream"),
-    *("DELETE /v1/stream", "POST /v1/streams/lookup", "POST /models", "DELETE /models", "POST /models/load"),
-    *("POST /models/unload", "GET /models/sse", "GET /cors-proxy?url=http://127.0.0.1/", "POST /cors-proxy"),
-    *("GET /tools", "POST /tools", "GET /v1/health", "GET /api/tags", "POST /api/chat", "POST /api/show", "GET /"),
+    *("POST /props", "GET /lora-adapters", "POST /lora-adapters", "POST /completion", "POST /completions"),
+    *("POST /embedding", "POST /embeddings", "POST /reranking", "POST /responses"),
+    *("POST /v1/chat/completions/control", "POST /chat/completions/input_tokens", "POST /responses/input_tokens"),
+    *("POST /audio/transcriptions", "POST /v1/systemone", "GET /v1/stream", "DELETE /v1/stream"),
+    *("POST /v1/streams/lookup", "POST /models", "DELETE /models", "POST /models/load", "POST /models/unload"),
+    *("GET /models/sse", "GET /cors-proxy?url=http://127.0.0.1/", "POST /cors-proxy", "GET /tools", "POST /tools"),
     *("GET /index.html", "GET /bundle.js", "POST /v1/metrics", "GET /mcp", "POST /mcp"),
 )
 TRICKS = (

@@ -168,10 +168,12 @@ async def test_parts_of_other_types_are_refused_by_the_service_itself(seeing: He
 
 
 async def test_every_role_is_held_to_it(seeing: Herd, eye: Fake) -> None:
-    calls = [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    called = {"name": "f", "arguments": "{}"}
+    calls = [{"id": "a", "type": "function", "function": called}]
     for role in ("system", "developer", "assistant", "tool", "function", "user"):
         message = {"role": role, "name": "f", "tool_call_id": "a", "content": [image("http://127.0.0.1/")]}
-        messages = [USER, {"role": "assistant", "content": None, "tool_calls": calls}, message]
+        before = {"tool_calls": calls} if role != "function" else {"function_call": called}
+        messages = [USER, {"role": "assistant", "content": None, **before}, message]
         refused(await seeing.post(CHAT, {"messages": messages}), "messages[2].content[0].image_url.url")
     assert eye.starts() == []
 

@@ -17,7 +17,8 @@ from aiohttp.test_utils import make_mocked_request
 from manager.auth import KeyStore
 from manager.inflight import InFlight, Running
 from routes.form import OPENAI
-from routes.relay import Outgoing, pump
+from routes.outgoing import Outgoing
+from routes.relay import pump
 from tests.routes.conftest import StartHerd, outside
 from tests.routes.herd import Events, Herd, data_of, said, until
 from tests.routes.stage import CHAT, Fake, Stage

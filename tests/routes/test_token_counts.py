@@ -48,6 +48,12 @@ async def test_every_choice_of_a_stream_counts_with_its_prompt_once(herd: Herd, 
     assert await used(herd) == (5 + 5, 12 + 10)
 
 
+async def test_so_does_every_choice_of_a_stream_that_is_written_anew(herd: Herd) -> None:
+    async with herd.stream("one two three", n=4, functions=[{"name": "look"}]) as events:
+        await events.rest()
+    assert (await used(herd))[1] == 12
+
+
 async def test_embeddings_count_what_was_read(stage: Stage, start_herd: StartHerd) -> None:
     stage.model("vectors", params={"embedding": True})
     herd = await start_herd()
