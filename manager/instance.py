@@ -203,8 +203,9 @@ class ModelInstance:
         """Start it, admitted with that memory; all who wait share the outcome. Only where it is settled."""
         if self._closing or self._state not in SETTLED:
             return
-        self.life = Life(self._make_engine(self.entry), self.entry, memory, self._released)
-        self.log = self.life.engine.log
+        engine = self._make_engine(self.entry)
+        self.log = engine.log  # before there is a life: what raises here leaves nothing behind
+        self.life = Life(engine, self.entry, memory, self._released)
         self.loads += 1
         self.waiting.join(self.life)
         self._move(ModelState.STARTING)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from manager.engines import Engine
+from manager.engines.judging import sizes_of
 from manager.entry import ModelEntry
 from manager.errors import HerdError, LoadAborted, LoadTimeout, UpstreamClosed, UpstreamTimeout
 from manager.watchdog import until_hung
@@ -21,6 +21,11 @@ logger = logging.getLogger(__name__)
 PROGRESS_EVERY: Final = 1.0
 # How often what an engine in use takes is measured.
 MEASURE_EVERY: Final = 15.0
+# How long an engine may take to say it, as others wait for that; what a large process takes is slow to read.
+MEASURE_PATIENCE: Final = 1.0
+MEASURE_PATIENCE_PROCESS: Final = 5.0
+# How long one that took longer is not asked again.
+MEASURE_PAUSE: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +49,9 @@ class Life:
 
     # fmt: off
     __slots__ = (
-        "admits", "drained", "engine", "entry", "error", "exit_code", "failure", "hung", "hurry", "idle_since",
-        "in_flight", "measured", "memory", "over", "proven", "ready_at", "released", "renewed", "stale",
-        "started_at", "stop_asked", "uses", "yielding",
+        "_measure_after", "_measure_failed", "admits", "drained", "engine", "entry", "error", "exit_code", "failure",
+        "hung", "hurry", "idle_since", "in_flight", "measured", "memory", "over", "proven", "ready_at", "released",
+        "renewed", "stale", "started_at", "stop_asked", "uses", "yielding",
     )
     # fmt: on
 
@@ -58,6 +63,8 @@ class Life:
         self.memory = memory
         self.released = released  # called after every release of a lease
         self.measured: dict[str, int] = {}
+        self._measure_after = 0.0
+        self._measure_failed = False
         self.started_at = time.monotonic()
         self.ready_at: float | None = None
         self.idle_since = self.started_at
@@ -140,15 +147,35 @@ class Life:
     async def stop(self) -> None:
         """Stop the engine; never raises."""
         # Beside the stop and not before it: reading what a large process takes is slow, and others wait for its place.
-        measuring = asyncio.create_task(self.engine.measure()) if self.uses and not self.hung else None
+        measuring = asyncio.create_task(self.measure()) if self.uses and not self.hung else None
         try:
             await self.engine.stop(force=self.hung)
         except Exception:  # a model that stays in STOPPING could never be used again
             logger.exception("model=%s its engine could not be stopped cleanly", self.entry.name)
         self.engine.log.close()
         if measuring is not None:
-            with contextlib.suppress(Exception):
-                self._took(await measuring)
+            self._took(await measuring)
+
+    async def measure(self) -> dict[str, int]:
+        """What its engine says that it takes now, in bytes by device.
+
+        Never raises: empty where it says nothing in time that makes sense, which the log tells once in a life.
+        """
+        if time.monotonic() < self._measure_after:
+            return {}
+        patience = MEASURE_PATIENCE if self.engine.pid is None else MEASURE_PATIENCE_PROCESS
+        try:
+            async with asyncio.timeout(patience) as limit:
+                return sizes_of(await self.engine.measure())
+        except (Exception, SystemExit) as error:  # one engine's fault must not stop all others from being loaded
+            late = limit.expired()
+            if late:
+                self._measure_after = time.monotonic() + MEASURE_PAUSE
+            if not self._measure_failed:
+                self._measure_failed = True
+                reason = f"not within {patience:g} s" if late else f"{type(error).__name__}: {error}"
+                logger.error("model=%s can't say what it takes: %s", self.entry.name, reason, exc_info=not late)
+            return {}
 
     async def _until_unwanted(self, ends: set[asyncio.Task[Any]], idle_left: Callable[[], float | None]) -> None:
         """Until one of the ends has come, or it was idle for its time to live.
@@ -177,7 +204,7 @@ class Life:
         while True:
             if self.uses != uses:
                 uses = self.uses
-                self._took(await self.engine.measure())
+                self._took(await self.measure())
             await asyncio.sleep(MEASURE_EVERY)
 
     def _took(self, now: Mapping[str, int]) -> None:

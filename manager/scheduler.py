@@ -132,8 +132,8 @@ class Scheduler:
         memory = Room({}, {}, {})
         if self._admission:
             lives = {name: one.life for name, one in self._instances.items() if one.life is not None}
-            running = {name: await _admitted(life) for name, life in lives.items()}
-            memory = await self._ledger.room(running)
+            admitted = await asyncio.gather(*map(_admitted, lives.values()))
+            memory = await self._ledger.room(dict(zip(lives, admitted, strict=True)))
         places = self._groups.most
         return Room({**memory.there, **places}, {**memory.most, **places}, memory.held)
 
@@ -273,13 +273,9 @@ class Scheduler:
 
 async def _admitted(life: Life) -> Admitted:
     """A life as the ledger looks at it. Without a process of its own its engine knows best what it takes."""
-    engine, measured = life.engine, {}
-    if engine.pid is None:
-        try:
-            measured = dict(await engine.measure())
-        except Exception:  # one engine's fault must not stop all others from being loaded
-            logger.exception("model=%s can't say what it takes", life.entry.name)
-    return Admitted(life.memory, life.ready_at is not None, engine.pid, measured)
+    pid = life.engine.pid
+    measured = await life.measure() if pid is None else {}
+    return Admitted(life.memory, life.ready_at is not None, pid, measured)
 
 
 def _evicts(instance: ModelInstance) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+import orjson
+
 # Fields that have several names. What is said of one of them holds for the others, or a client could go round it.
 _GROUPS: Final = (
     frozenset({"max_tokens", "max_completion_tokens", "n_predict"}),
@@ -16,12 +18,22 @@ _GROUPS: Final = (
     frozenset({"tools", "functions"}),
     frozenset({"tool_choice", "function_call"}),
     frozenset({"ctx", "context_window", "n_ctx"}),
+    frozenset({"response_format", "json_schema", "grammar"}),
 )
+# What makes no sense, or an error, without a field: it is stripped with it.
+_WITH: Final = {
+    "tools": frozenset({"tool_choice", "function_call", "parallel_tool_calls"}),
+    "logprobs": frozenset({"top_logprobs"}),
+}
+# A field, and the keys in another one by which templates are told the same.
+EFFORT: Final = "reasoning_effort"
+TEMPLATE: Final = "chat_template_kwargs"
+_EFFORT_KEYS: Final = frozenset({"reasoning_effort", "enable_thinking"})
 _NAMES: Final = {name: group for group in _GROUPS for name in group}
 
 
 def names_of(name: str) -> frozenset[str]:
-    """All names of a field of requests, the given one among them."""
+    """All names of a field of requests, the given one among them: of what says the same, one counts at most."""
     return _NAMES.get(name) or frozenset({name})
 
 
@@ -30,7 +42,13 @@ def all_names(fields: Iterable[str]) -> frozenset[str]:
     return frozenset(name for field in fields for name in names_of(field))
 
 
-@dataclass(frozen=True, slots=True)
+def _tells_effort(fields: Mapping[str, Any]) -> bool:
+    """Whether these fields tell the template what `reasoning_effort` would."""
+    told = fields.get(TEMPLATE)
+    return isinstance(told, Mapping) and not _EFFORT_KEYS.isdisjoint(told)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RequestFilter:
     """What is done to the fields of a request: stripped, then filled in where they are missing or null, then set.
 
@@ -40,6 +58,16 @@ class RequestFilter:
     strip: tuple[str, ...] = ()
     default: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     set: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __eq__(self, other: object) -> bool:
+        # As it is written: to Python True is 1, but not to an engine.
+        return isinstance(other, RequestFilter) and self._written() == other._written()
+
+    def __hash__(self) -> int:
+        return hash(self._written())
+
+    def _written(self) -> bytes:
+        return orjson.dumps(self.as_dict(), option=orjson.OPT_SORT_KEYS)
 
     def __bool__(self) -> bool:
         return bool(self.strip or self.default or self.set)
@@ -59,16 +87,27 @@ class RequestFilter:
 
     def applied(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
         """The body of a request with its fields changed; None where there is nothing to change."""
-        gone = all_names((*self.strip, *self.set))
-        changed = {name: value for name, value in body.items() if name not in gone}
-        filled = {
-            name: value
-            for name, value in self.default.items()
-            if all(changed.get(other) is None and other not in self.set for other in names_of(name))
-        }
-        if not filled and not self.set and len(changed) == len(body):
-            return None
-        return {**changed, **filled, **self.set}
+        left = self._left(body)
+        filled = {name: value for name, value in self.default.items() if not self._told(name, left)}
+        return None if not filled and not self.set and left == body else {**left, **filled, **self.set}
+
+    def _left(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """What stays of a request's own fields."""
+        gone = all_names((*self.strip, *self.set)).union(*(_WITH.get(name, ()) for name in all_names(self.strip)))
+        if not self.set.get("logprobs", True):
+            gone |= _WITH["logprobs"]
+        if _tells_effort(self.set):
+            gone |= {EFFORT}
+        left = {name: value for name, value in body.items() if name not in gone}
+        if EFFORT in gone and _tells_effort(left):
+            left[TEMPLATE] = {name: value for name, value in left[TEMPLATE].items() if name not in _EFFORT_KEYS}
+        return left
+
+    def _told(self, name: str, left: Mapping[str, Any]) -> bool:
+        """Whether the request, or what is set, says something of this field."""
+        if name == EFFORT and _tells_effort(left):
+            return True
+        return any(left.get(other) is not None or other in self.set for other in names_of(name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,12 @@ FOR_CLIENTS: Final = frozenset(
         *("response_fields", "input_prefix", "input_suffix", "input_extra", "query", "documents", "texts"),
     }
 )
-# What an entry may take away, but not give: it belongs to a client that can do what is called.
-ONLY_STRIPPED: Final = frozenset({"tools", "functions"})
+# What an entry may take away, but not give: tools belong to a client that can do what is called, and functions have
+# become tools before entries have their say.
+ONLY_STRIPPED: Final = frozenset({"tools", "functions", "function_call"})
 
-_Limit = Annotated[int | None, Field(ge=-1)]
+_Limit = Annotated[int | None, Field(ge=-1, lt=2**31)]
+_Back = Annotated[int | None, Field(ge=-1, le=2**20)]
 # More answers than a client expects would be lost, or mixed up.
 _One = Annotated[int | None, Field(ge=1, le=1)]
 _Size = Annotated[int | None, Field(ge=1)]
@@ -66,7 +68,8 @@ class RequestFields(BaseModel):
     min_p: _Share = None
     typical_p: _Share = None
     repeat_penalty: Annotated[float | None, Field(ge=0)] = None
-    repeat_last_n: _Limit = None
+    repeat_last_n: _Back = None
+    dry_penalty_last_n: _Back = None
     presence_penalty: _Penalty = None
     frequency_penalty: _Penalty = None
     seed: Annotated[int | None, Field(ge=-1, lt=2**32)] = None

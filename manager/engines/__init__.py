@@ -114,5 +114,6 @@ class Engine(Protocol):
     def open(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamResponse]:
         """Send a request; entering waits for the head of the answer, leaving closes what is unfinished.
 
-        Raises UpstreamConnectError where nothing could be sent, UpstreamClosed where the answer broke off.
+        Raises UpstreamConnectError where nothing could be sent, UpstreamClosed where the answer broke off. Any other
+        HerdError below 500, or with 503, is the client's answer.
         """

@@ -5,11 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
-from manager.engines.kinds import kind_of
+from manager.engines.kinds import FAULTS, kind_of
 from manager.entry import ModelEntry
+from manager.mistakes import shown
 
 logger = logging.getLogger(__name__)
+
+# Bytes that no device has; what is above can't be written as JSON everywhere.
+MOST: Final = 2**53 - 1
+
+
+def sizes_of(said: Mapping[str, int]) -> dict[str, int]:
+    """What an engine says of memory, as whole bytes by device. Raises whatever comes of it where it makes no sense."""
+    return {str(device): min(MOST, max(0, int(size))) for device, size in said.items()}
 
 
 def files_of(entry: ModelEntry) -> list[Path]:
@@ -18,8 +28,8 @@ def files_of(entry: ModelEntry) -> list[Path]:
     if files is None:
         return []
     try:
-        return list(files(entry))
-    except Exception:  # the code of another package
+        return [Path(path) for path in files(entry)]
+    except FAULTS:
         logger.exception("model=%s its engine can't tell its files", entry.name)
         return [entry.path]
 
@@ -27,14 +37,21 @@ def files_of(entry: ModelEntry) -> list[Path]:
 def problem_of(entry: ModelEntry, short: Callable[[Path], str]) -> str | None:
     """Why it can't be loaded here, in words for clients; `short` is a path as they may see it. Never raises."""
     for path in files_of(entry):
-        if not path.exists():
-            return f"{short(path)} does not exist"
+        try:
+            if not path.exists():
+                return f"{short(path)} does not exist"
+        except OSError as error:
+            return f"{short(path)} can't be read: {error.strerror}"
     problem = kind_of(entry).problem
     if problem is None:
         return None
     try:
-        return problem(entry)
-    except Exception as error:  # the code of another package
+        said = problem(entry)
+        if said is not None and not isinstance(said, str):
+            raise TypeError(f"its problem gave no text but {shown(said)}")
+        # Some file names have what is no character.
+        return said.encode(errors="replace").decode() if said else None
+    except FAULTS as error:
         logger.exception("model=%s its engine can't judge it", entry.name)
         return f"its engine failed to judge it ({type(error).__name__})"
 
@@ -45,7 +62,7 @@ def memory_of(entry: ModelEntry) -> Mapping[str, int] | None:
     if memory is None:
         return None
     try:
-        return {str(device): max(0, int(size)) for device, size in memory(entry).items()}
-    except Exception:  # the code of another package
+        return sizes_of(memory(entry))
+    except FAULTS:
         logger.exception("model=%s its engine can't tell its memory", entry.name)
         return None

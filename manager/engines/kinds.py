@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import EntryPoint, entry_points
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GROUP: Final = "llamaherd.engines"
+# What the code of another package can raise that must not end what calls it.
+FAULTS: Final = (Exception, SystemExit, CancelledError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ class EngineKind:
     it any name. An entry is judged by them: one that lacks a file can't be used, and one with other files is another.
     `problem`: why a model can't be loaded here, None where nothing is known against it.
     `memory`: bytes that it will take by device ("host", "gpu0", …); None: as much as its lives so far.
-    All but `make` are called in threads and may read files.
+    All but `make` are called in threads and may read files, but no network: what takes long holds up the start, every
+    reload, or whoever waits for a load, and what never returns ends them, as nobody can end a thread.
     """
 
     params: type[ModelParams]
@@ -131,7 +135,7 @@ def _loaded(name: str, found: list[EntryPoint]) -> EngineKind:
     try:
         kind: EngineKind = found[0].load()
         reason = _defect(kind)
-    except (Exception, SystemExit) as error:  # a stranger's code can raise anything
+    except FAULTS as error:
         reason = f"{type(error).__name__}: {error}"
         logger.debug("engine=%s can't be imported", name, exc_info=True)
     if reason is None:

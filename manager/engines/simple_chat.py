@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from manager.engines.hf.wire.exchange import HfAnswer
+from manager.engines.answer import LocalAnswer
 from manager.entry import ModelEntry
 from manager.errors import InvalidRequest
 
@@ -54,12 +54,13 @@ def text_of(message: Body) -> str:
 class ChatAnswer:
     """Brings the pieces of one answer to its reader. `left`: how many more it may have."""
 
-    def __init__(self, answer: HfAnswer, body: Body, entry: ModelEntry, prompt: int, room: int) -> None:
+    def __init__(self, answer: LocalAnswer, body: Body, entry: ModelEntry, prompt: int, room: int) -> None:
         self._answer = answer
         self._streamed = body.get("stream") is True
         self._wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         self._prompt = prompt
-        self._pieces: list[str] = []
+        self._made = 0
+        self._pieces: list[str] = []  # of an answer that goes out whole; a stream's are not kept
         self._first_at = time.monotonic()
         self._head = {
             "id": f"chatcmpl-{secrets.token_hex(16)}",
@@ -70,19 +71,21 @@ class ChatAnswer:
 
     def put(self, piece: str) -> None:
         """Add a piece, which is one token."""
-        if not self._pieces:
+        if not self._made:
             self._first_at = time.monotonic()
             self._begin()
-        self._pieces.append(piece)
+        self._made += 1
         self.left -= 1
         if self._streamed:
             self._chunk({"content": piece})
+        else:
+            self._pieces.append(piece)
 
     def end(self) -> None:
         """The answer is whole: for want of more, or because it may have no more."""
         reason = "stop" if self.left else "length"
         if self._streamed:
-            if not self._pieces:
+            if not self._made:
                 self._begin()
             self._chunk({}, reason, {"timings": self._timings()})
             if self._wants_usage:
@@ -109,13 +112,13 @@ class ChatAnswer:
         self._answer.put(b"data: " + orjson.dumps(chunk) + b"\n\n")
 
     def _usage(self) -> dict[str, int]:
-        made = len(self._pieces)
-        return {"prompt_tokens": self._prompt, "completion_tokens": made, "total_tokens": self._prompt + made}
+        total = self._prompt + self._made
+        return {"prompt_tokens": self._prompt, "completion_tokens": self._made, "total_tokens": total}
 
     def _timings(self) -> dict[str, float]:
         """As llama-server has them, for the service's own numbers."""
         spent = (time.monotonic() - self._first_at) * 1000
-        return {"prompt_n": self._prompt, "cache_n": 0, "predicted_n": len(self._pieces), "predicted_ms": spent}
+        return {"prompt_n": self._prompt, "cache_n": 0, "predicted_n": self._made, "predicted_ms": spent}
 
 
 def _limit(body: Body, entry: ModelEntry) -> float:

@@ -77,6 +77,7 @@ class FakeEngine:
         hold_stop: bool = False,
         memory: Mapping[str, int] | None = None,
         measure_error: Exception | None = None,
+        hold_measure: bool = False,
         in_process: bool = False,
     ) -> None:
         self.progress: float | None = None
@@ -92,6 +93,8 @@ class FakeEngine:
         self._number = number
         self._error = error
         self._measure_error = measure_error
+        self._hold_measure = hold_measure
+        self.measures = 0
         self._in_process = in_process
         self._stop_error = stop_error
         self._exit: asyncio.Future[EngineExit] = asyncio.get_running_loop().create_future()
@@ -129,6 +132,9 @@ class FakeEngine:
         return Activity(time.monotonic(), 0.0)
 
     async def measure(self) -> Mapping[str, int]:
+        self.measures += 1
+        if self._hold_measure:
+            await asyncio.Event().wait()
         if self._measure_error is not None:
             raise self._measure_error
         return self.memory

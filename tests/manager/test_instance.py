@@ -49,6 +49,18 @@ def begin(bench: Any, timeout: float = 10.0) -> asyncio.Task[Lease]:
     return asyncio.create_task(bench.instance.lease(timeout))
 
 
+async def test_an_engine_that_breaks_before_it_lives_leaves_nothing_behind(
+    make_bench: MakeFakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench()
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.instance, "_make_engine", lambda _: object())  # it has no log
+        with pytest.raises(AttributeError, match="log"):
+            bench.instance.begin()
+    assert (bench.instance.life, bench.instance.status().state) == (None, STOPPED)
+    (await soon(bench.instance.lease(10))).release()
+
+
 # 1. Only the instance's own task writes its state, and only by moves that exist.
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from manager import life
 from manager.catalog import Catalog
 from manager.errors import InsufficientMemory, LoadFailed, LoadTimeout, ModelNotFound
 from manager.lease import Lease
@@ -201,6 +202,48 @@ async def test_an_engine_that_can_not_say_what_it_takes_stops_nobody(
     await bench.use("a")
     await bench.use("b")
     assert "model=a can't say what it takes" in caplog.text
+
+
+async def test_an_engine_that_never_says_what_it_takes_stops_nobody_and_is_left_in_peace(
+    make_pool: MakePool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "MEASURE_PATIENCE", 0.01)
+    bench = make_pool(sizes={"a": 3, "b": 3})
+    bench.plans["a"] = {"in_process": True, "hold_measure": True}
+    await bench.use("a")
+    for _ in range(2):
+        await soon(bench.pool.room())
+    await bench.use("b")
+    (engine,) = bench.engines["a"]
+    measures = engine.measures
+    await soon(bench.pool.room())
+    await soon(bench.pool.unload("a"))
+    assert (engine.stopped, engine.measures) == (True, measures)
+    assert caplog.text.count("model=a can't say what it takes: not within 0.01 s") == 1
+
+
+@pytest.mark.parametrize("said", [{"host": "much"}, {"host": float("nan")}, None, 7])
+async def test_an_engine_that_says_nonsense_of_what_it_takes_is_told_of_once(
+    said: Any, make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make_pool(sizes={"a": 3, "b": 3})
+    bench.plans["a"] = {"in_process": True}
+    await bench.use("a")
+    bench.engines["a"][0].memory = said
+    for _ in range(2):
+        await bench.pool.room()
+    await bench.use("b")
+    assert bench.ledger.running["a"] == Admitted({"host": 3}, True, None, {})
+    await soon(bench.pool.unload("a"))
+    assert caplog.text.count("model=a can't say what it takes") == 1
+
+
+async def test_what_an_engine_says_is_taken_in_as_whole_bytes(make_pool: MakePool) -> None:
+    bench = make_pool(sizes={"a": 3})
+    bench.plans["a"] = {"in_process": True, "memory": {"host": 5.5, "gpu0": -1, "gpu1": 2**70}}
+    await bench.use("a")
+    await bench.pool.room()
+    assert bench.ledger.running["a"].measured == {"host": 5, "gpu0": 0, "gpu1": 2**53 - 1}
 
 
 async def test_what_stays_with_the_service_is_needed_and_not_held(make_pool: MakePool) -> None:

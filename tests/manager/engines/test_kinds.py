@@ -56,6 +56,7 @@ def test_a_package_can_not_take_the_name_of_a_built_in_one(install: Install) -> 
     [
         ("import not_installed_anywhere", "ModuleNotFoundError: No module named 'not_installed_anywhere'"),
         ("raise SystemExit(3)", "SystemExit: 3"),
+        ("import asyncio; raise asyncio.CancelledError", "CancelledError: "),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("KIMD = 1", "AttributeError: module 'herd_bad' has no attribute 'KIND'"),
         ("KIND = ModelParams", "its entry point is no EngineKind but <class 'manager.params.ModelParams'>"),
@@ -121,13 +122,36 @@ def test_the_page_tells_of_every_field() -> None:
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == [field.name for field in fields(EngineKind)]
 
 
+NO_ENGINE = """
+async def later(entry, around): ...
+class Half:
+    pid = progress = None
+    log = open = stop = measure = metrics = wait_exit = print
+class Leaving:
+    def __init__(self, entry, around): raise SystemExit(3)
+KIND = EngineKind(params=ModelParams, make=%s)
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        ("lambda entry, around: 1 / 0", "ZeroDivisionError"),
+        ("Leaving", "SystemExit"),
+        ("lambda entry, around: None", "NoneType has no log, pid, progress, start, wait_exit, stop, answers, activity"),
+        ("later", "coroutine has no log, pid, progress, start"),
+        ("lambda entry, around: Half()", "Half has no log, start, answers, activity"),
+    ],
+)
 async def test_an_engine_that_can_not_be_made_is_a_load_that_fails(
-    install: Install, make_settings: MakeSettings, caplog: pytest.LogCaptureFixture
+    make: str, reason: str, install: Install, make_settings: MakeSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    install("herd_unmade", "KIND = EngineKind(params=ModelParams, make=lambda entry, around: 1 / 0)")
+    install("herd_unmade", NO_ENGINE % make)
     await asyncio.to_thread(KINDS.get, "own")
     engine = made(own(), Surroundings(make_settings(), None))  # type: ignore[arg-type]
-    with pytest.raises(LoadFailed, match=r"'m' could not be loaded: its engine \(own\) could not be made \(ZeroDiv"):
+    with pytest.raises(LoadFailed) as caught:
         await engine.start()
+    told = f"The model 'm' could not be loaded: its engine (own) could not be made ({reason}"
+    assert caught.value.message.startswith(told)
     await engine.stop()
     assert "model=m its engine can't be made" in caplog.text

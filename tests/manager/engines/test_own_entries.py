@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -170,6 +171,38 @@ def test_a_package_that_breaks_while_it_judges_costs_its_own_model_only(house: H
     assert house.entry({"model": "a"}).unavailable == "its engine failed to judge it (ZeroDivisionError)"
 
 
+@pytest.mark.parametrize(
+    ("says", "unavailable"),
+    [
+        ("problem=lambda e: None", None),
+        ("problem=lambda e: ''", None),
+        ("problem=lambda e: 'no \\udce9'", "no ?"),
+        ("problem=lambda e: True", "its engine failed to judge it (TypeError)"),
+        ("problem=lambda e: Path('/a')", "its engine failed to judge it (TypeError)"),
+        ("problem=lambda e: exit()", "its engine failed to judge it (SystemExit)"),
+        ("files=lambda e: [str(e.path)]", None),
+        ("files=lambda e: 7", None),
+        ("files=lambda e: [e.path / 'tok']", "tok can't be read: Permission denied"),
+        ("files=lambda e: [e.path.with_name('x' * 300)]", f"{'x' * 300} can't be read: File name too long"),
+    ],
+)
+async def test_whatever_its_package_says_is_an_answer(
+    says: str, unavailable: str | None, house: House, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exists(path: Path) -> bool:
+        if path.name == "tok":  # as in a folder of somebody else; the tests may run as root
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path)
+
+    real = Path.exists
+    monkeypatch.setattr(Path, "exists", exists)
+    install("herd_says", f"KIND = EngineKind(params=ModelParams, make=print, {says})")
+    (house.models / "a").touch()
+    found = await house.read({"model": "a"})
+    assert (found.unavailable or "").rpartition("/")[2] == (unavailable or "")
+    assert await house.ledger().expected(found)
+
+
 # its memory
 
 
@@ -204,6 +237,7 @@ async def test_a_model_with_files_needs_their_size(house: House, install: Instal
     assert (await house.ledger().expected(await house.read({"model": "a.bin"}))).needed == {HOST: 8}
 
 
-async def test_a_word_of_memory_that_breaks_is_none(house: House, install: Install) -> None:
-    install("herd_odd", "KIND = EngineKind(params=ModelParams, make=print, memory=lambda e: {'host': 'much'})")
+@pytest.mark.parametrize("said", ["{'host': 'much'}", "{'host': float('inf')}", "None", "{'host': -5}", "exit()"])
+async def test_a_word_of_memory_that_makes_no_sense_is_none(said: str, house: House, install: Install) -> None:
+    install("herd_odd", f"KIND = EngineKind(params=ModelParams, make=print, memory=lambda e: {said})")
     assert (await house.ledger().expected(await house.read({"model": "a"}))).needed == {HOST: 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -13,9 +14,24 @@ import pytest
 
 from manager.engines import Engine, UpstreamRequest
 from manager.engines import simple as simple_module
+from manager.engines.answer import LocalAnswer
 from manager.engines.simple import SIMPLE_PATHS, Body, SimpleEngine, text_of
+from manager.engines.simple_chat import ChatAnswer
 from manager.entry import ModelEntry, ModelParams
-from manager.errors import InvalidRequest, UpstreamClosed, UpstreamConnectError
+from manager.errors import (
+    HerdError,
+    InvalidRequest,
+    LoadFailed,
+    ModelNotFound,
+    PermissionDenied,
+    RateLimited,
+    Unavailable,
+    UpstreamClosed,
+    UpstreamConnectError,
+    UpstreamTimeout,
+)
+from manager.watchdog import until_hung
+from tests.test_layers import imports_of
 
 Answers = Callable[[Body], AsyncGenerator[str, None]]
 SECRET = "a prompt that nobody else may read"
@@ -316,3 +332,185 @@ async def test_a_stop_never_raises_and_never_hangs(
     await Hanging().stop(force=True)
     assert "could not be stopped cleanly" in caplog.text
     assert "did not end within 0.01 s" in caplog.text
+
+
+async def test_what_the_answers_use_is_there_until_they_have_ended() -> None:
+    order: list[str] = []
+    closing, may_close = asyncio.Event(), asyncio.Event()
+
+    class Ordered(Own):
+        async def unload(self) -> None:
+            order.append("unload")
+
+    async def endless(_: Body) -> AsyncGenerator[str, None]:
+        try:
+            yield "a"
+            await asyncio.Event().wait()
+        finally:
+            closing.set()
+            await may_close.wait()
+            order.append("answer")
+
+    engine = Ordered(endless)
+    async with engine.open(chat(stream=True)) as answer:
+        await anext(aiter(answer.chunks()))
+        stop = asyncio.create_task(engine.stop())
+        await closing.wait()
+        assert not stop.done()
+        may_close.set()
+        await stop
+    assert order == ["answer", "unload"]
+
+
+async def test_an_answer_that_does_not_end_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    may_close = asyncio.Event()
+
+    async def clinging(_: Body) -> AsyncGenerator[str, None]:
+        try:
+            yield "a"
+            await asyncio.Event().wait()
+        finally:
+            await may_close.wait()
+
+    monkeypatch.setattr(simple_module, "PATIENCE_FORCED", 0.01)
+    engine = Own(clinging)
+    async with engine.open(chat(stream=True)) as answer:
+        await anext(aiter(answer.chunks()))
+        await engine.stop(force=True)
+    assert engine.unloads == 1
+    assert "model=m answers=1 did not end within 0.01 s" in caplog.text
+    (work,) = engine._answering
+    may_close.set()
+    await asyncio.wait({work})
+
+
+# its readers
+
+
+async def test_a_reader_that_is_slow_is_waited_for() -> None:
+    made = 0
+
+    async def endless(_: Body) -> AsyncGenerator[str, None]:
+        nonlocal made
+        while True:
+            made += 1
+            yield "x" * 1000
+
+    engine = Own(endless)
+    async with engine.open(chat(stream=True)) as answer:
+        chunks = aiter(answer.chunks())
+        for _ in range(3):
+            await anext(chunks)
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            before = made
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert made == before < 4 * 66
+        # No piece is due while nobody takes those that are there.
+        asked = time.monotonic()
+        assert (await engine.activity()).heard_at >= asked
+    await engine.stop()
+
+
+def test_the_pieces_of_a_stream_are_not_kept() -> None:
+    entry = ModelEntry("m", Path("a"), ModelParams(model="a"), engine="own")
+    streamed, whole = (ChatAnswer(LocalAnswer(), {"stream": stream}, entry, 1, 9) for stream in (True, False))
+    for answer in (streamed, whole):
+        answer.put("a")
+        answer.put("b")
+        answer.end()
+    assert (streamed._pieces, whole._pieces) == ([], ["a", "b"])
+    assert streamed._usage() == whole._usage() == {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+
+
+# the watch over it
+
+
+async def test_a_busy_service_does_not_hide_an_answer_that_hangs() -> None:
+    async def silent(_: Body) -> AsyncGenerator[str, None]:
+        await asyncio.Event().wait()
+        yield ""
+
+    async def busy() -> None:
+        while True:
+            used = time.process_time()
+            while time.process_time() < used + 0.002:
+                pass
+            await asyncio.sleep(0.01)
+
+    engine = Own(silent)
+    tasks = [asyncio.create_task(whole(engine, chat())), asyncio.create_task(busy())]
+    async with asyncio.timeout(5):
+        assert "got no byte for 0.1 s" in await until_hung(engine, lambda: 1, 0.1)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def test_a_count_that_takes_long_holds_up_nobody() -> None:
+    counting, may_end = threading.Event(), threading.Event()
+
+    class Slow(Own):
+        def count(self, text: str) -> int:
+            counting.set()
+            assert may_end.wait(10)
+            return len(text)
+
+    request = asyncio.create_task(whole(Slow(), chat()))
+    assert await asyncio.to_thread(counting.wait, 10)  # and the loop runs on
+    may_end.set()
+    assert (await request)[1]["usage"]["prompt_tokens"] == len(SECRET)
+
+
+# its errors
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RateLimited("Slow down.", retry_after=3),
+        PermissionDenied("Not you."),
+        ModelNotFound("No such voice."),
+        LoadFailed("Its disk is gone.", should_retry=False),
+        Unavailable("Not now.", retry_after=9),
+    ],
+)
+async def test_an_error_that_the_author_chose_is_the_clients(error: HerdError) -> None:
+    async def refusing(body: Body) -> AsyncGenerator[str, None]:
+        if body["messages"]:
+            raise error
+        yield ""
+
+    for stream in (True, False):
+        with pytest.raises(type(error)) as caught:
+            async with Own(refusing).open(chat(stream=stream)):
+                pass
+        assert caught.value is error
+
+    async def breaking(_: Body) -> AsyncGenerator[str, None]:
+        yield "a"
+        raise error
+
+    *_, last = await streamed(Own(breaking))
+    assert (last["error"]["message"], last["error"]["code"]) == (error.message, error.status)
+
+
+@pytest.mark.parametrize("error", [UpstreamTimeout("Its other half is late."), HerdError("Oh no."), SystemExit(3)])
+async def test_a_failure_of_the_engine_is_a_500(error: BaseException) -> None:
+    async def failing(body: Body) -> AsyncGenerator[str, None]:
+        if body["messages"]:
+            raise error
+        yield ""
+
+    status, answer = await whole(Own(failing), chat())
+    told = error.message if isinstance(error, HerdError) else "The model failed (SystemExit)."
+    assert (status, answer["error"]["message"]) == (500, told)
+
+
+def test_it_needs_nothing_of_the_hugging_face_engine() -> None:
+    modules = ("manager.engines.simple", "manager.engines.simple_chat", "manager.engines.answer")
+    wanted = {one.what for module in modules for one in imports_of(module)}
+    assert not [what for what in wanted if what.startswith("manager.engines.hf")]

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from manager.engines import UpstreamRequest, UpstreamResponse
+from manager.engines.answer import LocalAnswer, error_answer
 from manager.engines.hf.generation import Ending, Update
 from manager.engines.hf.wire.answers import Head, StreamedAnswer, WholeAnswer
 from manager.engines.hf.wire.assembly import Assembly, place_of
-from manager.engines.hf.wire.exchange import HfAnswer, error_answer
 from manager.engines.hf.wire.prompts import Prompts
 from manager.errors import EndpointUnsupported, HerdError, InvalidRequest, UpstreamClosed
 
@@ -39,7 +39,7 @@ class Api:
         self._entry = entry
         self.residence = residence
         self._prompts = Prompts(entry, residence)
-        self._paths: dict[tuple[str, str], Callable[[Body], Awaitable[HfAnswer]]] = {
+        self._paths: dict[tuple[str, str], Callable[[Body], Awaitable[LocalAnswer]]] = {
             ("GET", "/health"): self._health,
             ("GET", "/props"): self._props,
             ("POST", CHAT): functools.partial(self._generate, True),
@@ -57,7 +57,7 @@ class Api:
         async with await self._answer(request) as answer:
             yield answer
 
-    async def _answer(self, request: UpstreamRequest) -> HfAnswer:
+    async def _answer(self, request: UpstreamRequest) -> LocalAnswer:
         try:
             answer = self._paths.get((request.method, request.path))
             if answer is None:
@@ -66,21 +66,21 @@ class Api:
         except UpstreamClosed:
             raise
         except HerdError as error:
-            return HfAnswer.ready(*error_answer(error))
+            return LocalAnswer.ready(*error_answer(error))
         except Exception as error:
             logger.error("model=%s %s failed: %s", self._entry.name, request.path, place_of(error))
-            return HfAnswer.ready(*error_answer(error))
+            return LocalAnswer.ready(*error_answer(error))
 
-    def _in_thread(self, work: Callable[[Body], Mapping[str, Any]]) -> Callable[[Body], Awaitable[HfAnswer]]:
-        async def answer(body: Body) -> HfAnswer:
-            return HfAnswer.ready(200, orjson.dumps(await asyncio.to_thread(work, body)))
+    def _in_thread(self, work: Callable[[Body], Mapping[str, Any]]) -> Callable[[Body], Awaitable[LocalAnswer]]:
+        async def answer(body: Body) -> LocalAnswer:
+            return LocalAnswer.ready(200, orjson.dumps(await asyncio.to_thread(work, body)))
 
         return answer
 
-    async def _health(self, _: Body) -> HfAnswer:
-        return HfAnswer.ready(200, b'{"status":"ok"}')
+    async def _health(self, _: Body) -> LocalAnswer:
+        return LocalAnswer.ready(200, b'{"status":"ok"}')
 
-    async def _props(self, _: Body) -> HfAnswer:
+    async def _props(self, _: Body) -> LocalAnswer:
         loaded = self.residence.loaded
         told = {
             "default_generation_settings": {"n_ctx": loaded.window},
@@ -89,21 +89,21 @@ class Api:
             "chat_template": loaded.template or "",
             "modalities": {"vision": loaded.kind == "vision", "audio": False},
         }
-        return HfAnswer.ready(200, orjson.dumps(told))
+        return LocalAnswer.ready(200, orjson.dumps(told))
 
-    async def _embed(self, body: Body) -> HfAnswer:
+    async def _embed(self, body: Body) -> LocalAnswer:
         from manager.engines.hf.embedding import embedding_request, embeddings_answer
 
         if self.residence.embeddings is None:
             raise EndpointUnsupported("It makes no embeddings (params.embedding).")
         asked = embedding_request(body)
         vectors = await self.residence.embeddings.embed(asked.inputs)
-        return HfAnswer.ready(
+        return LocalAnswer.ready(
             200,
             await asyncio.to_thread(embeddings_answer, self._name(body), vectors, as_base64=asked.base64),
         )
 
-    async def _generate(self, chat: bool, body: Body) -> HfAnswer:
+    async def _generate(self, chat: bool, body: Body) -> LocalAnswer:
         generator = self.residence.generator
         if generator is None:
             raise EndpointUnsupported("It makes embeddings only.")
@@ -117,11 +117,11 @@ class Api:
             raise
         return answer
 
-    def _prepared(self, generator: Generator, head: Head, body: Body) -> tuple[HfAnswer, list[Sequence]]:
+    def _prepared(self, generator: Generator, head: Head, body: Body) -> tuple[LocalAnswer, list[Sequence]]:
         """The answer, and what is to begin for it. Blocks."""
         asked = self._prompts.read(head.chat, body)
         sequences: list[Sequence] = []
-        answer = HfAnswer(functools.partial(_cancel, generator, sequences))
+        answer = LocalAnswer(functools.partial(_cancel, generator, sequences))
         assembly = Assembly(answer, _form(asked, head, generator), self._entry.name)
         for index, generation in enumerate(asked.generations):
             if generation.max_tokens == 0:

@@ -7,9 +7,9 @@ import logging
 import traceback
 from pathlib import Path
 
+from manager.engines.answer import LocalAnswer
 from manager.engines.hf.generation import Update
 from manager.engines.hf.wire.answers import StreamedAnswer, WholeAnswer
-from manager.engines.hf.wire.exchange import HfAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 class Assembly:
     """Puts the answer together from what the sequences of its request bring. `model`: its name, for the log."""
 
-    def __init__(self, to: HfAnswer, made: WholeAnswer | StreamedAnswer, model: str = "") -> None:
+    def __init__(self, to: LocalAnswer, made: WholeAnswer | StreamedAnswer, model: str = "") -> None:
         self._to = to
         self._made = made
         self._model = model

@@ -11,11 +11,11 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 
 from manager.engines import UpstreamResponse
+from manager.engines.answer import LocalAnswer, error_answer
 from manager.engines.hf.batch.text import Pieces
 from manager.engines.hf.generation import Ending, Score, Update
 from manager.engines.hf.wire.answers import Head, StreamedAnswer, WholeAnswer
 from manager.engines.hf.wire.assembly import Assembly
-from manager.engines.hf.wire.exchange import HfAnswer, error_answer
 from manager.engines.hf.wire.unsupported import FieldError
 from manager.errors import (
     ContextLengthExceeded,
@@ -57,14 +57,14 @@ async def turn() -> None:
 
 
 async def test_an_answer_that_is_there_is_whole_at_once() -> None:
-    async with HfAnswer.ready(404, b"{}") as answer:
+    async with LocalAnswer.ready(404, b"{}") as answer:
         seam: UpstreamResponse = answer
         assert (seam.status, seam.whole, await seam.read()) == (404, b"{}", b"{}")
         assert seam.content_type == seam.headers["content-type"] == "application/json; charset=utf-8"
 
 
 async def test_entering_waits_for_the_head() -> None:
-    answer = HfAnswer()
+    answer = LocalAnswer()
     entered = asyncio.create_task(answer.__aenter__())
     await turn()
     assert not entered.done()
@@ -74,7 +74,7 @@ async def test_entering_waits_for_the_head() -> None:
 
 
 async def test_frames_that_are_there_at_once_are_one_chunk() -> None:
-    answer = HfAnswer()
+    answer = LocalAnswer()
     answer.begin()
     answer.put(b"data: 1\n\n")
     answer.put(b"data: 2\n\n")
@@ -93,7 +93,7 @@ async def test_frames_that_are_there_at_once_are_one_chunk() -> None:
 
 async def test_a_whole_answer_cancels_nothing() -> None:
     cancelled = Cancelled()
-    answer = HfAnswer(cancelled)
+    answer = LocalAnswer(cancelled)
     answer.finish(200, b"{}")
     async with answer:
         pass
@@ -102,7 +102,7 @@ async def test_a_whole_answer_cancels_nothing() -> None:
 
 async def test_leaving_before_the_end_cancels_once() -> None:
     cancelled = Cancelled()
-    answer = HfAnswer(cancelled)
+    answer = LocalAnswer(cancelled)
     answer.begin()
     async with answer:
         assert cancelled.times == 0
@@ -114,7 +114,7 @@ async def test_leaving_before_the_end_cancels_once() -> None:
 
 async def test_giving_up_while_waiting_for_the_head_cancels() -> None:
     cancelled = Cancelled()
-    answer = HfAnswer(cancelled)
+    answer = LocalAnswer(cancelled)
     entering = asyncio.create_task(answer.__aenter__())
     await turn()
     entering.cancel()
@@ -125,7 +125,7 @@ async def test_giving_up_while_waiting_for_the_head_cancels() -> None:
 
 async def test_what_came_before_an_engine_broke_is_read_first() -> None:
     cancelled = Cancelled()
-    answer = HfAnswer(cancelled)
+    answer = LocalAnswer(cancelled)
     answer.begin()
     answer.put(b"data: 1\n\n")
     answer.break_off("its thread died")
@@ -138,7 +138,7 @@ async def test_what_came_before_an_engine_broke_is_read_first() -> None:
 
 
 async def test_an_engine_that_breaks_before_the_head_is_told_of_at_once() -> None:
-    answer = HfAnswer()
+    answer = LocalAnswer()
     entering = asyncio.create_task(answer.__aenter__())
     await turn()
     answer.break_off("its thread died")
@@ -147,13 +147,13 @@ async def test_an_engine_that_breaks_before_the_head_is_told_of_at_once() -> Non
 
 
 async def test_reading_more_than_may_be_is_an_error() -> None:
-    async with HfAnswer.ready(200, b"12345") as answer:
+    async with LocalAnswer.ready(200, b"12345") as answer:
         with pytest.raises(UpstreamError):
             await answer.read(4)
 
 
 async def test_a_stream_is_handed_on_until_its_end() -> None:
-    answer = HfAnswer()
+    answer = LocalAnswer()
     assembly = Assembly(answer, StreamedAnswer(HEAD, pieces()))
     assembly.take(0, Update("a"))
     assert (answer.begun, answer.over) == (True, False)
@@ -167,7 +167,7 @@ async def test_a_stream_is_handed_on_until_its_end() -> None:
 
 
 async def test_a_whole_answer_comes_with_its_last_choice() -> None:
-    answer = HfAnswer()
+    answer = LocalAnswer()
     assembly = Assembly(answer, WholeAnswer(HEAD, pieces(), n=2))
     assembly.take(0, Update("a", end=END))
     assert (answer.begun, answer.over) == (False, False)
@@ -200,7 +200,7 @@ async def test_an_answer_that_cant_be_made_is_an_error_and_frees_its_sequences(
     kind: type[WholeAnswer] | type[StreamedAnswer], caplog: pytest.LogCaptureFixture
 ) -> None:
     cancelled = Cancelled()
-    answer = HfAnswer(cancelled)
+    answer = LocalAnswer(cancelled)
     assembly = Assembly(answer, kind(HEAD, pieces(), n=2, deltas=lambda: Broken("b")), "m")
     assembly.take(0, Update("a"))
     assembly.take(1, Update("b"))
@@ -215,7 +215,7 @@ async def test_an_answer_that_cant_be_made_is_an_error_and_frees_its_sequences(
 
 @pytest.mark.parametrize("scores", [(), (Score(0, -1.0),)])
 async def test_a_whole_answer_that_cant_be_written_is_an_error(scores: tuple[Score, ...]) -> None:
-    answer = HfAnswer()
+    answer = LocalAnswer()
     Assembly(answer, WholeAnswer(HEAD, pieces(), deltas=lambda: Broken("b"))).take(0, Update("a", scores, END))
     async with answer:
         assert (answer.status, b"ValueError" in await answer.read()) == (500, True)
@@ -230,7 +230,7 @@ async def test_scores_are_written_in_a_thread() -> None:
             return super().body()
 
     for scores in ((), (Score(0, -1.0),)):
-        answer = HfAnswer()
+        answer = LocalAnswer()
         Assembly(answer, Noted(HEAD, pieces())).take(0, Update("a", scores, END))
         assert answer.over == (not scores)
         async with answer:
@@ -246,7 +246,7 @@ async def test_leaving_while_scores_are_written_is_fine() -> None:
             assert going.wait(10)
             return super().body()
 
-    answer = HfAnswer(cancelled)
+    answer = LocalAnswer(cancelled)
     assembly = Assembly(answer, Slow(HEAD, pieces()))
     assembly.take(0, Update("a", (Score(0, -1.0),), END))
     entering = asyncio.create_task(answer.__aenter__())
@@ -263,7 +263,7 @@ async def test_leaving_while_scores_are_written_is_fine() -> None:
 
 async def test_an_error_before_the_head_is_the_answer() -> None:
     cancelled = Cancelled()
-    answer = HfAnswer(cancelled)
+    answer = LocalAnswer(cancelled)
     assembly = Assembly(answer, StreamedAnswer(HEAD, pieces(), n=2))
     assembly.take(0, Update(error=GenerationFailed("no memory")))
     assert cancelled.times == 1  # the other choice
@@ -279,7 +279,7 @@ async def test_an_error_before_the_head_is_the_answer() -> None:
 
 async def test_an_error_within_a_stream_is_its_last_frame() -> None:
     cancelled = Cancelled()
-    answer = HfAnswer(cancelled)
+    answer = LocalAnswer(cancelled)
     assembly = Assembly(answer, StreamedAnswer(HEAD, pieces(), n=2))
     assembly.take(0, Update("a"))
     assembly.take(1, Update(error=GenerationFailed("no memory")))
@@ -294,7 +294,7 @@ async def test_an_error_within_a_stream_is_its_last_frame() -> None:
 
 
 async def test_an_engine_that_ends_in_a_stream_breaks_it_off() -> None:
-    answer = HfAnswer()
+    answer = LocalAnswer()
     assembly = Assembly(answer, StreamedAnswer(HEAD, pieces()))
     assembly.take(0, Update("a"))
     assembly.take(0, Update(error=UpstreamClosed("the model was unloaded")))

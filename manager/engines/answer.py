@@ -23,7 +23,7 @@ JSON: Final = "application/json; charset=utf-8"
 EVENT_STREAM: Final = "text/event-stream"
 
 
-class HfAnswer:
+class LocalAnswer:
     """See `manager.engines.UpstreamResponse`. Entering waits for the head; everything runs on one event loop.
 
     `cancel` is called once where the answer is left, or fails, before it is whole: it frees the sequences, also where
@@ -35,10 +35,12 @@ class HfAnswer:
         self._status: int | None = None
         self._content_type = ""
         self._parts: list[bytes] = []
+        self._unread = 0  # bytes of these
         self._complete = False
-        self._broken: str | None = None
+        self._broken: HerdError | None = None
         self._left = False
         self._news = asyncio.Event()
+        self._read = asyncio.Event()
 
     @classmethod
     def ready(cls, status: int, body: bytes, content_type: str = JSON) -> Self:
@@ -67,7 +69,19 @@ class HfAnswer:
         """Add whole frames."""
         if frames and not self.over:
             self._parts.append(frames)
+            self._unread += len(frames)
             self._news.set()
+
+    @property
+    def unread(self) -> int:
+        """Bytes that wait for the reader."""
+        return self._unread
+
+    async def read_down_to(self, size: int) -> None:
+        """Return when no more than so many bytes wait for the reader, or nobody reads any more."""
+        while self._unread > size and not self.over:
+            self._read.clear()
+            await self._read.wait()
 
     def end(self) -> None:
         """The answer is whole."""
@@ -83,7 +97,7 @@ class HfAnswer:
             self.put(body)
             self.end()
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """End with an error: as the whole answer, or as the last frame of a stream that has begun."""
         if isinstance(error, UpstreamClosed):
             self.break_off(error.message)
@@ -98,10 +112,15 @@ class HfAnswer:
 
     def break_off(self, reason: str) -> None:
         """The engine is gone: whoever reads on gets UpstreamClosed."""
+        self.refuse(UpstreamClosed(reason))
+
+    def refuse(self, error: HerdError) -> None:
+        """There is no answer, or no more of it: the error is raised to its reader as it is."""
         if not self.over:
-            self._broken = reason
+            self._broken = error
             self._let_go()
             self._news.set()
+            self._read.set()
 
     def _let_go(self) -> None:
         cancel, self._cancel = self._cancel, None
@@ -124,12 +143,18 @@ class HfAnswer:
 
     def _leave(self) -> None:
         self._left = True
-        self._parts.clear()
+        self._take()
         self._let_go()
+
+    def _take(self) -> list[bytes]:
+        """All that is there, which is read now."""
+        parts, self._parts, self._unread = self._parts, [], 0
+        self._read.set()
+        return parts
 
     async def _wait(self) -> None:
         if self._broken is not None:
-            raise UpstreamClosed(self._broken)
+            raise self._broken
         await self._news.wait()
         self._news.clear()
 
@@ -155,7 +180,7 @@ class HfAnswer:
         """What is there at once comes as one chunk, of whole frames."""
         while True:
             if self._parts:
-                parts, self._parts = self._parts, []
+                parts = self._take()
                 yield parts[0] if len(parts) == 1 else b"".join(parts)
             elif self._complete:
                 return
@@ -166,7 +191,7 @@ class HfAnswer:
         return await read_whole(self.chunks(), limit)
 
 
-def error_answer(error: Exception) -> tuple[int, bytes]:
+def error_answer(error: BaseException) -> tuple[int, bytes]:
     """Status and body of an error, in llama-server's form. What is no HerdError may quote the prompt: its name only."""
     match error:
         case ContextLengthExceeded():
@@ -179,6 +204,8 @@ def error_answer(error: Exception) -> tuple[int, bytes]:
             status, kind = 503, "insufficient_memory"
         case Unavailable():
             status, kind = 503, "unavailable_error"
+        case HerdError(status=status, type=kind) if status < 500:
+            pass
         case _:
             status, kind = 500, "server_error"
     message = error.message if isinstance(error, HerdError) else f"The model failed ({type(error).__name__})."
