@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, Final
 
 import orjson
 from aiohttp import web
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from manager.engines import UpstreamRequest
 from manager.engines.kinds import BUILT_IN, check_supported
@@ -24,6 +25,7 @@ from routes.named import named_model
 from routes.openai import chat
 from routes.parsing import RequestBody, parse
 from routes.passing import pass_on, passed_headers
+from routes.schema.answer import example
 
 TRANSCRIPTIONS: Final = "/v1/audio/transcriptions"
 SPEECH: Final = "/v1/audio/speech"
@@ -37,11 +39,13 @@ _IGNORED: Final = frozenset({"user"})
 class SpeechBody(RequestBody):
     """A text to be spoken."""
 
+    model_config = ConfigDict(json_schema_extra=example(input="Hello.", voice="alloy"))
+
     model: str | None = None
-    input: str = Field(min_length=1)
-    voice: str | dict[str, Any] | None = None
-    response_format: str | None = None
-    speed: float | None = Field(None, gt=0)
+    input: str = Field(min_length=1, description="The text.")
+    voice: str | dict[str, Any] | None = Field(None, description="Who speaks, by the engine's names.")
+    response_format: str | None = Field(None, description="The format of the sound (`mp3`, `wav`, …).")
+    speed: float | None = Field(None, gt=0, description="1 is the usual one.")
 
 
 async def transcriptions(request: web.Request) -> web.StreamResponse:
@@ -54,7 +58,7 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
         return await pass_on(request, entry, UpstreamRequest("POST", TRANSCRIPTIONS, upload.raw, headers))
     check_hears(entry)
     body, wanted = as_chat(upload)
-    response = await chat(request, body, form=Form(finish=_whole, reframe=_events))
+    response = await chat(request, body, form=Form(finish=_whole, reframe=partial(_events, model=entry.name)))
     if wanted == "text" and isinstance(response, web.Response):
         return web.Response(text=orjson.loads(response.text or "")["text"])
     return response
@@ -135,16 +139,10 @@ def _usage(usage: dict[str, Any] | None) -> dict[str, Any]:
     return {"usage": {"type": "tokens", **counts}}
 
 
-async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _events(chunks: AsyncIterator[bytes], model: str) -> AsyncIterator[bytes]:
     """The events of a transcription, out of those of a chat."""
     text, usage = "", None
-    async for data in sse.data_of(chunks):
-        if data == b"[DONE]":
-            break
-        chunk = orjson.loads(data)
-        if "error" in chunk:
-            yield sse.data_frame(chunk)
-            return
+    async for chunk in sse.chunks_of(chunks, model):
         usage = chunk.get("usage") or usage
         choices = chunk.get("choices")
         if choices and (delta := choices[0]["delta"].get("content")):

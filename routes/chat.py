@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, Final
 
-import orjson
 from aiohttp import web
 
 from manager.errors import InvalidRequest
@@ -66,19 +66,15 @@ async def ask(request: web.Request) -> web.StreamResponse:
     def finish(answer: dict[str, Any]) -> dict[str, Any]:
         return {"question": question, "response": "".join(_text(choice) for choice in answer["choices"][:1])}
 
-    return await chat(request, body, form=Form(finish=finish, reframe=_fragments), lenient=True)
+    return await chat(
+        request, body, form=Form(finish=finish, reframe=partial(_fragments, model=model or "")), lenient=True
+    )
 
 
-async def _fragments(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    async for data in sse.data_of(chunks):
-        if data == b"[DONE]":
-            yield sse.DONE
-            return
-        event = orjson.loads(data)
-        if "error" in event:
-            yield sse.data_frame(event)
-            return
+async def _fragments(chunks: AsyncIterator[bytes], model: str) -> AsyncIterator[bytes]:
+    async for event in sse.chunks_of(chunks, model):
         for choice in event.get("choices", [])[:1]:
             fragment = choice.get("delta", {}).get("content")
             if fragment:
                 yield sse.data_frame({"response": fragment})
+    yield sse.DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
@@ -12,6 +13,9 @@ from routes import sse
 from routes.form import Form
 
 _CHOICES: Final = ("none", "auto")
+_NONE_WAITS: Final = (
+    "names no function_call of the assistant since the last message of the user that waits for a result"
+)
 Message = dict[str, Any]
 
 
@@ -61,14 +65,17 @@ def calls_to_tool_calls(messages: list[Message]) -> bool:
     Raises InvalidRequest where a result has no call of its name that waits for it.
     """
     found = False
-    waiting: list[tuple[str, str]] = []  # names and ids, since the last message of the user
+    waiting: defaultdict[str, deque[str]] = defaultdict(deque)  # ids by name, since the last message of the user
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if message["role"] == "user":
-            waiting = []
+            waiting.clear()
         elif message["role"] == "function":
             found = True
-            message.update(role="tool", tool_call_id=_answered(waiting, message.pop("name"), where))
+            calls = waiting[message.pop("name")]
+            if not calls:
+                raise _refused(f"{where}.name", _NONE_WAITS)
+            message.update(role="tool", tool_call_id=calls.popleft())
         elif "function_call" in message:
             found = True
             call = message.pop("function_call")
@@ -76,21 +83,9 @@ def calls_to_tool_calls(messages: list[Message]) -> bool:
                 continue
             if message.get("tool_calls"):
                 raise _refused(f"{where}.function_call", "can't be given together with 'tool_calls'")
-            waiting.append((call["name"], f"call_{index}"))
+            waiting[call["name"]].append(f"call_{index}")
             message["tool_calls"] = [{"id": f"call_{index}", "type": "function", "function": call}]
     return found
-
-
-def _answered(waiting: list[tuple[str, str]], name: str, where: str) -> str:
-    """The id of the call that waits for this result, which no longer does."""
-    for place, (called, identity) in enumerate(waiting):
-        if called == name:
-            del waiting[place]
-            return identity
-    raise _refused(
-        f"{where}.name",
-        "names no function_call of the assistant since the last message of the user that waits for a result",
-    )
 
 
 def in_functions(form: Form) -> Form:

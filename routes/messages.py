@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, Final
 
+import orjson
+
 from manager.errors import InvalidRequest
 from routes.media import MEDIA, MOST_MEDIA
 
@@ -101,8 +103,17 @@ def _check_extras(message: dict[str, Any], where: str, waiting: dict[str, int]) 
 def _check_called(function: Any, where: str) -> None:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise InvalidRequest(f"'{where}' must be an object with a 'name'.", param=where)
-    if not isinstance(function.get("arguments"), str | dict):
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str | dict) or (isinstance(arguments, str) and arguments and not _is_json(arguments)):
         raise InvalidRequest(f"'{where}.arguments' must be a string of JSON.", param=f"{where}.arguments")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_result(message: dict[str, Any], where: str, waiting: dict[str, int]) -> None:
@@ -124,15 +135,24 @@ def _check_result(message: dict[str, Any], where: str, waiting: dict[str, int]) 
     waiting[call] -= 1
 
 
-def refusals_to_text(messages: list[dict[str, Any]]) -> bool:
-    """Make the assistant's parts of type refusal texts, which is what engines know. Whether there were any."""
+def settle_said(messages: list[dict[str, Any]]) -> bool:
+    """Make what the assistant said such as engines know it, in place; whether that changed anything.
+
+    Parts of type refusal become texts, and calls without arguments get those of none.
+    """
     found = False
     for message in messages:
-        if message["role"] == "assistant" and isinstance(message.get("content"), list):
+        if message["role"] != "assistant":
+            continue
+        if isinstance(message.get("content"), list):
             for part in message["content"]:
                 if part["type"] == "refusal":
                     part.update(type="text", text=part.pop("refusal"))
                     found = True
+        for call in message.get("tool_calls") or ():
+            if call["function"]["arguments"] == "":
+                call["function"]["arguments"] = "{}"
+                found = True
     return found
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from manager.errors import InvalidRequest
 from routes.form import OPENAI, Form
 from routes.parsing import RequestBody, parse
+from routes.schema.answer import example
 
 # Each is read by the model together with the query, as a request of its own in the engine's queue.
 MOST_DOCUMENTS: Final = 2048
@@ -40,12 +41,14 @@ AnyDocument = Annotated[Document, BeforeValidator(_as_document, json_schema_inpu
 class RerankBody(RequestBody):
     """`documents` are Jina's and Cohere's name, `texts` is that of Text Embeddings Inference; one of both."""
 
+    model_config = ConfigDict(json_schema_extra=example(query="What do cats eat?", documents=["Mice.", "Hay."]))
+
     model: str | None = None
-    query: str
+    query: str = Field(description="What the documents are to answer.")
     documents: list[AnyDocument] | None = Field(None, min_length=1, max_length=MOST_DOCUMENTS)
     texts: list[str] | None = Field(None, min_length=1, max_length=MOST_DOCUMENTS)
-    top_n: int | None = Field(None, ge=1)
-    return_documents: bool | None = None
+    top_n: int | None = Field(None, ge=1, description="Tell of so many of the best only.")
+    return_documents: bool | None = Field(None, description="Give the documents back with their ranks.")
     return_text: bool | None = None
 
 

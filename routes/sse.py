@@ -9,6 +9,8 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
+from manager.errors import UpstreamClosed, UpstreamError
+from routes.errors import from_engine
 from routes.headers import mark
 
 HEADERS: Final[Mapping[str, str]] = MappingProxyType(
@@ -18,7 +20,8 @@ HEADERS: Final[Mapping[str, str]] = MappingProxyType(
         "X-Accel-Buffering": "no",
     }
 )
-DONE: Final = b"data: [DONE]\n\n"
+_DONE: Final = b"[DONE]"
+DONE: Final = b"data: " + _DONE + b"\n\n"
 
 
 async def begin(request: web.Request, headers: Mapping[str, str] = HEADERS) -> web.StreamResponse:
@@ -52,3 +55,45 @@ async def data_of(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         for line in lines:
             if line.startswith(b"data:"):
                 yield line[5:].strip()
+
+
+async def chunks_of(chunks: AsyncIterable[bytes], model: str) -> AsyncIterator[dict[str, Any]]:
+    """The chunks of a stream that an engine writes of `model`, to its very end: else its connection could not be used
+    again. What follows [DONE] is passed over.
+
+    Raises HerdError where the engine tells of an error or sends what is no chunk, and UpstreamClosed where the stream
+    ends before the answer does.
+    """
+    done = finished = False
+    async for data in data_of(chunks):
+        done = done or data == _DONE
+        if done:
+            continue
+        chunk = _parsed(data)
+        if chunk.get("error") is not None:
+            raise from_engine(_status_of(chunk["error"]), data, model)
+        # llama.cpp's own paths end with `stop` instead of [DONE].
+        finished = finished or chunk.get("stop") is True or _has_finished(chunk)
+        yield chunk
+    if not done and not finished:
+        raise UpstreamClosed("The engine broke off in the middle of its answer.")
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        chunk = None
+    if not isinstance(chunk, dict):
+        raise UpstreamError("The engine sent no valid JSON.")
+    return chunk
+
+
+def _has_finished(chunk: dict[str, Any]) -> bool:
+    return any(choice.get("finish_reason") for choice in chunk.get("choices") or ())
+
+
+def _status_of(error: Any) -> int:
+    """The HTTP status that an engine's error would have had."""
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 500

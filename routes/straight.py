@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import web
+from pydantic import ConfigDict, Field
 
 from manager.engines import UpstreamRequest
 from manager.engines.kinds import check_supported
@@ -21,6 +22,7 @@ from routes.named import named_model
 from routes.parsing import RequestBody, parse
 from routes.ranking import read_ranking
 from routes.relay import relay
+from routes.schema.answer import example
 from routes.vectors import shortened
 
 # What is no inference: entries change nothing of it.
@@ -38,10 +40,12 @@ class Extra(RequestBody):
 class InfillBody(RequestBody):
     """Code before and after the gap, and what the gap begins with already (`prompt`)."""
 
+    model_config = ConfigDict(json_schema_extra=example(input_prefix="def add(a, b):", input_suffix="print(add(1, 2))"))
+
     model: str | None = None
-    input_prefix: str
-    input_suffix: str
-    input_extra: list[Extra] | None = None
+    input_prefix: str = Field(description="The code before the gap.")
+    input_suffix: str = Field(description="The code after the gap.")
+    input_extra: list[Extra] | None = Field(None, description="Other files that help.")
     prompt: str | None = None
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import orjson
 from pydantic import BaseModel
+
+from routes.prefill import begun_of, without_prefill
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"]
 # By OpenAI's finish_reason. That a text ended with a stop sequence is not told by engines.
@@ -45,21 +46,21 @@ class MessageAnswer(BaseModel):
 
 
 class TokenCount(BaseModel):
+    """How many tokens the prompt of a message has."""
+
     input_tokens: int
 
 
 def message_of(
-    answer: dict[str, Any], *, thinking: bool = True, begun: Mapping[str, Any] = MappingProxyType({})
+    answer: dict[str, Any], *, thinking: bool = True, messages: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
-    """A whole answer; `thinking`: whether it shows what the model thought.
-
-    `begun` is the message that it goes on with: llama.cpp repeats that, but not in a stream.
-    """
+    """A whole answer to the `messages` of a chat; `thinking`: whether it shows what the model thought."""
     choice = answer["choices"][0]
     message = choice["message"]
     content: list[dict[str, Any]] = []
     thought, text = (
-        (message.get(field) or "").removeprefix(begun.get(field) or "") for field in ("reasoning_content", "content")
+        without_prefill(message.get(field) or "", begun_of(messages, field))
+        for field in ("reasoning_content", "content")
     )
     if thinking and thought:
         content.append({"type": "thinking", "thinking": thought, "signature": ""})

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Tag
+from pydantic import BeforeValidator, Tag
 
-from routes.parsing import RequestBody
+from routes.parsing import RequestBody, by_field
 from routes.schema.switches import Off
-
-
-def _by(field: str, must: str) -> Discriminator:
-    """Tells the members of a union apart by `field`. Pydantic's own words would quote what the caller wrote."""
-
-    def tag_of(value: Any) -> str | None:
-        tag = value.get(field) if isinstance(value, dict) else getattr(value, field, None)
-        return tag if isinstance(tag, str) else None
-
-    return Discriminator(tag_of, custom_error_type="tag", custom_error_message=must)
 
 
 def _as_blocks(content: Any) -> Any:
@@ -29,38 +19,50 @@ def _as_blocks(content: Any) -> Any:
 
 
 class TextBlock(RequestBody):
+    """A text."""
+
     type: Literal["text"]
     text: str
 
 
 class Base64Image(RequestBody):
+    """An image, in the request itself."""
+
     type: Literal["base64"]
     media_type: Literal["image/jpeg", "image/png", "image/gif", "image/webp"]
     data: str
 
 
 class ImageByUrl(RequestBody):
+    """An image that is fetched, where `media.remote` allows it."""
+
     type: Literal["url"]
     url: str
 
 
 ImageSource = Annotated[
     Annotated[Base64Image, Tag("base64")] | Annotated[ImageByUrl, Tag("url")],
-    _by("type", "must be an object of the type base64 or url"),
+    by_field("type", "must be an object of the type base64 or url"),
 ]
 
 
 class ImageBlock(RequestBody):
+    """An image, for models with a projector."""
+
     type: Literal["image"]
     source: ImageSource
 
 
 class PlainText(RequestBody):
+    """The text of a document."""
+
     type: Literal["text"]
     data: str
 
 
 class Citations(RequestBody):
+    """Whether answers cite a document: they do not."""
+
     enabled: Off | None = None
 
 
@@ -77,11 +79,13 @@ class DocumentBlock(RequestBody):
 Shown = (
     Annotated[TextBlock, Tag("text")] | Annotated[ImageBlock, Tag("image")] | Annotated[DocumentBlock, Tag("document")]
 )
-ShownBlock = Annotated[Shown, _by("type", "must be a block of the type text, image or document")]
+ShownBlock = Annotated[Shown, by_field("type", "must be a block of the type text, image or document")]
 ShownContent = Annotated[list[ShownBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[ShownBlock])]
 
 
 class ToolResultBlock(RequestBody):
+    """What a call of a tool brought; `is_error`: that it failed."""
+
     type: Literal["tool_result"]
     tool_use_id: str
     content: ShownContent | None = None
@@ -89,6 +93,8 @@ class ToolResultBlock(RequestBody):
 
 
 class ToolUseBlock(RequestBody):
+    """A call of a tool by the assistant."""
+
     type: Literal["tool_use"]
     id: str
     name: str
@@ -96,6 +102,8 @@ class ToolUseBlock(RequestBody):
 
 
 class ThinkingBlock(RequestBody):
+    """What the assistant thought before it answered."""
+
     type: Literal["thinking"]
     thinking: str
 
@@ -108,24 +116,28 @@ class RedactedThinkingBlock(RequestBody):
 
 UserBlock = Annotated[
     Shown | Annotated[ToolResultBlock, Tag("tool_result")],
-    _by("type", "must be a block of the type text, image, document or tool_result"),
+    by_field("type", "must be a block of the type text, image, document or tool_result"),
 ]
 AssistantBlock = Annotated[
     Annotated[TextBlock, Tag("text")]
     | Annotated[ToolUseBlock, Tag("tool_use")]
     | Annotated[ThinkingBlock, Tag("thinking")]
     | Annotated[RedactedThinkingBlock, Tag("redacted_thinking")],
-    _by("type", "must be a block of the type text, tool_use, thinking or redacted_thinking"),
+    by_field("type", "must be a block of the type text, tool_use, thinking or redacted_thinking"),
 ]
 Texts = Annotated[list[TextBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock])]
 
 
 class UserMessage(RequestBody):
+    """What the user says, and what the tools brought that the assistant called."""
+
     role: Literal["user"]
     content: Annotated[list[UserBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[UserBlock])]
 
 
 class AssistantMessage(RequestBody):
+    """What the model said. As the last message it is what the answer goes on with."""
+
     role: Literal["assistant"]
     content: Annotated[
         list[AssistantBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[AssistantBlock])
@@ -133,6 +145,8 @@ class AssistantMessage(RequestBody):
 
 
 class SystemMessage(RequestBody):
+    """What holds for the conversation from here on."""
+
     role: Literal["system"]
     content: Texts
 
@@ -141,5 +155,5 @@ Message = Annotated[
     Annotated[UserMessage, Tag("user")]
     | Annotated[AssistantMessage, Tag("assistant")]
     | Annotated[SystemMessage, Tag("system")],
-    _by("role", "must be an object with the role user, assistant or system"),
+    by_field("role", "must be an object with the role user, assistant or system"),
 ]

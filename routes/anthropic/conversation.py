@@ -19,7 +19,7 @@ from routes.anthropic.request import CountRequest
 from routes.body import write_object
 
 # Claude Code begins its system prompt with this. A number in it changes each time: no prompt would be known again.
-BILLING: Final = re.compile(r"x-anthropic-billing-header:(?:\s*[\w-]+=[^;\n]*;)*\s*")
+BILLING: Final = re.compile(r"\Ax-anthropic-billing-header:(?:\s*[\w-]+=[^;\n]*;)+\s*")
 
 # A block, and where in the request it is.
 Placed = tuple[str, Any]
@@ -53,9 +53,11 @@ class Conversation:
         return name
 
     def _add_system(self, place: str, blocks: list[Placed]) -> None:
-        texts = [text for _, block in blocks if (text := BILLING.sub("", block.text, count=1))]
-        if texts:
-            self._add(place, {"role": "system", "content": "\n\n".join(texts)})
+        texts = [block.text for _, block in blocks]
+        if texts and place == "system":
+            texts[0] = BILLING.sub("", texts[0])
+        if any(texts):
+            self._add(place, {"role": "system", "content": "\n\n".join(filter(None, texts))})
 
     def _add_user(self, place: str, blocks: list[Placed]) -> None:
         """Results of calls come first: what the user says follows all of them."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
-import orjson
 from pydantic import BaseModel, ConfigDict
 
 from manager.errors import HerdError
 from routes import sse
 from routes.anthropic.answer import call_id, envelope, stop_reason, usage_of
-from routes.errors import anthropic_error, from_engine
+from routes.errors import anthropic_error
 
 PING: Final = sse.event_frame("ping", {"type": "ping"})
 
@@ -34,24 +33,23 @@ def failure(error: HerdError) -> bytes:
     return sse.event_frame("error", anthropic_error(error))
 
 
-async def events_of(chunks: AsyncIterator[bytes], *, thinking: bool = True) -> AsyncIterator[bytes]:
-    """The events of an answer; `thinking`: whether they show what the model thought."""
+async def events_of(chunks: AsyncIterator[bytes], *, model: str = "", thinking: bool = True) -> AsyncIterator[bytes]:
+    """The events of an answer; `thinking`: whether they show what the model thought.
+
+    Raises HerdError where the engine tells of an error or breaks off.
+    """
     message = Message(thinking)
-    async for data in sse.data_of(chunks):
-        if data == b"[DONE]" or message.failed:
-            continue
-        frames = b"".join(message.take(orjson.loads(data)))
+    async for chunk in sse.chunks_of(chunks, model):
+        frames = b"".join(message.take(chunk))
         if frames:
             yield frames
-    if not message.failed:
-        yield b"".join(message.end())
+    yield b"".join(message.end())
 
 
 class Message:
     """A message in the making. Its blocks come one after the other: one for each kind of content, and for each call."""
 
     def __init__(self, thinking: bool) -> None:
-        self.failed = False
         self._thinking = thinking
         self._begun = False
         self._kind = ""  # of the block that is open
@@ -62,9 +60,6 @@ class Message:
 
     def take(self, chunk: dict[str, Any]) -> Iterator[bytes]:
         """The events of one chunk of the engine's stream."""
-        if chunk.get("error") is not None:
-            yield self._fail(chunk)
-            return
         if not self._begun:
             self._begun = True
             yield _event("message_start", message=envelope(chunk, [], None, usage_of(None)))
@@ -122,14 +117,6 @@ class Message:
     def _delta(self, kind: str, index: int | None = None, **content: str) -> bytes:
         place = self._block if index is None else index
         return _event("content_block_delta", index=place, delta={"type": kind, **content})
-
-    def _fail(self, chunk: dict[str, Any]) -> bytes:
-        self.failed = True
-        reported = chunk["error"]
-        status = reported.get("code") if isinstance(reported, dict) else None
-        if not isinstance(status, int) or status < 400:
-            status = 500
-        return failure(from_engine(status, orjson.dumps(chunk), str(chunk.get("model", ""))))
 
 
 def _event(kind: str, **fields: Any) -> bytes:

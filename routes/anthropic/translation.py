@@ -10,6 +10,7 @@ from typing import Any, Final
 from manager.errors import HerdError, InvalidRequest
 from routes.anthropic.conversation import Conversation
 from routes.anthropic.request import CountRequest, OutputConfig, Thinking, Tool, ToolChoice
+from routes.messages import require_named_tool
 
 # These can't change what a model here answers: accounts, prices, caches, and what may be forgotten to save tokens.
 IGNORED: Final = frozenset(
@@ -24,7 +25,7 @@ UNSUPPORTED: Final = (
     *("logprobs", "top_logprobs", "n_probs", "functions", "function_call"),
 )
 SAME: Final = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream")
-CHOICES: Final = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
+CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 EFFORTS: Final = {"xhigh": "high", "max": "high"}  # templates know none above high
 # Fields of the chat, and what they are in the request.
 NAMES: Final = {
@@ -41,12 +42,6 @@ class Translated:
 
     body: dict[str, Any]
     names: Mapping[str, str]
-
-    @property
-    def begun(self) -> Mapping[str, Any]:
-        """The message of the assistant that the answer goes on with, where there is one."""
-        messages = self.body["messages"]
-        return messages[-1] if messages and messages[-1]["role"] == "assistant" else {}
 
     def retold(self, error: HerdError) -> HerdError:
         """The error with the name that its field has in the request."""
@@ -67,7 +62,7 @@ def translate(request: CountRequest) -> Translated:
     extra = request.model_extra or {}
     others = {name: value for name, value in extra.items() if value is not None and name not in IGNORED}
     for name in UNSUPPORTED:
-        if name in others:
+        if others.pop(name, []) != []:
             raise InvalidRequest(f"'{name}' is not supported by this API.", param=name)
     conversation = Conversation(request)
     same = {name: value for name in SAME if (value := getattr(request, name, None)) is not None}
@@ -90,14 +85,12 @@ def _tools(tools: list[Tool], choice: ToolChoice | None) -> dict[str, Any]:
         if wanted in {"any", "tool"}:
             raise InvalidRequest("'tool_choice' asks for a call, but there are no 'tools'.", param="tool_choice")
         return {}
-    if choice is not None and wanted == "tool":
-        # Not every engine can be held to one of several.
-        tools = [tool for tool in tools if tool.name == choice.name]
-        if not tools:
-            raise InvalidRequest("'tool_choice.name' is not among the 'tools'.", param="tool_choice.name")
     fields: dict[str, Any] = {"tools": [_tool(tool) for tool in tools]}
     if choice is not None:
-        fields["tool_choice"] = CHOICES[choice.type]
+        fields["tool_choice"] = CHOICES.get(choice.type)
+        if wanted == "tool":  # not every engine can be held to one of several
+            fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+            require_named_tool(fields)
         if choice.disable_parallel_tool_use is not None:
             fields["parallel_tool_calls"] = not choice.disable_parallel_tool_use
     return fields

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -12,8 +12,9 @@ import orjson
 
 from manager.errors import GenerationFailed, HerdError
 from routes import sse
-from routes.errors import from_engine, plain_error
+from routes.errors import plain_error
 from routes.form import Form
+from routes.prefill import begun_of, without_prefill
 
 NDJSON: Final = {"Content-Type": "application/x-ndjson", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 # Why an answer ended, by OpenAI's words and llama-server's own; every other end is a stop.
@@ -93,11 +94,19 @@ class Report:
 
 
 class Answers:
-    """The answers to one request, which calls its model `model`."""
+    """The answers to one request, which calls its model `model`.
 
-    def __init__(self, model: str, put: Put) -> None:
+    `messages`: the chat that they go on with; `likeliest`: of how many tokens at each place the scores are wanted.
+    """
+
+    def __init__(
+        self, model: str, put: Put, messages: Sequence[Mapping[str, Any]] = (), likeliest: int | None = None
+    ) -> None:
         self._model = model
         self._put = put
+        self._begun = begun_of(messages)
+        self._thought = begun_of(messages, "reasoning_content")
+        self._likeliest = likeliest or 0
         self._began = time.monotonic_ns()
         self._first: int | None = None
 
@@ -108,20 +117,15 @@ class Answers:
     def whole(self, answer: Object) -> Object:
         """The answer of an engine that did not stream it."""
         report = Report()
-        text, thinking, scores = _read(answer, report)
+        text, thinking, scores = self._read(answer, report)
+        text, thinking = without_prefill(text, self._begun), without_prefill(thinking, self._thought)
         return {**self._object(text, thinking, report.called()), **scores, **self._took(report)}
 
     async def lines(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The lines of a stream. Raises HerdError where the engine reports one."""
+        """The lines of a stream. Raises HerdError where the engine tells of an error or breaks off."""
         report = Report()
-        async for data in sse.data_of(chunks):
-            if data == b"[DONE]":
-                continue
-            chunk = orjson.loads(data)
-            if "error" in chunk:
-                code = chunk["error"].get("code") if isinstance(chunk["error"], dict) else None
-                raise from_engine(code if isinstance(code, int) else 500, data, self._model)
-            text, thinking, scores = _read(chunk, report)
+        async for chunk in sse.chunks_of(chunks, self._model):
+            text, thinking, scores = self._read(chunk, report)
             self._first = self._first or time.monotonic_ns()
             if text or thinking or scores:
                 yield self._line(text, thinking, **scores)
@@ -133,6 +137,21 @@ class Answers:
     def without_prompt(self, reason: str) -> Object:
         """The answer to a request that had nothing to answer: the model was loaded or unloaded."""
         return {**self._object(), "done": True, "done_reason": reason, **self._durations(0, 0)}
+
+    def _read(self, answer: Object, report: Report) -> tuple[str, str, Object]:
+        """Text, thinking and scores of an engine's answer or chunk, of whichever path; `report` takes the rest."""
+        choices = answer.get("choices", [answer])
+        choice: Object = next((one for one in choices if not one.get("index")), {})  # more of them are not Ollama's
+        message = choice.get("message") or choice.get("delta") or choice
+        report.take(answer, choice, message)
+        scores = [self._score(score) for score in (choice.get("logprobs") or {}).get("content") or ()]
+        text = message.get("content") or message.get("text") or ""
+        return text, message.get("reasoning_content") or "", {"logprobs": scores} if scores else {}
+
+    def _score(self, score: Object) -> Object:
+        """The engine was asked for one of the likeliest tokens even where none is wanted."""
+        left = {name: value for name, value in score.items() if name != "top_logprobs"}
+        return {**left, "top_logprobs": score.get("top_logprobs", [])[: self._likeliest]} if self._likeliest else left
 
     def _object(self, text: str = "", thinking: str = "", calls: Iterable[Object] = ()) -> Object:
         return {"model": self._model, "created_at": moment(), **self._put(text, thinking, list(calls))}
@@ -162,17 +181,6 @@ class Answers:
         """What was neither reading nor writing was waiting for the model."""
         total = time.monotonic_ns() - self._began
         return {"total_duration": total, "load_duration": max(0, total - read - wrote)}
-
-
-def _read(answer: Object, report: Report) -> tuple[str, str, Object]:
-    """Text, thinking and scores of an engine's answer or chunk, of whichever of its paths; `report` takes the rest."""
-    choices = answer.get("choices", [answer])
-    choice: Object = next((one for one in choices if not one.get("index")), {})  # more of them are not Ollama's
-    message = choice.get("message") or choice.get("delta") or choice
-    report.take(answer, choice, message)
-    scores = (choice.get("logprobs") or {}).get("content")
-    text = message.get("content") or message.get("text") or ""
-    return text, message.get("reasoning_content") or "", {"logprobs": scores} if scores else {}
 
 
 def failed(error: HerdError) -> bytes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from routes.parsing import RequestBody
+from routes.schema.answer import example
+from routes.schema.generation import MOST, MOST_BACK
 
 # As Go writes durations: 90, 5m, 1h30m, -1.
 _DURATION: Final = re.compile(r"[+-]?(?:\d+(?:\.\d+)?|(?:(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
-MOST: Final = 2**31 - 1
 
 
 def _as_integer(value: Any) -> Any:
@@ -40,7 +41,7 @@ class Options(RequestBody):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     typical_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repeat_penalty: Annotated[float, Field(ge=0)] | None = None
-    repeat_last_n: Annotated[Integer, Field(ge=-1, le=MOST)] | None = None
+    repeat_last_n: Annotated[Integer, Field(ge=-1, le=MOST_BACK)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     mirostat: Annotated[Integer, Field(ge=0, le=2)] | None = None
@@ -53,8 +54,10 @@ class Options(RequestBody):
 class ModelRequest(RequestBody):
     """What every request that needs a model may have. `model` may be left out, which means the default one."""
 
-    model: str | None = None
-    keep_alive: KeepAlive = None
+    model: str | None = Field(None, description="A name of the catalog or an alias, `:latest` behind it or not.")
+    keep_alive: KeepAlive = Field(
+        None, description="0 without a prompt unloads the model; else how long it stays is its entry's to say."
+    )
 
     @property
     def ends_at_once(self) -> bool:
@@ -66,13 +69,19 @@ class ModelRequest(RequestBody):
 class GeneratingRequest(ModelRequest):
     """What /api/chat and /api/generate have in common."""
 
-    stream: bool | None = None
-    format: Literal["", "json"] | dict[str, Any] | None = None
+    stream: bool | None = Field(None, description="False: one answer instead of lines.")
+    format: Literal["", "json"] | dict[str, Any] | None = Field(
+        None, description="What the answer must be: `json`, or what fits this JSON schema."
+    )
     options: Options | None = None
-    think: bool | Literal["low", "medium", "high"] | None = None
-    truncate: bool | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[Integer, Field(ge=0, le=20)] | None = None
+    think: bool | Literal["low", "medium", "high"] | None = Field(
+        None, description="Whether the model thinks before it answers, and how hard."
+    )
+    truncate: bool | None = Field(None, description="Drop the oldest turns where the window is too small for them.")
+    logprobs: bool | None = Field(None, description="Tell the logarithms of the tokens' probabilities.")
+    top_logprobs: Annotated[Integer, Field(ge=0, le=20)] | None = Field(
+        None, description="Of how many tokens at each place."
+    )
 
     @property
     def streams(self) -> bool:
@@ -85,11 +94,15 @@ class GeneratingRequest(ModelRequest):
 
 
 class CalledFunction(RequestBody):
+    """The function that the assistant called."""
+
     name: str
     arguments: dict[str, Any] | None = None
 
 
 class ToolCall(RequestBody):
+    """A call of a tool by the assistant; one without an `id` gets one."""
+
     id: str | None = None
     function: CalledFunction
 
@@ -109,19 +122,25 @@ class Message(RequestBody):
 class ChatRequest(GeneratingRequest):
     """The body of /api/chat. Without messages it loads the model."""
 
-    messages: list[Message] | None = None
-    tools: list[Any] | None = None
+    model_config = ConfigDict(
+        json_schema_extra=example(messages=[{"role": "user", "content": "Say hello."}], options={"num_predict": 32})
+    )
+
+    messages: list[Message] | None = Field(None, description="The conversation, oldest first.")
+    tools: list[Any] | None = Field(None, description="What the model may call, in OpenAI's form.")
 
 
 class GenerateRequest(GeneratingRequest):
     """The body of /api/generate. Without a prompt it loads the model."""
 
-    prompt: str | None = None
-    suffix: str | None = None
-    system: str | None = None
+    model_config = ConfigDict(json_schema_extra=example(prompt="Say hello.", options={"num_predict": 32}))
+
+    prompt: str | None = Field(None, description="What to answer; with `raw` what to go on with.")
+    suffix: str | None = Field(None, description="Fill the gap between `prompt` and this.")
+    system: str | None = Field(None, description="The system message before the prompt.")
     template: str | None = None
-    raw: bool | None = None
-    images: list[str] | None = None
+    raw: bool | None = Field(None, description="Put no template around the prompt.")
+    images: list[str] | None = Field(None, description="Base64, without a data URL around it.")
     context: list[int] | None = None
 
     @property
@@ -132,8 +151,12 @@ class GenerateRequest(GeneratingRequest):
 class EmbedRequest(ModelRequest):
     """The body of /api/embed."""
 
-    input: str | list[str]
-    dimensions: Annotated[Integer, Field(ge=0, le=MOST)] | None = None
+    model_config = ConfigDict(json_schema_extra=example(input=["one text", "another"]))
+
+    input: str | list[str] = Field(description="A text or several; none of them loads the model.")
+    dimensions: Annotated[Integer, Field(ge=0, le=MOST)] | None = Field(
+        None, description="Cut the vectors to this length; 0: don't."
+    )
     options: Options | None = None
     truncate: bool | None = None
 
@@ -141,12 +164,16 @@ class EmbedRequest(ModelRequest):
 class EmbeddingsRequest(ModelRequest):
     """The body of /api/embeddings."""
 
-    prompt: str | None = None
+    model_config = ConfigDict(json_schema_extra=example(prompt="one text"))
+
+    prompt: str | None = Field(None, description="The text; an empty one loads the model.")
     options: Options | None = None
 
 
 class ShowRequest(RequestBody):
     """The body of /api/show; `name` is what `model` was called once."""
+
+    model_config = ConfigDict(json_schema_extra=example(verbose=False))
 
     model: str | None = None
     name: str | None = None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import binascii
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import Any, Final
 
 from manager.errors import EndpointUnsupported, InvalidRequest
 from manager.media_kinds import TELLING, image_kind
 from routes.body import write_object
-from routes.ollama.asked import MOST, ChatRequest, GenerateRequest, GeneratingRequest, Message, Options
+from routes.ollama.asked import ChatRequest, GenerateRequest, GeneratingRequest, Message, Options
+from routes.schema.generation import MOST
 
 # Options that engines know by the same name.
 _SAME: Final = (
@@ -72,7 +74,7 @@ def _chat(asked: GeneratingRequest, model: str | None, messages: list[Body]) -> 
         if asked.think is not True:
             body["reasoning_effort"] = asked.think
     if asked.logprobs:
-        body |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
+        body |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 1}  # of 0 llama.cpp tells no scores at all
     if asked.truncate is not False and (asked.truncate or options.num_ctx):
         body["ctx"] = options.num_ctx or MOST  # never more than the model's own window
     return body
@@ -96,17 +98,18 @@ def messages_of(messages: Iterable[Message]) -> list[Body]:
     the tool's name or else in order.
     """
     made: list[Body] = []
-    waiting: dict[str, str] = {}  # the calls without a result: id to name
+    waiting = _Waiting()
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if message.role == "user":
-            waiting = {}
+            waiting = _Waiting()
         body: Body = {"role": message.role, "content": _content(message.content, message.images, f"{where}.images")}
         if message.role == "assistant":
             body |= _said(message, index)
-            waiting |= {call["id"]: call["function"]["name"] for call in body.get("tool_calls", ())}
+            for call in body.get("tool_calls", ()):
+                waiting.add(call)
         elif message.role == "tool":
-            body["tool_call_id"] = _answered(message, waiting, where)
+            body["tool_call_id"] = waiting.answered(message, where)
             if message.tool_name is not None:
                 body["name"] = message.tool_name
         made.append(body)
@@ -129,19 +132,36 @@ def _said(message: Message, index: int) -> Body:
     return {**body, "tool_calls": calls} if calls else body
 
 
-def _answered(message: Message, waiting: dict[str, str], where: str) -> str:
-    """The id of the call whose result this is, which waits no longer."""
-    found = message.tool_call_id
-    if found is None:
-        named = (call for call, name in waiting.items() if name == message.tool_name)
-        found = next(named, next(iter(waiting), None))
-    if found is None or waiting.pop(found, None) is None:
-        raise InvalidRequest(
-            f"'{where}' is the result of a tool, but no call of the assistant since the last message of the user waits "
-            "for it.",
-            param=where,
-        )
-    return found
+class _Waiting:
+    """Calls without a result. However many there are, to find one takes no longer: no list is gone through twice."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, Body] = {}  # by id
+        self._order: deque[Body] = deque()  # also those that have been answered since
+        self._of_tool: defaultdict[str | None, deque[Body]] = defaultdict(deque)  # the same, by the tool's name
+
+    def add(self, call: Body) -> None:
+        self._calls[call["id"]] = call
+        self._order.append(call)
+        self._of_tool[call["function"]["name"]].append(call)
+
+    def answered(self, message: Message, where: str) -> str:
+        """The id of the call whose result this is, which waits no longer. Raises InvalidRequest."""
+        found = message.tool_call_id
+        if found is None:
+            found = self._first(self._of_tool[message.tool_name]) or self._first(self._order)
+        if found is None or self._calls.pop(found, None) is None:
+            raise InvalidRequest(
+                f"'{where}' is the result of a tool, but no call of the assistant since the last message of the user "
+                "waits for it.",
+                param=where,
+            )
+        return found
+
+    def _first(self, calls: deque[Body]) -> str | None:
+        while calls and self._calls.get(calls[0]["id"]) is not calls[0]:
+            calls.popleft()
+        return str(calls[0]["id"]) if calls else None
 
 
 def _content(text: str | None, images: list[str] | None, where: str) -> str | list[Body]:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -18,7 +19,7 @@ from routes.ollama.answers import Answers, as_message, as_response
 from routes.ollama.asked import ChatRequest, GenerateRequest
 from routes.ollama.bodies import chat_body, completion_body, prompt_chat
 from routes.ollama.models import asked_model, known_as, load_or_unload, without_chat
-from routes.parsing import parse
+from routes.parsing import parse, prepared
 
 # Places in the body of a chat, and what they were in Ollama's; images are the first parts of a content.
 Places = tuple[tuple[re.Pattern[str], str], ...]
@@ -38,32 +39,33 @@ _NOT_HAD: Final = {
 
 async def chat(request: web.Request) -> web.StreamResponse:
     """POST /api/chat: a stream of lines unless `stream` is false. Without messages the model is loaded."""
-    _, body = await read_object(request)
-    asked = parse(ChatRequest, body)
-    answers = Answers(asked.model or asked_model(request, None).entry.name, as_message)
+    raw, body = await read_object(request)
+    asked = await prepared(raw, partial(parse, ChatRequest, body))
+    name = asked.model or asked_model(request, None).entry.name
     if not asked.messages:
-        return json_response(answers.without_prompt(await load_or_unload(request, asked)))
-    ready = chat_body(asked, known_as(request, asked.model))
+        return json_response(Answers(name, as_message).without_prompt(await load_or_unload(request, asked)))
+    ready = await prepared(raw, partial(chat_body, asked, known_as(request, asked.model)))
+    answers = Answers(name, as_message, ready["messages"], asked.top_logprobs)
     with _naming(_OF_CHAT):
         return await openai.chat(request, ready, form=answers.form)
 
 
 async def generate(request: web.Request) -> web.StreamResponse:
     """POST /api/generate: a stream of lines unless `stream` is false. Without a prompt the model is loaded."""
-    _, body = await read_object(request)
-    asked = parse(GenerateRequest, body)
+    raw, body = await read_object(request)
+    asked = await prepared(raw, partial(parse, GenerateRequest, body))
     for name, instead in _NOT_HAD.items():
         if getattr(asked, name):
             raise EndpointUnsupported(f"'{name}' is not supported: {instead}.", param=name)
     found = asked_model(request, asked.model)
-    answers = Answers(asked.model or found.entry.name, as_response)
+    answers = Answers(asked.model or found.entry.name, as_response, likeliest=asked.top_logprobs)
     if asked.asks_nothing:
         return json_response(answers.without_prompt(await load_or_unload(request, asked)))
     model = known_as(request, asked.model)
     if asked.raw or asked.suffix or not found.entry.params.instruct:
         path = "/infill" if asked.suffix else "/v1/completions"
         return await without_chat(request, found, path, completion_body(asked, model), answers.form)
-    ready = prompt_chat(asked, model)
+    ready = await prepared(raw, partial(prompt_chat, asked, model))
     with _naming(_OF_PROMPT):
         return await openai.chat(request, ready, form=answers.form)
 

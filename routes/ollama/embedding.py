@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -14,7 +15,7 @@ from routes.form import Form
 from routes.models import json_response
 from routes.ollama.asked import EmbeddingsRequest, EmbedRequest
 from routes.ollama.models import DIMENSIONS, asked_model, load_or_unload, without_chat
-from routes.parsing import parse
+from routes.parsing import parse, prepared
 from routes.vectors import cut
 
 PATH: Final = "/v1/embeddings"
@@ -23,8 +24,8 @@ PATH: Final = "/v1/embeddings"
 async def embed(request: web.Request) -> web.StreamResponse:
     """POST /api/embed: a vector for each input. Without input the model is loaded."""
     began = time.monotonic_ns()
-    _, body = await read_object(request)
-    asked = parse(EmbedRequest, body)
+    raw, body = await read_object(request)
+    asked = await prepared(raw, partial(parse, EmbedRequest, body))
     found = asked_model(request, asked.model)
     model = asked.model or found.entry.name
     _check_embeds(found.entry)
@@ -42,8 +43,8 @@ async def embed(request: web.Request) -> web.StreamResponse:
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """POST /api/embeddings, which /api/embed has replaced: the vector of one prompt."""
-    _, body = await read_object(request)
-    asked = parse(EmbeddingsRequest, body)
+    raw, body = await read_object(request)
+    asked = await prepared(raw, partial(parse, EmbeddingsRequest, body))
     found = asked_model(request, asked.model)
     _check_embeds(found.entry)
     if not asked.prompt:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 from aiohttp import web
@@ -9,16 +13,19 @@ from aiohttp import web
 from manager.catalog import Found
 from manager.engines import UpstreamRequest
 from manager.engines.kinds import check_supported
-from manager.errors import InvalidRequest, ModelNotFound, PermissionDenied
-from manager.service import SERVICE
+from manager.entry import ModelEntry
+from manager.errors import HerdError, InvalidRequest, ModelNotFound, PermissionDenied, RequestCancelled
+from manager.inflight import Running
+from manager.service import SERVICE, Service
 from routes.body import BODY, check_fields, write_object
 from routes.callers import KEY, is_admin
 from routes.filters import filtered
 from routes.form import Form
-from routes.middleware import TARGET, audit
+from routes.headers import REQUEST_ID
+from routes.middleware import CLIENT_LEFT, ROUTE, TARGET, audit
 from routes.named import named_model
 from routes.ollama.asked import ModelRequest
-from routes.relay import relay
+from routes.relay import CANCELLED, LEFT, OK, outcome_of, relay
 
 # What Ollama's clients append to a name without a tag.
 LATEST: Final = ":latest"
@@ -50,20 +57,57 @@ async def load_or_unload(request: web.Request, asked: ModelRequest) -> str:
     entry = asked_model(request, asked.model).entry
     service = request.app[SERVICE]
     if asked.ends_at_once:
-        if not is_admin(request, service):
-            raise PermissionDenied("To unload a model ('keep_alive' 0) takes an API key with the scope 'admin'.")
-        await service.pool.unload(entry.name)
-        request[TARGET] = entry.name
-        audit(request, service, 200)
+        with _audited(request, service, entry):
+            if not is_admin(request, service):
+                raise PermissionDenied("To unload a model ('keep_alive' 0) takes an API key with the scope 'admin'.")
+            await service.pool.unload(entry.name)
         return "unload"
     key = request.get(KEY)
-    service.gate.enter()
-    try:
+    with _in_flight(request, service, entry) as running:
         lease = service.pool.try_lease(entry) or await service.pool.lease(entry, key.priority if key else 0)
+        running.leased_at = time.monotonic()
         lease.release()
-    finally:
-        service.gate.leave()
     return "load"
+
+
+@contextlib.contextmanager
+def _audited(request: web.Request, service: Service, entry: ModelEntry) -> Iterator[None]:
+    """Note what an administrator does, or whoever would, with what comes of it."""
+    request[TARGET] = entry.name
+    status = CLIENT_LEFT
+    try:
+        yield
+        status = 200
+    except Exception as error:
+        status = error.status if isinstance(error, HerdError) else HerdError.status
+        raise
+    finally:
+        audit(request, service, status)
+
+
+@contextlib.contextmanager
+def _in_flight(request: web.Request, service: Service, entry: ModelEntry) -> Iterator[Running]:
+    """Meanwhile the request is listed and can be cancelled, and in the end it is counted. Raises RequestCancelled."""
+    key = request.get(KEY)
+    service.gate.enter()
+    running = service.inflight.begin(request[REQUEST_ID], entry.name, key.id if key else None, request[ROUTE], False)
+    outcome = LEFT
+    try:
+        yield running
+        outcome = OK
+    except asyncio.CancelledError:
+        if not running.excuse():
+            raise
+        outcome = CANCELLED
+        raise RequestCancelled("An administrator cancelled this request.", should_retry=False) from None
+    except Exception as error:
+        outcome = outcome_of(error)
+        raise
+    finally:
+        service.inflight.end(running)
+        service.gate.leave()
+        service.metrics.answered(running, outcome)
+        service.usage.add(running.key, running.model, None, ok=outcome in {OK, LEFT})
 
 
 async def without_chat(

@@ -42,6 +42,8 @@ class ListedModel(Shape):
 
 
 class ModelList(Shape):
+    """The models that can be loaded."""
+
     models: list[ListedModel]
 
 
@@ -59,6 +61,8 @@ class RunningModel(Shape):
 
 
 class RunningList(Shape):
+    """The models that are loaded."""
+
     models: list[RunningModel]
 
 
@@ -76,6 +80,8 @@ class ShownModel(Shape):
 
 
 class Function(Shape):
+    """A function that the model calls; `index` counts the calls of an answer."""
+
     index: int
     name: str
     arguments: dict[str, Any]
@@ -114,15 +120,21 @@ class Line(Shape):
 
 
 class ChatAnswer(Line):
+    """An answer of a chat, or a line of its stream."""
+
     message: AnswerMessage
 
 
 class GenerateAnswer(Line):
+    """How a prompt goes on, or a line of its stream."""
+
     response: str
     thinking: str | None = None
 
 
 class EmbedAnswer(Shape):
+    """The vectors, in the order of the inputs."""
+
     model: str
     embeddings: list[list[float]]
     total_duration: int
@@ -131,4 +143,6 @@ class EmbedAnswer(Shape):
 
 
 class EmbeddingsAnswer(Shape):
+    """The vector of the prompt."""
+
     embedding: list[float]

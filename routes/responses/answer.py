@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from routes.conversation import LIMITS
+from routes.prefill import begun_of, without_prefill
 from routes.responses.chat_body import wants_logprobs
 from routes.responses.request import NamedFunction, ResponseRequest
 
@@ -14,10 +16,7 @@ Item = dict[str, Any]
 # Why a chat ends before its end, and what that is called here.
 _CUT: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 # What a request says that its response says again.
-_SAID_AGAIN: Final = (
-    *("instructions", "max_output_tokens", "metadata", "prompt_cache_key", "safety_identifier"),
-    *("temperature", "top_p", "user"),
-)
+_SAID_AGAIN: Final = ("instructions", "metadata", "prompt_cache_key", "safety_identifier", "user")
 
 
 def new_id(kind: str) -> str:
@@ -25,10 +24,11 @@ def new_id(kind: str) -> str:
     return f"{kind}_{secrets.token_hex(16)}"
 
 
-def begun(asked: ResponseRequest, model: str) -> dict[str, Any]:
-    """The response before anything is in it."""
-    choice, text, reasoning = asked.tool_choice, asked.text, asked.reasoning
-    form = text.format if text else None
+def begun(asked: ResponseRequest, model: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The response before anything is in it. `body` is the chat as it was asked, with what its entry has changed."""
+    choice = asked.tool_choice
+    form = asked.text.format if asked.text else None
+    limit = next((body[name] for name in LIMITS if body.get(name) is not None), -1)
     return {
         "id": new_id("resp"),
         "object": "response",
@@ -40,17 +40,20 @@ def begun(asked: ResponseRequest, model: str) -> dict[str, Any]:
         "incomplete_details": None,
         "usage": None,
         **{name: getattr(asked, name) for name in _SAID_AGAIN},
+        "max_output_tokens": limit if limit >= 0 else None,
+        "temperature": body.get("temperature"),
+        "top_p": body.get("top_p"),
         "metadata": asked.metadata or {},
         "tools": [tool.model_dump() for tool in asked.tools or ()],
         "tool_choice": choice.model_dump() if isinstance(choice, NamedFunction) else choice or "auto",
         "parallel_tool_calls": asked.parallel_tool_calls is not False,
         "text": {
             "format": form.model_dump(by_alias=True) if form else {"type": "text"},
-            "verbosity": text.verbosity if text else None,
+            "verbosity": body.get("verbosity"),
         },
         "reasoning": {
-            "effort": reasoning.effort if reasoning else None,
-            "summary": reasoning.summary if reasoning else None,
+            "effort": body.get("reasoning_effort"),
+            "summary": asked.reasoning.summary if asked.reasoning else None,
         },
         "top_logprobs": asked.top_logprobs or 0,
         "truncation": asked.truncation or "disabled",
@@ -59,6 +62,11 @@ def begun(asked: ResponseRequest, model: str) -> dict[str, Any]:
         "service_tier": "default",
         "store": False,
     }
+
+
+def error_code(status: int) -> str:
+    """OpenAI's word for why a response failed, by the HTTP status of the error."""
+    return "rate_limit_exceeded" if status == 429 else "invalid_prompt" if 400 <= status < 500 else "server_error"
 
 
 def status_of(finish: str | None) -> str:
@@ -86,15 +94,18 @@ def ended(
     }
 
 
-def whole(asked: ResponseRequest, chat: Mapping[str, Any]) -> dict[str, Any]:
-    """The response that the whole answer to a chat is."""
+def whole(asked: ResponseRequest, chat: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
+    """The response that the whole answer to the chat `body` is."""
     choice = (chat.get("choices") or [{}])[0]
     said = choice.get("message") or {}
     output: list[Item] = []
-    if said.get("reasoning_content"):
-        output.append(reasoning_item(new_id("rs"), said["reasoning_content"]))
+    thought, text = (
+        without_prefill(said.get(field) or "", begun_of(body["messages"], field))
+        for field in ("reasoning_content", "content")
+    )
+    if thought:
+        output.append(reasoning_item(new_id("rs"), thought))
     calls = said.get("tool_calls") or ()
-    text = said.get("content") or ""
     if text or not (output or calls):
         scores = scores_of(asked, choice)
         output.append(message_item(new_id("msg"), text, scores))
@@ -103,7 +114,7 @@ def whole(asked: ResponseRequest, chat: Mapping[str, Any]) -> dict[str, Any]:
         output.append(
             call_item(new_id("fc"), call.get("id") or new_id("call"), function["name"], function["arguments"])
         )
-    response = begun(asked, chat.get("model") or asked.model or "")
+    response = begun(asked, chat.get("model") or asked.model or "", body)
     return ended(response, output, choice.get("finish_reason"), chat)
 
 

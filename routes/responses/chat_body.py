@@ -12,7 +12,8 @@ from typing import Any, Final
 from manager.errors import HerdError, InvalidRequest
 from routes.body import CTX_NAMES
 from routes.conversation import with_personality
-from routes.responses.items import Transcript
+from routes.messages import require_named_tool
+from routes.responses.items import Places, Transcript
 from routes.responses.request import FunctionTool, JsonObject, JsonSchema, NamedFunction, ResponseRequest
 
 # Fields of a chat that have another name here.
@@ -21,6 +22,9 @@ _ELSEWHERE: Final = {
     "response_format": "text.format",
     "functions": "tools",
     "function_call": "tool_choice",
+    "logprobs": "include' or 'top_logprobs",
+    "n_probs": "top_logprobs",
+    "post_sampling_probs": "top_logprobs",
 }
 # What has the same name and meaning in a chat.
 _SAME: Final = ("model", "stream", "temperature", "top_p")
@@ -43,7 +47,7 @@ class Chat:
     """The body of a chat. `places` are those of its messages in the request that it was made of."""
 
     body: dict[str, Any]
-    places: Sequence[str]
+    places: Sequence[Places]
 
     def in_its_words(self, error: HerdError) -> HerdError:
         """The error with the field at fault named as in the request."""
@@ -60,9 +64,10 @@ class Chat:
         found = _MESSAGE.match(param)
         if found is None:
             return _NAMES.get(param, param)
-        number = int(found[1])
-        rest = param[found.end() :].replace(".tool_call_id", ".call_id").replace(".image_url.url", ".image_url")
-        return (self.places[number] if number < len(self.places) else "input") + rest
+        number, rest = int(found[1]), param[found.end() :].replace(".image_url.url", ".image_url")
+        places = self.places[number] if number < len(self.places) else {"": "input"}
+        part = max((part for part in places if rest.startswith(part)), key=len)
+        return places[part] + rest.removeprefix(part)
 
 
 def wants_logprobs(asked: ResponseRequest) -> bool:
@@ -73,7 +78,7 @@ def to_chat(asked: ResponseRequest) -> Chat:
     """The chat that gives the answer. Raises InvalidRequest for what a chat can't do."""
     more = asked.model_extra or {}
     for name, ours in _ELSEWHERE.items():
-        if more.get(name) is not None:
+        if more.get(name) not in (None, False, []):
             raise InvalidRequest(f"'{name}' is not a field of this API: it has '{ours}' for that.", param=name)
     for name in ("n", "n_cmpl"):
         if more.get(name) not in (None, 1):
@@ -94,10 +99,10 @@ def to_chat(asked: ResponseRequest) -> Chat:
     return Chat(body | _text_fields(asked) | _tool_fields(asked), places)
 
 
-def _messages(asked: ResponseRequest) -> tuple[list[dict[str, Any]], list[str]]:
-    """The messages, and the place of each in the request."""
+def _messages(asked: ResponseRequest) -> tuple[list[dict[str, Any]], list[Places]]:
+    """The messages, and the places of each in the request."""
     if isinstance(asked.input, str):
-        messages, places = [{"role": "user", "content": asked.input}], ["input"]
+        messages, places = [{"role": "user", "content": asked.input}], [{"": "input"}]
     else:
         transcript = Transcript()
         for number, item in enumerate(asked.input):
@@ -107,7 +112,7 @@ def _messages(asked: ResponseRequest) -> tuple[list[dict[str, Any]], list[str]]:
         raise InvalidRequest("'input' must have at least one message or call.", param="input")
     if asked.instructions is not None:
         messages = with_personality(messages, asked.instructions)
-    return messages, ["instructions", *places] if len(messages) > len(places) else places
+    return messages, [{"": "instructions"}, *places] if len(messages) > len(places) else places
 
 
 def _text_fields(asked: ResponseRequest) -> dict[str, Any]:
@@ -126,19 +131,17 @@ def _text_fields(asked: ResponseRequest) -> dict[str, Any]:
 
 
 def _tool_fields(asked: ResponseRequest) -> dict[str, Any]:
-    """A function that must be called is the only one that the engine gets: llama.cpp knows no choice by name."""
+    """A function that must be called is the only one that the engine gets: not every engine knows a choice by name."""
     tools, choice = asked.tools or [], asked.tool_choice
-    if isinstance(choice, NamedFunction):
-        tools = [tool for tool in tools if tool.name == choice.name]
-        if not tools:
-            raise InvalidRequest("'tool_choice.name' must be one of the tools.", param="tool_choice.name")
-        choice = "required"
-    if not tools:
+    if not tools and not isinstance(choice, NamedFunction):
         if choice == "required":
             raise InvalidRequest("'tool_choice' can't be 'required' without tools.", param="tool_choice")
         return {}
     fields: dict[str, Any] = {"tools": [_tool(tool) for tool in tools]}
-    if choice is not None:
+    if isinstance(choice, NamedFunction):
+        fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+        require_named_tool(fields)
+    elif choice is not None:
         fields["tool_choice"] = choice
     if asked.parallel_tool_calls is not None:
         fields["parallel_tool_calls"] = asked.parallel_tool_calls

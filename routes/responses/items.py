@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Tag
 from pydantic_core import PydanticCustomError
 
-from routes.parsing import RequestBody
+from routes.parsing import RequestBody, by_field, told_apart
 
 
 def one_of(*kinds: str) -> Discriminator:
     """Tells objects apart by their `type`."""
-    return told_apart(
-        lambda value: value.get("type") if isinstance(value, dict) else None,
-        kinds,
-        f"must be an object of the type {' or '.join(kinds)}",
-    )
+    return by_field("type", f"must be an object of the type {' or '.join(kinds)}")
 
 
 def by_type(tags: Mapping[type, str], must: str) -> Discriminator:
     """Tells values apart by their JSON type."""
-    return told_apart(lambda value: tags.get(type(value)), tuple(tags.values()), must)
-
-
-def told_apart(tell: Callable[[Any], Any], kinds: tuple[str, ...], must: str) -> Discriminator:
-    """Tells the members of a union apart by what `tell` says, a tag or else anything."""
-
-    def tag(value: Any) -> str | None:
-        kind = tell(value)
-        return kind if isinstance(kind, str) and kind in kinds else None
-
-    return Discriminator(tag, custom_error_type="kind", custom_error_message=must)
+    return told_apart(lambda value: tags.get(type(value)), must)
 
 
 def refused(why: str) -> BeforeValidator:
@@ -154,7 +140,6 @@ Item: TypeAlias = Annotated[
     | Annotated[ReasoningItem, Tag("reasoning")],
     told_apart(
         _item_type,
-        ("message", "function_call", "function_call_output", "reasoning"),
         "must be a message or an object of the type function_call, function_call_output or reasoning",
     ),
 ]
@@ -164,24 +149,28 @@ Input: TypeAlias = Annotated[
 ]
 
 
+# Of a message the place in the request that it comes from (under ""), and those of parts of it that it says otherwise.
+Places: TypeAlias = dict[str, str]
+
+
 class Transcript:
-    """The messages of a chat, and of each the place in the request that it comes from."""
+    """The messages of a chat, and the places of each."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
-        self.places: list[str] = []
-        self._thought = ""  # of the assistant, before what comes next
+        self.places: list[Places] = []
+        self._thoughts: list[str] = []  # of the assistant, before what comes next
         self._turn: dict[str, Any] | None = None  # of the assistant, to which calls may be added
 
     def say(self, role: str, content: str | list[dict[str, Any]] | None, place: str, **more: Any) -> dict[str, Any]:
         """Add a message."""
         message = {"role": role, "content": content, **more}
-        if role == "assistant" and self._thought:
-            message["reasoning_content"] = self._thought
-        self._thought = ""
+        if role == "assistant" and self._thoughts:
+            message["reasoning_content"] = "".join(self._thoughts)
+        self._thoughts = []
         self._turn = message if role == "assistant" else None
         self.messages.append(message)
-        self.places.append(place)
+        self.places.append({"": place})
         return message
 
     def add(self, item: Item, place: str) -> None:
@@ -191,15 +180,21 @@ class Transcript:
                 self.say(item.role, _content(item.content), place)
             case FunctionCallOutput():
                 self.say("tool", _content(item.output), place, tool_call_id=item.call_id)
+                self.places[-1] |= {".content": f"{place}.output", ".tool_call_id": f"{place}.call_id"}
             case ReasoningItem():
-                self._thought += "".join(part.text for part in item.content or ())
+                self._thoughts += (part.text for part in item.content or () if part.text)
             case FunctionCall():
-                turn = self._turn
-                if turn is None or self._thought:
-                    turn = self.say("assistant", None, place)
-                called = {"name": item.name, "arguments": item.arguments}
-                call = {"id": item.call_id, "type": "function", "function": called}
-                turn.setdefault("tool_calls", []).append(call)
+                self._call(item, place)
+
+    def _call(self, item: FunctionCall, place: str) -> None:
+        turn = self._turn
+        if turn is None or self._thoughts:
+            turn = self.say("assistant", None, place)
+        calls = turn.setdefault("tool_calls", [])
+        part = f".tool_calls[{len(calls)}]"
+        self.places[-1] |= {part: place, f"{part}.function": place}
+        called = {"name": item.name, "arguments": item.arguments}
+        calls.append({"id": item.call_id, "type": "function", "function": called})
 
 
 def _content(content: Content) -> str | list[dict[str, Any]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, Tag
+from pydantic import ConfigDict, Field, Tag
 
 from routes.parsing import RequestBody
 from routes.responses.items import Input, Unkept, by_type, one_of, refused
+from routes.schema.answer import example
+from routes.schema.generation import MOST
 from routes.schema.switches import Off
 
 Unsupported: TypeAlias = Annotated[None, refused("this service does not do it")]
@@ -90,10 +92,12 @@ class ReasoningOptions(RequestBody):
 class ResponseRequest(RequestBody):
     """The body of POST /v1/responses. What it does not declare goes to the engine: `seed`, `top_k`, `ctx`, …"""
 
-    input: Input
+    model_config = ConfigDict(json_schema_extra=example(input="Say hello.", max_output_tokens=32))
+
+    input: Input = Field(description="A text, or the items of the conversation, oldest first.")
     model: str | None = None
-    instructions: str | None = None
-    max_output_tokens: int | None = Field(None, ge=1)
+    instructions: str | None = Field(None, description="What holds for the whole conversation.")
+    max_output_tokens: int | None = Field(None, ge=1, le=MOST, description="Most tokens of the answer.")
     temperature: float | None = Field(None, ge=0)
     top_p: float | None = Field(None, ge=0, le=1)
     top_logprobs: int | None = Field(None, ge=0, le=20)

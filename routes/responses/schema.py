@@ -75,11 +75,10 @@ class ResponseUsage(Answer):
 
 
 class ResponseError(Answer):
-    """Why a response failed; the codes are those of all errors."""
+    """Why a response failed, in OpenAI's few codes; the event `error` before it has ours."""
 
-    code: str
+    code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
     message: str
-    param: str | None
 
 
 class IncompleteDetails(Answer):

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
 
-import orjson
-
-from manager.errors import HerdError, UpstreamClosed, UpstreamError
+from manager.errors import HerdError, UpstreamError
 from manager.short_answers import error_object
 from routes import sse
-from routes.errors import from_engine
 from routes.responses import answer
 from routes.responses.chat_body import Chat
 from routes.responses.request import ResponseRequest
-
-_DONE: Final = b"[DONE]"
 
 
 class OpenItem:
@@ -46,11 +41,12 @@ class OpenItem:
 
 
 class ResponseStream:
-    """The events of one response."""
+    """The events of one response. `body` gives the chat as it was asked, which is known when an answer comes."""
 
-    def __init__(self, asked: ResponseRequest, chat: Chat) -> None:
+    def __init__(self, asked: ResponseRequest, chat: Chat, body: Callable[[], Mapping[str, Any]]) -> None:
         self._asked = asked
         self._chat = chat
+        self._body = body
         self._sent = 0
         self._response: dict[str, Any] | None = None
         self._output: list[answer.Item] = []
@@ -61,13 +57,9 @@ class ResponseStream:
 
     async def reframe(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The events of the engine's stream. Raises HerdError where it tells of an error or breaks off."""
-        done = False
-        async for data in sse.data_of(chunks):  # to its very end: else its connection could not be used again
-            done = done or data == _DONE
-            for event in () if done else self._events_of(data):
+        async for chunk in sse.chunks_of(chunks, self._asked.model or ""):
+            for event in self._events_of(chunk):
                 yield event
-        if not done and self._finish is None:
-            raise UpstreamClosed("The engine broke off in the middle of its answer.")
         for event in self._end():
             yield event
 
@@ -79,7 +71,8 @@ class ResponseStream:
         events.append(self._event("error", **told, **error_object(error)))
         if self._open is not None:
             self._output.append({**self._open.closed(), "status": "incomplete"})
-        failed = {"status": "failed", "error": told, "output": self._output}
+        error_of = {"code": answer.error_code(error.status), "message": error.message}
+        failed = {"status": "failed", "error": error_of, "output": self._output}
         events.append(self._event("response.failed", response={**self._begun, **failed}))
         return b"".join(events)
 
@@ -94,14 +87,11 @@ class ResponseStream:
 
     def _begin(self, model: str | None) -> Iterator[bytes]:
         if self._response is None:
-            self._response = answer.begun(self._asked, model or self._asked.model or "")
+            self._response = answer.begun(self._asked, model or self._asked.model or "", self._body())
             yield self._event("response.created", response=self._response)
             yield self._event("response.in_progress", response=self._response)
 
-    def _events_of(self, data: bytes) -> Iterator[bytes]:
-        chunk = _parsed(data)
-        if "error" in chunk:
-            raise from_engine(_status_of(chunk["error"]), data, self._begun.get("model") or self._asked.model or "")
+    def _events_of(self, chunk: Mapping[str, Any]) -> Iterator[bytes]:
         yield from self._begin(chunk.get("model"))
         self._report |= {name: chunk[name] for name in ("usage", "timings") if chunk.get(name)}
         for choice in chunk.get("choices") or ():
@@ -183,17 +173,3 @@ class ResponseStream:
         yield from self._close(status)
         response = answer.ended(self._begun, self._output, self._finish, self._report)
         yield self._event(f"response.{status}", response=response)
-
-
-def _parsed(data: bytes) -> dict[str, Any]:
-    try:
-        chunk = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        raise UpstreamError("The engine sent no valid JSON.") from None
-    return chunk if isinstance(chunk, dict) else {}
-
-
-def _status_of(error: Any) -> int:
-    """The HTTP status that an engine's error would have had."""
-    code = error.get("code") if isinstance(error, dict) else None
-    return code if isinstance(code, int) and 400 <= code < 600 else 500

@@ -151,6 +151,7 @@ async def test_an_engine_that_breaks_off_ends_the_stream_with_an_error(
         "error",
     ]
     assert (events[-1]["error"]["type"], events[-1]["error"]["code"]) == (kind, code)
+    await until(lambda: [record.model for record in herd.service.pool.errors] == ["alpha"])
 
 
 async def test_errors_have_anthropics_form(herd: Herd, fake: Fake) -> None:

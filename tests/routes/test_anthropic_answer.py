@@ -119,7 +119,7 @@ def test_without_a_report_nothing_was_used() -> None:
 def test_what_the_assistant_had_begun_is_not_told_again() -> None:
     begun = {"role": "assistant", "content": "The capital is"}
     for said in ("The capital is Paris.", " Paris."):  # llama.cpp repeats it, others don't
-        assert message_of(whole(content=said), begun=begun)["content"] == [{"type": "text", "text": " Paris."}]
+        assert message_of(whole(content=said), messages=[begun])["content"] == [{"type": "text", "text": " Paris."}]
 
 
 def test_a_count_is_the_number_alone() -> None:
@@ -241,22 +241,19 @@ async def test_a_stream_without_content_has_no_blocks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "message"),
+    ("chunks", "kind"),
     [
-        ({"code": 500, "message": "it broke", "type": "server_error"}, "api_error", "it broke"),
-        (
-            {"code": 400, "message": "too long", "type": "exceed_context_size_error"},
-            "invalid_request_error",
-            "too long",
-        ),
-        ({"code": "odd", "message": "it broke"}, "api_error", "it broke"),
-        ("just text", "api_error", "The engine of '' answered with status 500."),
+        ([delta(content="x"), {"error": {"code": 500, "message": "it broke"}}], GenerationFailed),
+        ([{"error": {"code": 400, "message": "too long"}}, None], InvalidRequest),
+        ([], UpstreamClosed),
+        ([delta(content="x")], UpstreamClosed),
     ],
 )
-async def test_an_error_within_a_stream_is_its_last_event(error: Any, kind: str, message: str) -> None:
-    events = await stream_of(delta(content="x"), {"error": error}, delta(content="y"), None)
-    assert [event["type"] for event in events[-2:]] == ["content_block_delta", "error"]
-    assert (events[-1]["error"]["type"], events[-1]["error"]["message"]) == (kind, message)
+async def test_a_stream_that_fails_or_breaks_off_raises_and_does_not_look_finished(
+    chunks: list[dict[str, Any] | None], kind: type[HerdError]
+) -> None:
+    with pytest.raises(kind):
+        await stream_of(*chunks)
 
 
 def test_a_sign_of_life_is_a_ping_with_a_comment() -> None:

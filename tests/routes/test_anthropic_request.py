@@ -90,6 +90,25 @@ def test_the_line_on_billing_that_changes_each_time_is_not_for_the_model(apart: 
     assert chat(system=system)["messages"][0]["content"] == "You help."
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "What is x-anthropic-billing-header: a=b; for?",
+        "x-anthropic-billing-header: is a header",
+        "x-anthropic-billing-header: a=b",
+    ],
+)
+def test_other_words_on_billing_stay(told: str) -> None:
+    assert chat(system=told)["messages"][0]["content"] == told
+
+
+def test_only_the_first_text_of_the_system_is_looked_at_for_billing() -> None:
+    line = "x-anthropic-billing-header: a=b;"
+    assert chat(system=[text("You help."), text(line)])["messages"][0]["content"] == f"You help.\n\n{line}"
+    system = {"role": "system", "content": line}
+    assert messages(USER, system)[1] == system
+
+
 def test_a_single_text_is_a_string_and_several_are_parts() -> None:
     assert messages(user(text("one"))) == [{"role": "user", "content": "one"}]
     assert messages(user(text("one"), text("two"))) == [user(text("one"), text("two"))]
@@ -290,8 +309,8 @@ for _ in range(300):
         ({"tools": [{"name": "x"}]}, "tools[0].input_schema"),
         ({"tools": [WEATHER], "tool_choice": "auto"}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": {"type": "some"}}, "tool_choice.type"),
-        ({"tools": [WEATHER], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
-        ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "clock"}}, "tool_choice.name"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "tool"}}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "clock"}}, "tool_choice"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"thinking": {"type": "between_tools"}}, "thinking.type"),
         ({"thinking": {"type": "enabled", "budget_tokens": -1}}, "thinking.budget_tokens"),
@@ -299,9 +318,10 @@ for _ in range(300):
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
         ({"output_config": {"effort": "some"}}, "output_config.effort"),
         ({"container": {"id": "c"}}, "container"),
-        ({"mcp_servers": []}, "mcp_servers"),
+        ({"mcp_servers": [{}]}, "mcp_servers"),
         ({"n": 2}, "n"),
         ({"stop": "x"}, "stop"),
+        ({"top_k": 2**31}, "top_k"),
         ({"logprobs": True}, "logprobs"),
     ],
 )
@@ -353,10 +373,8 @@ def test_other_errors_stay_as_they_are(param: str | None) -> None:
     assert translated().retold(error) is error
 
 
-def test_an_answer_may_go_on_with_what_the_assistant_began() -> None:
-    assert translated().begun == {}
-    begun = {"role": "assistant", "content": "The capital is"}
-    assert translated(messages=[USER, begun]).begun == begun
+def test_empty_lists_of_what_is_not_supported_are_no_refusal() -> None:
+    assert chat(mcp_servers=[], functions=[]) == chat()
 
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=3)

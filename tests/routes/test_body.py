@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from manager.errors import InvalidRequest
 from routes.body import FIELDS, check_fields, parse_object, wanted_context
 from routes.legacy_functions import calls_to_tool_calls, functions_to_tools
-from routes.messages import ROLES, check_messages, check_tools, refusals_to_text
+from routes.messages import ROLES, check_messages, check_tools, settle_said
 from tests.routes.conftest import StartHerd
 from tests.routes.herd import Answer, Herd, said
 from tests.routes.stage import CHAT, EMPTY_GGUF, Fake, Stage
@@ -116,6 +116,13 @@ WRONG: list[tuple[str, Any]] = [
     ("max_tokens", 1.5),
     ("max_tokens", True),
     ("max_tokens", -2),
+    ("max_tokens", 2**31),
+    ("max_completion_tokens", 2**32 + 2),
+    ("n_predict", 2**31),
+    ("top_k", 2**31),
+    ("repeat_last_n", 2**20 + 1),
+    ("repeat_last_n", -2),
+    ("dry_penalty_last_n", 2**28),
     ("max_completion_tokens", "10"),
     ("n_predict", "10"),
     ("n_predict", -2),
@@ -323,6 +330,12 @@ def calling(**changes: Any) -> dict[str, Any]:
         ([calling(function={"arguments": "{}"})], "messages[0].tool_calls[1].function"),
         ([calling(function={"name": "f"})], "messages[0].tool_calls[1].function.arguments"),
         ([calling(function={"name": "f", "arguments": []})], "messages[0].tool_calls[1].function.arguments"),
+        ([calling(function={"name": "f", "arguments": "not json"})], "messages[0].tool_calls[1].function.arguments"),
+        ([calling(function={"name": "f", "arguments": "{"})], "messages[0].tool_calls[1].function.arguments"),
+        (
+            [{"role": "assistant", "function_call": {"name": "f", "arguments": "not json"}}],
+            "messages[0].function_call.arguments",
+        ),
         ([{"role": "assistant", "content": None, "function_call": "f"}], "messages[0].function_call"),
     ],
 )
@@ -466,15 +479,15 @@ NEARLY: Final = st.recursive(
 
 def read_all(body: dict[str, Any]) -> None:
     """What the routes do with a body before a model sees it."""
+    for media in (True, False):
+        messages = check_messages(body, media=media)
+    calls_to_tool_calls(messages)
+    settle_said(messages)
+    functions_to_tools(body)
     check_fields(body)
     wanted_context(body)
     if body.get("tools") is not None:
         check_tools(body["tools"])
-    for media in (True, False):
-        messages = check_messages(body, media=media)
-    calls_to_tool_calls(messages)
-    functions_to_tools(body)
-    refusals_to_text(messages)
 
 
 def passes_or_is_refused(body: dict[str, Any]) -> None:

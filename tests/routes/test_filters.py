@@ -140,6 +140,18 @@ async def test_changed_filters_and_profiles_count_at_once(stage: Stage, served: 
     assert len(shaped.starts()) == 1
 
 
+async def test_a_value_that_is_only_the_same_to_python_counts_when_it_is_read_again(
+    stage: Stage, start_herd: StartHerd
+) -> None:
+    fake = stage.model("alpha", request={"set": {"chat_template_kwargs": {"enable_thinking": 0}}})
+    herd = await start_herd()
+    entries = json.loads(stage.models_file.read_text())
+    entries["alpha"]["request"]["set"]["chat_template_kwargs"]["enable_thinking"] = False
+    stage.models_file.write_text(json.dumps(entries))
+    assert (await herd.post("/admin/reload")).status == 200
+    assert (await sent(herd, fake, CHAT, said("hi")))["chat_template_kwargs"]["enable_thinking"] is False
+
+
 async def test_admins_see_filters_and_all_that_a_profile_does(served: Herd) -> None:
     shown = (await served.get("/admin/models/alpha")).json
     assert shown["request"] == REQUEST

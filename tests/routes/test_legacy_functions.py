@@ -11,8 +11,10 @@ import pytest
 from manager.errors import InvalidRequest
 from routes.form import OPENAI, Form
 from routes.legacy_functions import calls_to_tool_calls, functions_to_tools, in_functions
-from tests.routes.herd import Herd
-from tests.routes.stage import CHAT, Fake
+from tests.counted import Counted
+from tests.routes.conftest import StartHerd
+from tests.routes.herd import Herd, said
+from tests.routes.stage import CHAT, Fake, Stage
 
 USER = {"role": "user", "content": "hi"}
 CLOCK = {"name": "clock", "description": "Tell the time.", "parameters": {"type": "object", "properties": {}}}
@@ -84,6 +86,38 @@ def test_results_belong_to_the_first_call_of_their_name() -> None:
     assert calls_to_tool_calls(messages)
     assert [message.get("tool_call_id") for message in messages[4:]] == ["call_1", "call_2", "call_3"]
     assert not calls_to_tool_calls(messages)
+
+
+def test_many_results_take_no_longer_each_than_few() -> None:
+    names = [Counted(number) for number in range(300)]
+    called = [{"role": "assistant", "function_call": {"name": name, "arguments": "{}"}} for name in names]
+    results = [{"role": "function", "name": Counted(name), "content": ""} for name in reversed(names)]
+    Counted.compared = 0
+    assert calls_to_tool_calls([*called, *results])
+    assert results[0]["tool_call_id"] == "call_299"
+    assert Counted.compared <= 3 * len(names)
+
+
+async def test_a_call_without_arguments_reaches_the_engine_with_those_of_none(herd: Herd, fake: Fake) -> None:
+    called = {"name": "clock", "arguments": ""}
+    for call in ({"tool_calls": [{"id": "1", "type": "function", "function": called}]}, {"function_call": called}):
+        body = {"messages": [USER, {"role": "assistant", "content": None, **call}]}
+        assert (await herd.ask("POST", CHAT, raw=json.dumps(body).encode())).status == 200
+        (sent,) = fake.requests()[-1]["body"]["messages"][1]["tool_calls"]
+        assert sent["function"] == {"name": "clock", "arguments": "{}"}
+
+
+async def test_what_an_entry_says_of_tools_holds_for_functions(stage: Stage, start_herd: StartHerd) -> None:
+    fake = stage.model("alpha", request={"set": {"tool_choice": "none"}})
+    bare = stage.model("beta", request={"strip": ["tools"]})
+    herd = await start_herd()
+    asked = {"functions": [CLOCK], "function_call": {"name": "clock"}}
+    assert (await herd.chat("hi", **asked)).status == 200
+    sent = fake.requests()[-1]["body"]
+    assert (sent["tools"], sent["tool_choice"]) == ([{"type": "function", "function": CLOCK}], "none")
+    raw = json.dumps(said("hi", model="beta", **asked)).encode()
+    assert (await herd.ask("POST", CHAT, raw=raw)).status == 200
+    assert bare.requests()[-1]["body"] == said("hi", model="beta")
 
 
 def test_of_a_function_that_must_be_called_engines_hear_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from manager.errors import ShuttingDown
+from routes.ollama import chats, embedding
 from routes.ollama.listing import NEVER, VERSION
 from routes.ollama.shapes import (
     ChatAnswer,
@@ -22,6 +25,7 @@ from routes.ollama.shapes import (
     RunningList,
     ShownModel,
 )
+from routes.parsing import LARGE, parse
 from tests.gguf_files import CHAT_TEMPLATE, write_tiny_gguf
 from tests.routes.conftest import StartHerd, outside
 from tests.routes.herd import Answer, Herd, said, until
@@ -223,8 +227,70 @@ async def test_only_administrators_unload_with_keep_alive(
     assert (done.json["done_reason"], herd.state("alpha")) == ("unload", "stopped")
     log = stage.data / "audit.log"
     await until(lambda: log.exists() and b"/api/chat" in log.read_bytes())
-    (line,) = (json.loads(line) for line in outside(log.read_text).splitlines() if "/api/" in line)
-    assert (line["action"], line["target"], line["status"]) == ("POST /api/chat", "alpha", 200)
+    lines = [json.loads(line) for line in outside(log.read_text).splitlines() if "/api/" in line]
+    assert [(line["action"], line["target"], line["status"]) for line in lines] == [
+        ("POST /api/generate", "alpha", 403),
+        ("POST /api/chat", "alpha", 200),
+    ]
+
+
+async def test_an_unload_that_fails_is_audited_as_what_it_was(
+    stage: Stage, herd: Herd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unload(name: str) -> None:
+        raise next(errors)
+
+    errors = iter([ShuttingDown("full"), RuntimeError("a mistake")])
+    monkeypatch.setattr(herd.service.pool, "unload", unload)
+    found = [await herd.post("/api/generate", {"model": "alpha", "keep_alive": 0}) for _ in range(2)]
+    log = stage.data / "audit.log"
+    await until(lambda: log.exists() and log.read_bytes().count(b"/api/generate") == 2)
+    lines = [json.loads(line) for line in outside(log.read_text).splitlines()]
+    assert [line["status"] for line in lines] == [answer.status for answer in found] == [ShuttingDown.status, 500]
+
+
+async def test_a_load_without_a_prompt_is_a_request_as_others_are(herd: Herd, fake: Fake) -> None:
+    fake.close_gate()
+    asking = asyncio.create_task(
+        herd.ask("POST", "/api/generate", {"model": "alpha"}, headers={"X-Request-ID": "mine"})
+    )
+    await until(lambda: herd.state("alpha") == "starting")
+    (running,) = (await herd.get("/admin/requests")).json["requests"]
+    assert (running["id"], running["model"], running["route"]) == ("mine", "alpha", "/api/generate")
+    assert (await herd.ask("DELETE", "/admin/requests/mine")).json == {"cancelled": 1}
+    cancelled = await asking
+    assert (cancelled.status, list(cancelled.json)) == (409, ["error"])
+    assert (await herd.get("/admin/requests")).json == {"requests": []}
+    fake.open_gate()
+    assert (await herd.post("/api/generate", {"model": "alpha"})).status == 200
+    metrics = (await herd.get("/metrics")).body.decode()
+    for status in ("ok", "cancelled"):
+        assert f'llamaherd_requests_total{{model="alpha",outcome="{status}"}} 1.0' in metrics
+
+
+async def test_a_whole_answer_does_not_repeat_the_last_message_where_it_goes_on_with_that(herd: Herd) -> None:
+    last = {"role": "assistant", "content": "one "}
+    body = said("one two", stream=False)
+    body["messages"].append(last)
+    assert (await herd.post("/api/chat", body)).json["message"]["content"] == "two"
+
+
+@pytest.mark.parametrize(("size", "threads"), [(10, {"main"}), (LARGE, {"another"})])
+async def test_a_large_body_is_read_in_a_thread(
+    stage: Stage, herd: Herd, monkeypatch: pytest.MonkeyPatch, size: int, threads: set[str]
+) -> None:
+    found = set()
+
+    def parsed(*arguments: Any) -> Any:
+        found.add("main" if threading.current_thread() is threading.main_thread() else "another")
+        return parse(*arguments)
+
+    for module in (chats, embedding):
+        monkeypatch.setattr(module, "parse", parsed)
+    for path in ("chat", "generate", "embed", "embeddings"):
+        await herd.post(f"/api/{path}", {"unknown": "x" * size, "input": ""})
+        assert (path, found) == (path, threads)
+        found.clear()
 
 
 async def test_an_error_within_a_stream_is_its_last_line(herd: Herd, fake: Fake) -> None:

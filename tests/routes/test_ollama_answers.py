@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from manager.errors import ContextLengthExceeded, GenerationFailed, HerdError, InvalidRequest
+from manager.errors import ContextLengthExceeded, GenerationFailed, HerdError, InvalidRequest, UpstreamClosed
 from routes.ollama.answers import Answers, as_message, as_response, failed
 from routes.ollama.shapes import ChatAnswer, GenerateAnswer
 
@@ -17,7 +17,6 @@ TIMINGS = {"cache_n": 4, "prompt_n": 5, "prompt_ms": 2.5, "predicted_n": 4, "pre
 CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":'}}
 REST = {"index": 0, "function": {"arguments": '"Rome"}'}}
 SECOND = {"index": 1, "id": "c2", "function": {"name": "time", "arguments": ""}}
-SCORES = [{"token": "hi", "logprob": -0.5, "bytes": [104, 105], "top_logprobs": []}]
 
 
 def chunk(delta: dict[str, Any], reason: str | None = None, **more: Any) -> dict[str, Any]:
@@ -109,10 +108,25 @@ async def test_a_call_whose_arguments_are_no_object_fails_the_answer(arguments: 
         await lines(chunk({"tool_calls": [call]}), chunk({}, "tool_calls"))
 
 
-async def test_scores_are_handed_on() -> None:
-    scored = {"choices": [{"index": 0, "delta": {"content": "hi"}, "logprobs": {"content": SCORES}}]}
-    found = await lines(scored, chunk({}, "stop"))
-    assert [line.get("logprobs") for line in found] == [SCORES, None]
+@pytest.mark.parametrize("wanted", [None, 0, 1, 2])
+async def test_scores_are_of_as_many_tokens_as_were_asked_for(wanted: int | None) -> None:
+    score = {"token": "hi", "logprob": -0.1, "bytes": [104, 105]}
+    others = [{"token": "hi", "logprob": -0.1}, {"token": "ho", "logprob": -2.0}]
+    content = [{**score, "top_logprobs": others}]
+    answers = Answers("m", as_message, likeliest=wanted)
+    scored = {"choices": [{"index": 0, "delta": {"content": "hi"}, "logprobs": {"content": content}}]}
+    found = [json.loads(line) async for line in answers.lines(stream(scored, chunk({}, "stop")))]
+    expected = [{**score, "top_logprobs": others[:wanted]} if wanted else score]
+    assert [line.get("logprobs") for line in found] == [expected, None]
+    answer = {"choices": [{"index": 0, "message": {"content": "hi"}, "logprobs": {"content": content}}]}
+    assert answers.whole(answer)["logprobs"] == expected
+
+
+def test_a_whole_answer_does_not_repeat_what_it_goes_on_with() -> None:
+    begun = {"role": "assistant", "content": "one ", "reasoning_content": "hm, "}
+    answers = Answers("m", as_message, [{"role": "user", "content": "count"}, begun])
+    message = answers.whole(whole({"content": "one two", "reasoning_content": "hm, well"}))["message"]
+    assert (message["content"], message["thinking"]) == ("two", "well")
 
 
 async def test_more_than_one_choice_is_not_mixed_into_the_first() -> None:
@@ -137,6 +151,16 @@ async def test_an_error_within_the_stream_is_raised_as_what_it_is() -> None:
         await lines({"error": {"code": 400, "message": "wrong"}})
     with pytest.raises(GenerationFailed):
         await lines({"error": "odd"})
+
+
+async def test_a_stream_that_breaks_off_is_not_done() -> None:
+    async def cut() -> AsyncIterator[bytes]:
+        yield b"data: " + json.dumps(chunk({"content": "a"})).encode() + b"\n\n"
+
+    told = Answers("m", as_message).lines(cut())
+    assert json.loads(await anext(told))["done"] is False
+    with pytest.raises(UpstreamClosed):
+        await anext(told)
 
 
 def test_a_failure_and_a_sign_of_life_are_lines() -> None:

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from manager.errors import HerdError, InvalidRequest
 from routes.body import check_fields, write_object
 from routes.messages import check_messages
-from routes.ollama.asked import MOST, ChatRequest, EmbedRequest, GenerateRequest
-from routes.ollama.bodies import chat_body, completion_body, prompt_chat
+from routes.ollama.asked import CalledFunction, ChatRequest, EmbedRequest, GenerateRequest, Message, ToolCall
+from routes.ollama.bodies import chat_body, completion_body, messages_of, prompt_chat
 from routes.parsing import parse
+from routes.schema.generation import MOST, MOST_BACK
+from tests.counted import Counted
 from tests.https_host import PNG
 
 IMAGE = base64.b64encode(PNG).decode()
@@ -113,6 +115,8 @@ def test_think_says_whether_and_how_much(think: Any, asked: dict[str, Any]) -> N
 
 def test_scores_are_asked_for_with_their_count() -> None:
     assert chat(logprobs=True, top_logprobs=3) == {**chat(), "logprobs": True, "top_logprobs": 3}
+    for none in (None, 0):
+        assert chat(logprobs=True, top_logprobs=none) == {**chat(), "logprobs": True, "top_logprobs": 1}
     assert chat(top_logprobs=3) == chat()
 
 
@@ -136,6 +140,7 @@ def test_results_of_tools_find_the_calls_that_wait_for_them() -> None:
         {"role": "user", "content": "hi"},
         {"role": "assistant", "thinking": "hm", "tool_calls": [CALL, other, named, CALL]},
         {"role": "tool", "content": "12:00", "tool_name": "time"},
+        {"role": "assistant", "content": "wait"},
         {"role": "tool", "content": "Italy", "tool_call_id": "own"},
         {"role": "tool", "content": "sunny"},
         {"role": "tool", "content": "hot", "tool_name": "weather"},
@@ -145,7 +150,7 @@ def test_results_of_tools_find_the_calls_that_wait_for_them() -> None:
     assert said["reasoning_content"] == "hm"
     assert [call["id"] for call in said["tool_calls"]] == ["call_1_0", "call_1_1", "own", "call_1_3"]
     assert json.loads(said["tool_calls"][0]["function"]["arguments"]) == {"city": "Rome"}
-    found = [message["tool_call_id"] for message in body["messages"][2:]]
+    found = [message["tool_call_id"] for message in body["messages"] if message["role"] == "tool"]
     assert found == ["call_1_1", "own", "call_1_0", "call_1_3"]
     assert body["messages"][2]["name"] == "time"
     check_messages(body)
@@ -294,3 +299,37 @@ def test_any_body_becomes_one_that_passes_our_checks_or_is_refused(body: dict[st
             continue
         write_object(made)
         check_fields(made)
+
+
+def test_an_id_that_is_used_again_waits_again_in_its_new_place() -> None:
+    calls = [{"id": name, "function": {"name": name}} for name in ("a", "b")]
+    messages = [
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "a"},
+        {"role": "assistant", "tool_calls": calls[:1]},
+        {"role": "tool"},
+        {"role": "tool"},
+    ]
+    found = [message["tool_call_id"] for message in chat(messages=messages)["messages"] if message["role"] == "tool"]
+    assert found == ["a", "b", "a"]
+
+
+def test_many_results_take_no_longer_each_than_few() -> None:
+    names = [Counted(number) for number in range(300)]
+    calls = [
+        ToolCall.model_construct(id=None, function=CalledFunction.model_construct(name=name, arguments=None))
+        for name in names
+    ]
+    results = [
+        Message.model_construct(role="tool", tool_name=Counted(name), content="", tool_call_id=None)
+        for name in reversed(names)
+    ]
+    Counted.compared = 0
+    made = messages_of([Message.model_construct(role="assistant", content="", tool_calls=calls), *results])
+    assert made[1]["tool_call_id"] == "call_0_299"
+    assert Counted.compared <= 3 * len(names)
+
+
+def test_what_engines_would_make_room_for_is_bounded() -> None:
+    assert chat(options={"repeat_last_n": MOST_BACK})["repeat_last_n"] == MOST_BACK
+    assert refused(options={"repeat_last_n": MOST_BACK + 1}) == "options.repeat_last_n"

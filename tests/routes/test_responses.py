@@ -175,7 +175,7 @@ async def test_a_stream_that_fails_ends_with_the_failed_response(
     assert [event["type"] for event in events[-2:]] == ["error", "response.failed"]
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     assert events[-2]["error"]["code"] == code
-    assert events[-1]["response"]["error"]["code"] == code
+    assert events[-1]["response"]["error"]["code"] == "server_error"
     assert events[-1]["response"]["output"][0]["content"][0]["text"] == "one two"
     async with client_of(herd) as client:
         with pytest.raises(openai.APIError) as caught:
@@ -193,8 +193,20 @@ async def test_a_load_that_fails_after_signs_of_life_is_a_failed_response(stage:
         assert (await events.next() or b"").startswith(b": ")
         told = await events_of(events)
     assert [event["type"] for event in told] == [*BEGIN, "error", "response.failed"]
-    assert told[-1]["response"]["error"]["code"] == "model_load_failed"
+    assert told[-2]["code"] == "model_load_failed"
+    assert told[-1]["response"]["error"]["code"] == "server_error"
     assert told[-1]["response"]["model"] == "alpha"
+
+
+async def test_a_response_tells_what_the_entry_made_of_the_request(stage: Stage, start_herd: StartHerd) -> None:
+    stage.model("alpha", request={"set": {"temperature": 0.25, "max_completion_tokens": 2}})
+    herd = await start_herd()
+    body = {"model": "alpha", "input": "one two three", "temperature": 1.5, "max_output_tokens": 9}
+    whole = (await herd.post(PATH, body)).json
+    async with herd.open("POST", PATH, {**body, "stream": True}) as response:
+        events = await events_of(Events(response))
+    for told in (whole, events[0]["response"], events[-1]["response"]):
+        assert (told["temperature"], told["max_output_tokens"]) == (0.25, 2)
 
 
 async def test_who_leaves_a_stream_frees_the_engine(herd: Herd, fake: Fake) -> None:

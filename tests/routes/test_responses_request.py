@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -209,7 +210,7 @@ UNKEPT = "nothing is kept"
         ({"tools": [{"type": "function"}]}, "tools[0].name", "missing"),
         ({"tools": [FUNCTION], "tool_choice": "any"}, "tool_choice", "'required'"),
         ({"tools": [FUNCTION], "tool_choice": HOSTED}, "tool_choice.type", "'function'"),
-        ({"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice.name", "tools"),
+        ({"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice", "tools"),
         ({"tool_choice": "required"}, "tool_choice", "without tools"),
         ({"text": {"format": {"type": "grammar"}}}, "text.format", "json_schema"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema", "missing"),
@@ -226,6 +227,10 @@ UNKEPT = "nothing is kept"
         ({"moderation": {"model": "m"}}, "moderation", "not supported"),
         ({"messages": [user()]}, "messages", "'input'"),
         ({"response_format": {"type": "json_object"}}, "response_format", "'text.format'"),
+        ({"logprobs": True}, "logprobs", "'include' or 'top_logprobs'"),
+        ({"n_probs": 3}, "n_probs", "'top_logprobs'"),
+        ({"post_sampling_probs": True}, "post_sampling_probs", "'top_logprobs'"),
+        ({"max_output_tokens": 2**31}, "max_output_tokens", "2147483647"),
         ({"n": 2}, "n", "must be 1"),
         ({"n_cmpl": "2"}, "n_cmpl", "must be 1"),
     ],
@@ -258,6 +263,36 @@ def test_mistakes_that_are_found_in_the_chat_are_told_with_their_place_here(para
     assert found.param == param  # others may hear of the same one
     nameless = ModelNotFound("There is none.")
     assert to_chat(asked).in_its_words(nameless) is nameless
+
+
+def test_what_is_off_or_empty_is_no_refusal() -> None:
+    chat_of(user(), functions=[], logprobs=False, post_sampling_probs=False)
+
+
+@pytest.mark.parametrize(
+    ("param", "place"),
+    [
+        ("messages[1].tool_calls[0].function.arguments", "input[1].arguments"),
+        ("messages[1].tool_calls[1]", "input[2]"),
+        ("messages[1].tool_calls[1].function.name", "input[2].name"),
+        ("messages[1].content", "input[1].content"),
+        ("messages[2]", "input[3]"),
+        ("messages[2].content[1].image_url.url", "input[3].output[1].image_url"),
+    ],
+)
+def test_calls_and_the_parts_of_results_are_named_where_they_are(param: str, place: str) -> None:
+    parts = [{"type": "input_text", "text": "4"}, {"type": "input_image", "image_url": "data:,"}]
+    asked = parse(ResponseRequest, {"input": [user(), called("a"), called("b"), result("b", parts)]})
+    told = to_chat(asked).in_its_words(InvalidRequest(f"'{param}' is wrong.", param=param))
+    assert (told.param, told.message) == (place, f"'{place}' is wrong.")
+
+
+def test_thoughts_of_many_items_are_joined_once() -> None:
+    asked = parse(ResponseRequest, {"input": [*[thought("x" * 200)] * 20_000, said("a")]})
+    began = time.process_time()
+    (message,) = to_chat(asked).body["messages"]
+    assert time.process_time() - began < 2, "each was copied as often as others followed: that takes many times as long"
+    assert len(message["reasoning_content"]) == 4_000_000
 
 
 SCALARS = st.none() | st.booleans() | st.integers(-3, 2**63) | st.floats() | st.text(max_size=4)

@@ -10,7 +10,15 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from manager.errors import ContextLengthExceeded, GenerationFailed, HerdError, QueueFull, UpstreamClosed, UpstreamError
+from manager.errors import (
+    ContextLengthExceeded,
+    GenerationFailed,
+    HerdError,
+    InvalidRequest,
+    QueueFull,
+    UpstreamClosed,
+    UpstreamError,
+)
 from routes.parsing import parse
 from routes.responses import schema
 from routes.responses.answer import whole
@@ -32,7 +40,8 @@ def asked_for(**fields: Any) -> ResponseRequest:
 
 def stream_for(**fields: Any) -> ResponseStream:
     asked = asked_for(**fields)
-    return ResponseStream(asked, to_chat(asked))
+    made = to_chat(asked)
+    return ResponseStream(asked, made, lambda: made.body)
 
 
 def piece(finish: str | None = None, logprobs: Any = None, **delta: Any) -> dict[str, Any]:
@@ -88,7 +97,9 @@ def checked(response: dict[str, Any]) -> dict[str, Any]:
 
 def whole_of(message: dict[str, Any], finish: str = "stop", logprobs: Any = None, **fields: Any) -> dict[str, Any]:
     choice = {"index": 0, "finish_reason": finish, "message": message, "logprobs": logprobs}
-    return checked(whole(asked_for(**fields), {"model": "m", "choices": [choice], "usage": USAGE, "timings": {"a": 1}}))
+    asked = asked_for(**fields)
+    answer = {"model": "m", "choices": [choice], "usage": USAGE, "timings": {"a": 1}}
+    return checked(whole(asked, answer, to_chat(asked).body))
 
 
 def without_ids(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -267,7 +278,7 @@ async def test_broken_json_of_an_engine_is_its_fault() -> None:
 
 
 def failure(stream: ResponseStream, error: HerdError) -> list[dict[str, Any]]:
-    """The last events; of a failure theirs knows few codes."""
+    """The last events."""
     frames = [frame for frame in stream.failed(error).decode().split("\n\n") if frame]
     return [json.loads(frame.partition("data: ")[2]) for frame in frames]
 
@@ -288,7 +299,7 @@ async def test_a_failure_ends_the_stream_with_what_there_is() -> None:
     assert (failed["type"], failed["sequence_number"]) == ("response.failed", 6)
     response = failed["response"]
     assert response["status"] == "failed"
-    assert response["error"] == {"code": "generation_failed", "message": "It broke.", "param": "input"}
+    assert response["error"] == {"code": "server_error", "message": "It broke."}
     (item,) = response["output"]
     assert (item["status"], item["content"][0]["text"]) == ("incomplete", "one")
     schema.ResponseEvent.model_validate(failed)
@@ -298,4 +309,30 @@ def test_a_failure_before_the_first_event_begins_the_response_and_ends_it() -> N
     events = failure(stream_for(model="m"), QueueFull("Too many wait."))
     assert kinds(events) == ["created", "in_progress", "error", "failed"]
     assert [event["sequence_number"] for event in events] == [0, 1, 2, 3]
-    assert (events[-1]["response"]["model"], events[-1]["response"]["error"]["code"]) == ("m", "queue_full")
+    assert events[-2]["code"] == "queue_full"
+    assert (events[-1]["response"]["model"], events[-1]["response"]["error"]["code"]) == ("m", "rate_limit_exceeded")
+
+
+@pytest.mark.parametrize("error", [HerdError("x"), QueueFull("x"), InvalidRequest("x"), UpstreamClosed("x")])
+def test_a_failed_response_has_a_code_that_official_clients_know(error: HerdError) -> None:
+    for event in failure(stream_for(), error)[-1:]:
+        EVENT.validate_python(event)
+
+
+def test_what_the_assistant_had_begun_is_not_told_again() -> None:
+    begun = {"role": "assistant", "content": [{"type": "output_text", "text": "The capital is"}]}
+    thought = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}]}
+    asked = [{"role": "user", "content": "?"}, thought, begun]
+    for said, thoughts in (("The capital is Paris.", "hm"), (" Paris.", "")):  # llama.cpp repeats it, others don't
+        (item,) = whole_of({"content": said, "reasoning_content": thoughts}, input=asked)["output"]
+        assert item["content"][0]["text"] == " Paris."
+
+
+def test_a_response_tells_the_parameters_that_were_used() -> None:
+    asked = asked_for(temperature=1.5, top_p=0.5, max_output_tokens=9, reasoning={"effort": "high"})
+    body = {"messages": [], "temperature": 0.25, "max_tokens": 3, "max_completion_tokens": 7, "verbosity": "low"}
+    told = checked(whole(asked, {"choices": []}, body))
+    assert (told["temperature"], told["top_p"], told["max_output_tokens"]) == (0.25, None, 7)
+    assert (told["reasoning"]["effort"], told["text"]["verbosity"]) == (None, "low")
+    endless = whole(asked, {"choices": []}, {"messages": [], "max_tokens": -1})
+    assert endless["max_output_tokens"] is None
