@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from aiohttp import web
@@ -17,7 +19,7 @@ from routes.callers import KEY
 from routes.errors import from_engine
 from routes.headers import REQUEST_ID, mark
 from routes.middleware import ROUTE
-from routes.relay import LEFT, OK, outcome_of
+from routes.relay import CANCELLED, LEFT, OK, outcome_of, tell
 
 # What of a request's headers engines may see: no key, no cookie, nothing of the way to here.
 _PASSED: Final = ("Content-Type", "Accept")
@@ -31,6 +33,37 @@ def passed_headers(request: web.Request) -> dict[str, str]:
     return found
 
 
+@contextlib.contextmanager
+def in_flight(request: web.Request, service: Service, entry: ModelEntry) -> Iterator[Running]:
+    """Meanwhile the request is listed and can be cancelled; in the end it is counted, as one without tokens.
+
+    Raises RequestCancelled.
+    """
+    key = request.get(KEY)
+    service.gate.enter()
+    running = service.inflight.begin(request[REQUEST_ID], entry.name, key.id if key else None, request[ROUTE], False)
+    outcome = LEFT
+    try:
+        tell(service, running, "started")
+        yield running
+        outcome = OK
+    except asyncio.CancelledError:
+        if not running.excuse():
+            raise
+        outcome = CANCELLED
+        raise RequestCancelled("An administrator cancelled this request.", should_retry=False) from None
+    except Exception as error:
+        if not isinstance(error, ConnectionError):
+            outcome = outcome_of(error)
+        raise
+    finally:
+        service.inflight.end(running)
+        service.gate.leave()
+        service.metrics.answered(running, outcome)
+        service.usage.add(running.key, running.model, None, ok=outcome in {OK, LEFT})
+        tell(service, running, "ended", outcome)
+
+
 async def pass_on(
     request: web.Request, entry: ModelEntry, upstream: UpstreamRequest, *, errors: bool = False
 ) -> web.StreamResponse:
@@ -39,30 +72,10 @@ async def pass_on(
     With `errors` those of the engine are handed on, too; else they are raised as ours.
     """
     service = request.app[SERVICE]
-    service.gate.enter()
-    key = request.get(KEY)
-    running = service.inflight.begin(request[REQUEST_ID], entry.name, key.id if key else None, request[ROUTE], False)
-    outcome = LEFT
-    try:
-        try:
-            response = await _exchange(request, service, entry, upstream, running, errors)
-        except asyncio.CancelledError:
-            if not running.excuse():
-                raise
-            raise RequestCancelled("An administrator cancelled this request.", should_retry=False) from None
-        finally:
-            service.inflight.end(running)
+    with in_flight(request, service, entry) as running:
+        response = await _exchange(request, service, entry, upstream, running, errors)
         await response.write_eof()
-        outcome = OK
-        return response
-    except Exception as error:
-        if not isinstance(error, ConnectionError):
-            outcome = outcome_of(error)
-        raise
-    finally:
-        service.gate.leave()
-        service.metrics.answered(running, outcome)
-        service.usage.add(running.key, running.model, None, ok=outcome in {OK, LEFT})
+    return response
 
 
 async def _exchange(

@@ -73,7 +73,7 @@ async def relay(
     heartbeat = request.app[HEARTBEAT] if stream else None
     outcome = LEFT
     try:
-        _tell(service, running, "started")
+        tell(service, running, "started")
         if heartbeat is not None:
             heartbeat.add(out)
         try:
@@ -111,10 +111,11 @@ def _account(request: web.Request, service: Service, running: Running, outcome: 
     if used is not None:
         request[ADMISSION].spent(used.prompt + used.generated)
     service.usage.add(running.key, running.model, used, ok=outcome in {OK, LEFT})
-    _tell(service, running, "ended", outcome)
+    tell(service, running, "ended", outcome)
 
 
-def _tell(service: Service, running: Running, state: str, status: str | None = None) -> None:
+def tell(service: Service, running: Running, state: str, status: str | None = None) -> None:
+    """Say on the feed what becomes of a request."""
     feed = service.pool.feed
     if feed.heard():
         told = {"id": running.id, "model": running.model, "state": state}

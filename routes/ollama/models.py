@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
@@ -14,18 +13,17 @@ from manager.catalog import Found
 from manager.engines import UpstreamRequest
 from manager.engines.kinds import check_supported
 from manager.entry import ModelEntry
-from manager.errors import HerdError, InvalidRequest, ModelNotFound, PermissionDenied, RequestCancelled
-from manager.inflight import Running
+from manager.errors import HerdError, InvalidRequest, ModelNotFound, PermissionDenied
 from manager.service import SERVICE, Service
 from routes.body import BODY, check_fields, write_object
 from routes.callers import KEY, is_admin
 from routes.filters import filtered
 from routes.form import Form
-from routes.headers import REQUEST_ID
-from routes.middleware import CLIENT_LEFT, ROUTE, TARGET, audit
+from routes.middleware import CLIENT_LEFT, TARGET, audit
 from routes.named import named_model
 from routes.ollama.asked import ModelRequest
-from routes.relay import CANCELLED, LEFT, OK, outcome_of, relay
+from routes.passing import in_flight
+from routes.relay import relay
 
 # What Ollama's clients append to a name without a tag.
 LATEST: Final = ":latest"
@@ -63,7 +61,7 @@ async def load_or_unload(request: web.Request, asked: ModelRequest) -> str:
             await service.pool.unload(entry.name)
         return "unload"
     key = request.get(KEY)
-    with _in_flight(request, service, entry) as running:
+    with in_flight(request, service, entry) as running:
         lease = service.pool.try_lease(entry) or await service.pool.lease(entry, key.priority if key else 0)
         running.leased_at = time.monotonic()
         lease.release()
@@ -83,31 +81,6 @@ def _audited(request: web.Request, service: Service, entry: ModelEntry) -> Itera
         raise
     finally:
         audit(request, service, status)
-
-
-@contextlib.contextmanager
-def _in_flight(request: web.Request, service: Service, entry: ModelEntry) -> Iterator[Running]:
-    """Meanwhile the request is listed and can be cancelled, and in the end it is counted. Raises RequestCancelled."""
-    key = request.get(KEY)
-    service.gate.enter()
-    running = service.inflight.begin(request[REQUEST_ID], entry.name, key.id if key else None, request[ROUTE], False)
-    outcome = LEFT
-    try:
-        yield running
-        outcome = OK
-    except asyncio.CancelledError:
-        if not running.excuse():
-            raise
-        outcome = CANCELLED
-        raise RequestCancelled("An administrator cancelled this request.", should_retry=False) from None
-    except Exception as error:
-        outcome = outcome_of(error)
-        raise
-    finally:
-        service.inflight.end(running)
-        service.gate.leave()
-        service.metrics.answered(running, outcome)
-        service.usage.add(running.key, running.model, None, ok=outcome in {OK, LEFT})
 
 
 async def without_chat(
