@@ -138,7 +138,8 @@ install_node_clients() {
     fi
     say "Installing the clients for Node ..."
     # --ignore-scripts: packages are to be unpacked, not to run anything.
-    npm ci --prefix "$NODE_CLIENTS" --silent --no-audit --no-fund --ignore-scripts ||
+    # Not --prefix, with which npm would look for its global settings in there.
+    (cd "$NODE_CLIENTS" && npm ci --silent --no-audit --no-fund --ignore-scripts) ||
         die "npm could not install the clients for Node."
     echo "$wanted" >"$stamp"
 }
