@@ -60,7 +60,12 @@ def _converter(folder: Path) -> Path:
     _run("-m", "pip", "download", "--disable-pip-version-check", *options, "--dest", str(folder))
     wanted = tuple(f"{TREE}/{name}" for name in CONVERTER)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
-        archive.extractall(folder, [one for one in archive if one.name.startswith(wanted)], filter="data")
+        for one in archive:
+            if one.isfile() and one.name.startswith(wanted):
+                file = archive.extractfile(one)
+                assert file is not None, one.name
+                (folder / one.name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / one.name).write_bytes(file.read())
     return folder / TREE
 
 
