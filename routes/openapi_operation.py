@@ -21,7 +21,7 @@ Refs = Mapping[Any, Schema]
 
 # By the first part of a path; what is not here is llama.cpp's.
 _AREAS: Final = {
-    **dict.fromkeys(("ping", "health", "metrics", "status"), "Watching"),
+    **dict.fromkeys(("", "ping", "health", "metrics", "status"), "Watching"),
     **dict.fromkeys(("models", "loadModel", "unloadModel", "chat"), "Original"),
     "v1": "OpenAI",
     "api": "Ollama",
