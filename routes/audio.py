@@ -22,7 +22,7 @@ from routes.body import read_object
 from routes.form import Form
 from routes.multipart import Upload, read_upload
 from routes.named import named_model
-from routes.openai import chat
+from routes.openai import chat, takes_media
 from routes.parsing import RequestBody, parse
 from routes.passing import pass_on, passed_headers
 from routes.schema.answer import example
@@ -75,7 +75,7 @@ async def speech(request: web.Request) -> web.StreamResponse:
 
 def check_hears(entry: ModelEntry) -> None:
     """Raises EndpointUnsupported for a GGUF model without a projector. Whether that hears shows when it is loaded."""
-    if entry.mmproj is None and not entry.llama.extra_args:  # which may name one
+    if not takes_media(entry):
         raise EndpointUnsupported(f"The model '{entry.name}' hears nothing (it has no mmproj).", param="model")
 
 

@@ -11,6 +11,7 @@ import orjson
 from manager.errors import InvalidRequest
 from routes import sse
 from routes.form import Form
+from routes.messages import require_named_tool
 
 _CHOICES: Final = ("none", "auto")
 _NONE_WAITS: Final = (
@@ -30,15 +31,15 @@ def functions_to_tools(body: dict[str, Any]) -> bool:
         raise _refused("functions", "can't be given together with 'tools' or 'tool_choice'")
     names = [_name_of(function, f"functions[{index}]") for index, function in enumerate(functions or ())]
     if call is not None and not (isinstance(call, str) and call in _CHOICES):
-        # Not every engine can be told by tool_choice which one: it gets no other.
-        place = _named(call, names)  # also refuses what is no choice at all
-        functions, call = (functions or [])[place : place + 1], "required"
+        call = {"function": {"name": _named(call, names)}}  # also refuses what is no choice at all
     if not functions:
         return False
     body["tools"] = [{"type": "function", "function": function} for function in functions]
     body["parallel_tool_calls"] = False  # an answer has one function_call
     if call is not None:
         body["tool_choice"] = call
+    if isinstance(call, dict):  # not every engine can be told which one: it gets no other
+        require_named_tool(body)
     return True
 
 
@@ -50,13 +51,13 @@ def _name_of(function: Any, where: str) -> str:
     return str(function["name"])
 
 
-def _named(call: Any, names: list[str]) -> int:
+def _named(call: Any, names: list[str]) -> str:
     name = call.get("name") if isinstance(call, dict) else None
     if not isinstance(name, str):
         raise _refused("function_call", "must be 'none', 'auto' or an object with a 'name'")
     if name not in names:
         raise _refused("function_call", "names none of the functions")
-    return names.index(name)
+    return name
 
 
 def calls_to_tool_calls(messages: list[Message]) -> bool:

@@ -60,7 +60,7 @@ async def chat(
     request[BODY] = body
     found = named_model(request, body, lenient=lenient)
     entry, personality = found.entry, found.personality
-    messages = check_messages(body, media=_takes_media(entry))
+    messages = check_messages(body, media=takes_media(entry))
     changed = calls_to_tool_calls(messages)
     changed |= settle_said(messages)
     if "functions" in body or "function_call" in body:  # before filters, which are of tools
@@ -92,7 +92,8 @@ async def chat(
     return await relay(request, service, entry, build, stream=streamed, form=form)
 
 
-def _takes_media(entry: ModelEntry) -> bool:
+def takes_media(entry: ModelEntry) -> bool:
+    """Whether the model may take more than text, as far as that is known before it is loaded."""
     # Other engines judge by themselves, and extra_args may name a projector.
     return entry.mmproj is not None or entry.engine != "llama" or bool(entry.llama.extra_args)
 

@@ -142,9 +142,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     if not _is_input(body.get("input")):
         must = "a string, an array of token ids, or an array of these"
         raise InvalidRequest(f"'input' must be {must}.", param="input")
-    # Of other engines the model's folder tells, and extra_args may say it, too.
-    if entry.engine == "llama" and not (entry.params.embedding or entry.llama.reranking or entry.llama.extra_args):
-        raise EndpointUnsupported(f"The model '{entry.name}' makes no embeddings (embedding is false).", param="model")
+    check_embeds(entry)
     dimensions = body.get("dimensions")
     if dimensions is None:
         return await _hand_on(request, entry, "/v1/embeddings", raw)
@@ -153,6 +151,13 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     # No engine here knows the field, or all would have to treat it alike.
     raw = write_object({name: value for name, value in body.items() if name != "dimensions"})
     return await _hand_on(request, entry, "/v1/embeddings", raw, shortened(dimensions))
+
+
+def check_embeds(entry: ModelEntry) -> None:
+    """Raises EndpointUnsupported for a GGUF model that makes no embeddings. Of other engines the folder tells."""
+    # extra_args may say it, too.
+    if entry.engine == "llama" and not (entry.params.embedding or entry.llama.reranking or entry.llama.extra_args):
+        raise EndpointUnsupported(f"The model '{entry.name}' makes no embeddings (embedding is false).", param="model")
 
 
 async def rerank(request: web.Request) -> web.StreamResponse:

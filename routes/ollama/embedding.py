@@ -8,14 +8,13 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from manager.entry import ModelEntry
-from manager.errors import EndpointUnsupported
 from routes.body import BODY, read_object
 from routes.form import Form
 from routes.models import json_response
 from routes.ollama.asked import EmbeddingsRequest, EmbedRequest
 from routes.ollama.models import DIMENSIONS, asked_model, load_or_unload, without_chat
 from routes.parsing import parse, prepared
+from routes.straight import check_embeds
 from routes.vectors import cut
 
 PATH: Final = "/v1/embeddings"
@@ -28,7 +27,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
     asked = await prepared(raw, partial(parse, EmbedRequest, body))
     found = asked_model(request, asked.model)
     model = asked.model or found.entry.name
-    _check_embeds(found.entry)
+    check_embeds(found.entry)
     if not asked.input:
         await load_or_unload(request, asked)
         return json_response({"model": model, "embeddings": [], **_took(began, {})})
@@ -46,7 +45,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     raw, body = await read_object(request)
     asked = await prepared(raw, partial(parse, EmbeddingsRequest, body))
     found = asked_model(request, asked.model)
-    _check_embeds(found.entry)
+    check_embeds(found.entry)
     if not asked.prompt:
         await load_or_unload(request, asked)
         return json_response({"embedding": []})
@@ -69,9 +68,3 @@ def _took(began: int, answer: dict[str, Any]) -> dict[str, int]:
     """How long it took, in nanoseconds, and how much was read."""
     read = (answer.get("usage") or {}).get("prompt_tokens", 0)
     return {"total_duration": time.monotonic_ns() - began, "load_duration": 0, "prompt_eval_count": read}
-
-
-def _check_embeds(entry: ModelEntry) -> None:
-    # Of other engines the model's folder tells, and extra_args may say it, too.
-    if entry.engine == "llama" and not (entry.params.embedding or entry.llama.reranking or entry.llama.extra_args):
-        raise EndpointUnsupported(f"The model '{entry.name}' makes no embeddings (embedding is false).", param="model")

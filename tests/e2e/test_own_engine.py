@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,6 @@ import pytest
 from openai import APIStatusError, AsyncOpenAI, BadRequestError
 from openai.types.chat import ChatCompletionMessageParam
 
-from tests.e2e.conftest import plain_http
 from tests.e2e.service import PATIENCE, Service, running
 
 pytestmark = pytest.mark.timeout(120)
@@ -67,18 +66,6 @@ def service(models_file: Path, packages: Path) -> Iterator[Service]:
         yield service
 
 
-@pytest.fixture
-async def client(service: Service) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=service.openai_url, api_key=service.key, max_retries=0, timeout=PATIENCE) as client:
-        yield client
-
-
-@pytest.fixture
-async def http(service: Service) -> AsyncIterator[aiohttp.ClientSession]:
-    async with plain_http(service) as session:
-        yield session
-
-
 def test_without_its_package_the_service_does_not_start(models_file: Path) -> None:
     """From a folder of its own the example can't be seen."""
     ended = subprocess.run(
@@ -92,19 +79,19 @@ def test_without_its_package_the_service_does_not_start(models_file: Path) -> No
     assert "models.json: loud.engine: there is no engine 'echo'" in ended.stderr
 
 
-async def listed(client: AsyncOpenAI, name: str) -> dict[str, Any]:
-    return (await client.models.retrieve(name)).model_dump()
+async def listed(async_client: AsyncOpenAI, name: str) -> dict[str, Any]:
+    return (await async_client.models.retrieve(name)).model_dump()
 
 
-async def test_it_is_listed_with_the_name_of_its_engine(client: AsyncOpenAI) -> None:
-    models = {model.id: model.model_dump() async for model in client.models.list()}
+async def test_it_is_listed_with_the_name_of_its_engine(async_client: AsyncOpenAI) -> None:
+    models = {model.id: model.model_dump() async for model in async_client.models.list()}
     assert models.keys() == MODELS.keys()
     assert {model["backend"] for model in models.values()} == {"echo"}
     assert (models["mute"]["state"], models["mute"]["root"]) == ("stopped", "whispering")
 
 
-async def test_a_chat_is_answered_whole_with_its_usage(client: AsyncOpenAI) -> None:
-    answer = await client.chat.completions.create(model="loud", messages=HELLO, temperature=0.5)
+async def test_a_chat_is_answered_whole_with_its_usage(async_client: AsyncOpenAI) -> None:
+    answer = await async_client.chat.completions.create(model="loud", messages=HELLO, temperature=0.5)
     assert answer.object == "chat.completion"
     assert (answer.model, answer.choices[0].finish_reason) == ("loud", "stop")
     assert (answer.choices[0].message.role, answer.choices[0].message.content) == ("assistant", "HELLO MY HERD!")
@@ -112,8 +99,8 @@ async def test_a_chat_is_answered_whole_with_its_usage(client: AsyncOpenAI) -> N
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (3, 3, 6)
 
 
-async def test_a_chat_is_streamed_word_by_word(client: AsyncOpenAI) -> None:
-    stream = await client.chat.completions.create(
+async def test_a_chat_is_streamed_word_by_word(async_client: AsyncOpenAI) -> None:
+    stream = await async_client.chat.completions.create(
         model="loud", messages=HELLO, stream=True, stream_options={"include_usage": True}
     )
     chunks = [chunk async for chunk in stream]
@@ -127,7 +114,9 @@ async def test_a_chat_is_streamed_word_by_word(client: AsyncOpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_is_cut_at_max_tokens(client: AsyncOpenAI, http: aiohttp.ClientSession, stream: bool) -> None:
+async def test_an_answer_is_cut_at_max_tokens(
+    async_client: AsyncOpenAI, http: aiohttp.ClientSession, stream: bool
+) -> None:
     body = {"model": "loud", "messages": HELLO, "max_tokens": 2, "stream": stream}
     async with http.post("/v1/chat/completions", json=body) as answer:
         text = await answer.text()
@@ -137,16 +126,16 @@ async def test_an_answer_is_cut_at_max_tokens(client: AsyncOpenAI, http: aiohttp
     assert "HERD" not in text
 
 
-async def test_a_personality_counts_and_a_budget_drops_the_oldest_turns(client: AsyncOpenAI) -> None:
+async def test_a_personality_counts_and_a_budget_drops_the_oldest_turns(async_client: AsyncOpenAI) -> None:
     turns: list[ChatCompletionMessageParam] = [
         {"role": "user", "content": "one two three four five six seven"},
         {"role": "assistant", "content": "eight nine"},
         *HELLO,
     ]
-    answer = await client.chat.completions.create(model="loud:pirate", messages=turns)
+    answer = await async_client.chat.completions.create(model="loud:pirate", messages=turns)
     assert answer.usage
     assert answer.usage.prompt_tokens == 16
-    answer = await client.chat.completions.create(model="loud:pirate", messages=turns, extra_body={"ctx": 12})
+    answer = await async_client.chat.completions.create(model="loud:pirate", messages=turns, extra_body={"ctx": 12})
     assert answer.usage
     assert answer.usage.prompt_tokens == 7
 
@@ -162,40 +151,40 @@ async def test_a_personality_counts_and_a_budget_drops_the_oldest_turns(client: 
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_what_it_can_not_do_is_a_400_that_names_it(
-    client: AsyncOpenAI, more: dict[str, Any], code: str | None, param: str, says: str, stream: bool
+    async_client: AsyncOpenAI, more: dict[str, Any], code: str | None, param: str, says: str, stream: bool
 ) -> None:
     with pytest.raises(BadRequestError, match=says) as caught:
-        await client.chat.completions.create(model="loud", messages=HELLO, stream=stream, extra_body=more)
+        await async_client.chat.completions.create(model="loud", messages=HELLO, stream=stream, extra_body=more)
     assert caught.value.param == param
     assert code in {None, caught.value.code}
 
 
-async def test_what_it_never_answers_is_refused_and_does_not_load_it(client: AsyncOpenAI) -> None:
+async def test_what_it_never_answers_is_refused_and_does_not_load_it(async_client: AsyncOpenAI) -> None:
     with pytest.raises(BadRequestError, match="The model 'cold' can't do this") as caught:
-        await client.embeddings.create(model="cold", input="hello")
+        await async_client.embeddings.create(model="cold", input="hello")
     assert caught.value.code == "endpoint_not_supported"
-    assert (await listed(client, "cold"))["state"] == "stopped"
+    assert (await listed(async_client, "cold"))["state"] == "stopped"
 
 
-async def test_it_is_loaded_and_unloaded_on_demand(client: AsyncOpenAI, http: aiohttp.ClientSession) -> None:
+async def test_it_is_loaded_and_unloaded_on_demand(async_client: AsyncOpenAI, http: aiohttp.ClientSession) -> None:
     async with http.post("/loadModel", json={"model": "cold"}) as answer:
         assert answer.status == 200
-    assert (await listed(client, "cold"))["state"] == "ready"
-    answered = await client.chat.completions.create(model="cold", messages=HELLO)
+    assert (await listed(async_client, "cold"))["state"] == "ready"
+    answered = await async_client.chat.completions.create(model="cold", messages=HELLO)
     assert answered.choices[0].message.content == "dreh ym olleh"
     async with http.get("/unloadModel", params={"model": "cold"}) as answer:
         assert answer.status == 200
-    assert (await listed(client, "cold"))["state"] == "stopped"
+    assert (await listed(async_client, "cold"))["state"] == "stopped"
 
 
-async def test_a_load_that_fails_says_why(client: AsyncOpenAI, service: Service) -> None:
+async def test_a_load_that_fails_says_why(async_client: AsyncOpenAI, service: Service) -> None:
     with pytest.raises(APIStatusError, match="There is no voice 'whispering'; there are: shouting, backwards"):
-        await client.chat.completions.create(model="mute", messages=HELLO)
+        await async_client.chat.completions.create(model="mute", messages=HELLO)
     await asyncio.to_thread(service.wait_for_log, r"model=mute state=failed .*whispering")
 
 
 async def test_a_reload_checks_its_params_and_takes_new_entries(
-    models_file: Path, client: AsyncOpenAI, http: aiohttp.ClientSession
+    models_file: Path, async_client: AsyncOpenAI, http: aiohttp.ClientSession
 ) -> None:
     async def reload(**params: Any) -> tuple[int, str]:
         entries = {**MODELS, "new": {"engine": "echo", "params": params}}
@@ -209,7 +198,7 @@ async def test_a_reload_checks_its_params_and_takes_new_entries(
     assert status == 400
     assert "new.params.endWith: should be '', '!' or '?' (got '.')" in text
     assert "new.params.wordDelay: should be a valid number (got 'long')" in text
-    assert {model.id async for model in client.models.list()} == MODELS.keys()
+    assert {model.id async for model in async_client.models.list()} == MODELS.keys()
     assert (await reload(model="backwards", endWith="?"))[0] == 200
-    answer = await client.chat.completions.create(model="new", messages=HELLO)
+    answer = await async_client.chat.completions.create(model="new", messages=HELLO)
     assert answer.choices[0].message.content == "dreh ym olleh?"

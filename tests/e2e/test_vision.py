@@ -13,7 +13,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.e2e.service import PATIENCE, Service, running
+from tests.e2e.service import Service, running
 from tests.vision_gguf import MODEL, PROJECTOR
 
 pytestmark = pytest.mark.timeout(180)
@@ -36,12 +36,6 @@ def service(
     (folder / "data" / "models.json").write_text(json.dumps(models))
     with running(folder, {"LLAMAHERD_STORAGE__MODELS_FOLDER": str(vision_gguf_folder), **launcher}) as service:
         yield service
-
-
-@pytest.fixture
-def client(service: Service) -> Iterator[OpenAI]:
-    with OpenAI(base_url=service.openai_url, api_key=service.key, max_retries=0, timeout=PATIENCE) as client:
-        yield client
 
 
 def picture(colour: tuple[int, int, int], kind: str = "png") -> str:
