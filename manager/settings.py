@@ -16,8 +16,10 @@ from manager.settings_layers import KeyPath, Layer, YamlLayer, dotenv_layer, env
 from manager.settings_sections import (
     ChildSettings,
     GenerationSettings,
+    HubSettings,
     LimitsSettings,
     LlamaSettings,
+    LogSettings,
     MediaSettings,
     MemorySettings,
     ModelSettings,
@@ -46,6 +48,8 @@ class Settings(BaseSettings):
     memory: MemorySettings = Field(default_factory=MemorySettings)
     scheduling: SchedulingSettings = Field(default_factory=SchedulingSettings)
     limits: LimitsSettings = Field(default_factory=LimitsSettings)
+    hub: HubSettings = Field(default_factory=HubSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
 
     @classmethod
     def settings_customise_sources(

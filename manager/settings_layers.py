@@ -35,16 +35,19 @@ EXACT_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "MODEL_PATH": ("model", "path"),
     "MMPROJ_PATH": ("model", "mmproj"),
     "MODEL_NAME": ("model", "name"),
+    "HF_ENDPOINT": ("hub", "endpoint"),
+    "HF_TOKEN": ("hub", "token"),
     "CUDA_VISIBLE_DEVICES": ("llama", "cuda_visible_devices"),
 }
-# Here an empty value has a meaning of its own: no GPU at all.
-_MAY_BE_EMPTY: Final = frozenset({("llama", "cuda_visible_devices")})
+# Here an empty value has a meaning of its own: no GPU at all, no files of log lines.
+_MAY_BE_EMPTY: Final = frozenset({("llama", "cuda_visible_devices"), ("log", "folder")})
 
 KeyPath = tuple[str, ...]
 
 # What can't be said in one word: JSON, a list also with commas between its items.
 _STRUCTURED: Final[dict[KeyPath, str]] = {
     ("cors", "allowed_origins"): "list",
+    ("hub", "mirrors"): "list",
     ("scheduling", "groups"): "object",
     ("server", "allowed_hosts"): "list",
     ("server", "trusted_proxies"): "list",

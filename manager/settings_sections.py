@@ -6,9 +6,21 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
-from manager.settings_types import AbsolutePath, Int, Number, Seconds, Section, Text, Verbosity, lower, upper
+from manager.settings_types import (
+    AbsolutePath,
+    HttpUrl,
+    Int,
+    Number,
+    Seconds,
+    Section,
+    Text,
+    Verbosity,
+    lower,
+    none_if_empty,
+    upper,
+)
 
 
 def _in_data(name: str) -> Any:
@@ -138,6 +150,11 @@ class LlamaSettings(Section):
     cuda_visible_devices: str | None = Field(
         default=None, description="CUDA_VISIBLE_DEVICES of the models' processes; else theirs is that of the service."
     )
+    placement: Annotated[Literal["single", "split"], BeforeValidator(lower)] = Field(
+        default="single",
+        description="Where a model goes that names no device, with several GPUs. single: on the one where it fits best, "
+        "over all of them only where it fits on none; split: over all of them.",
+    )
 
 
 class ChildSettings(Section):
@@ -232,6 +249,37 @@ class SchedulingSettings(Section):
         default=None, description="Name of a model that is loaded again when nothing else is in use."
     )
     home_after: Seconds = Field(default=60.0, description="Seconds without a request after which that happens.")
+
+
+class HubSettings(Section):
+    """Whence `llamaherd model pull` and /admin/models/pull fetch models."""
+
+    endpoint: HttpUrl = Field(default="https://huggingface.co", description="Address of the model hub.")
+    mirrors: list[HttpUrl] = Field(
+        default_factory=list, description="Addresses of hubs with the same models, tried in turn where that one fails."
+    )
+    token: SecretStr | None = Field(
+        default=None, description="Access token of the hub, for models that are not open; sent to endpoint only."
+    )
+    timeout: Seconds = Field(default=30.0, description="Seconds without a byte after which a download is tried again.")
+
+
+class LogSettings(Section):
+    """Where log lines go besides standard error. Their level is server.log_level."""
+
+    format: Annotated[Literal["text", "json"], BeforeValidator(lower)] = Field(
+        default="text", description="Form of a log line: text, or a JSON object."
+    )
+    folder: Annotated[AbsolutePath | None, BeforeValidator(none_if_empty)] = Field(
+        default=Path("applogs"),
+        description="Folder of main.log and of one file for each model; null, or an empty variable: no files.",
+    )
+    max_size: Int = Field(
+        default=10 * 1024**2,
+        ge=1024,
+        description="Size in bytes at which a file is put away as .1 and a new one begun.",
+    )
+    keep: Int = Field(default=5, ge=0, description="How many files that were put away are kept, of each log.")
 
 
 class LimitsSettings(Section):

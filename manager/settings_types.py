@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 VERBOSITY: Final = ("error", "warning", "info", "trace", "debug")
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
+_HTTP_URL = re.compile(r"https?://[^/\s?#@]+(/[^/\s?#]+)*", re.IGNORECASE)
 
 
 def _not_bool(value: Any) -> Any:
@@ -59,11 +60,23 @@ def _origin(value: str) -> str:
     return value
 
 
+def _http_url(value: str) -> str:
+    value = value.rstrip("/")
+    if not _HTTP_URL.fullmatch(value):
+        raise ValueError("must be an address such as https://hub.example.org")
+    return value
+
+
+def none_if_empty(value: Any) -> Any:
+    return None if value == "" else value
+
+
 Int = Annotated[int, BeforeValidator(_not_bool)]
 Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
 Seconds = Annotated[Number, Field(gt=0)]
 Text = Annotated[str, AfterValidator(_not_empty)]
 AbsolutePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_absolute)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Origin = Annotated[str, AfterValidator(_origin)]
 Verbosity = Annotated[str | int | None, BeforeValidator(_verbosity)]
 

@@ -97,6 +97,8 @@ def test_exact_names_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
         "MMPROJ_PATH": "p.gguf",
         "MODEL_NAME": "seer",
         "CUDA_VISIBLE_DEVICES": "1",
+        "HF_ENDPOINT": "https://hub.example.org/",
+        "HF_TOKEN": "hf_secret",
     }
     assert values.keys() | {"CONFIG_PATH"} == EXACT_NAMES.keys()
     for name, value in values.items():
@@ -109,6 +111,9 @@ def test_exact_names_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (model.type, model.path, model.mmproj, model.name) == ("VL", here / "m.gguf", here / "p.gguf", "seer")
     assert settings.llama.log_level == "warning"
     assert settings.llama.cuda_visible_devices == "1"
+    assert settings.hub.endpoint == "https://hub.example.org"
+    assert settings.hub.token is not None
+    assert settings.hub.token.get_secret_value() == "hf_secret"
 
 
 def test_empty_variables_count_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
