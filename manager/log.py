@@ -1,46 +1,85 @@
-"""Where log lines go: everything through one queue to standard error, access lines in batches."""
+"""Where log lines go: everything through one queue to standard error and files, access lines in batches."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import logging.handlers
 import queue
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from aiohttp.http_exceptions import HttpProcessingError
+
+from manager.errors import HerdError
+from manager.log_file import LogFile
+from manager.log_lines import formatter, json_line, note
+from manager.log_models import ModelLogs
+from manager.log_queue import InFiles, Listener, LogFiles, ToQueue
+from manager.settings_sections import LogSettings
+
+logger = logging.getLogger(__name__)
 
 FLUSH_EVERY: Final = 0.5
 # Where the terminal or the journal does not keep up, lines are dropped and counted, not memory filled.
 PENDING_MOST: Final = 100_000
+_WITHOUT_FILES: Final = LogSettings(folder=None)
 
 
 @contextmanager
-def logging_to(stream: TextIO, level: str) -> Iterator[None]:
-    """Send the log to `stream` while the context lasts; writing happens in a thread of its own."""
-    handler = logging.StreamHandler(stream)
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    listener = logging.handlers.QueueListener(lines, handler)
+def logging_to(stream: TextIO, level: str, settings: LogSettings = _WITHOUT_FILES) -> Iterator[LogFiles | None]:
+    """Send the log to `stream` and to files, where these are wanted, while the context lasts.
+
+    Writing happens in a thread of its own. What can't be written ends nothing. An exception that ends the context is
+    only written to the file: who started the service hears of it in another way.
+    """
+    lines: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    files = _files(settings, lines.put)
+    form = formatter(settings.format)
+    console = logging.StreamHandler(stream)
+    console.setFormatter(form)
+    in_files = InFiles(files) if files is not None else logging.NullHandler()
+    in_files.setFormatter(form)
+    listener = Listener(lines, console, in_files)
     requests = logging.getLogger("aiohttp.server")
     requests.addFilter(_without_bytes_of_requests)
     root = logging.getLogger()
-    queue_handler = logging.handlers.QueueHandler(lines)
-    root.addHandler(queue_handler)
+    to_queue = ToQueue(lines, files)
+    root.addHandler(to_queue)
     root.setLevel(level.upper())
     listener.start()
+    if files is not None:
+        files.main.check()
+    failure: logging.LogRecord | None = None
     try:
-        yield
+        yield files
+    except Exception as error:
+        failure = _ended_by(error)
+        raise
     finally:
-        root.removeHandler(queue_handler)
+        root.removeHandler(to_queue)
         requests.removeFilter(_without_bytes_of_requests)
+        if files is not None:
+            files.models.hand_over()
         listener.stop()
+        if failure is not None:
+            in_files.handle(failure)
+
+
+def _files(settings: LogSettings, later: Callable[[Callable[[], None]], None]) -> LogFiles | None:
+    if settings.folder is None:
+        return None
+    main = LogFile(settings.folder / "main.log", settings.max_size, settings.keep)
+    return LogFiles(main, ModelLogs(settings.folder, settings, later))
+
+
+def _ended_by(error: Exception) -> logging.LogRecord:
+    if isinstance(error, HerdError):
+        return logger.makeRecord(logger.name, logging.CRITICAL, __file__, 0, "ended: %s", (error.message,), None)
+    exc_info = type(error), error, error.__traceback__
+    return logger.makeRecord(logger.name, logging.CRITICAL, __file__, 0, "ended", (), exc_info)
 
 
 def _without_bytes_of_requests(record: logging.LogRecord) -> bool:
@@ -58,10 +97,16 @@ class AccessLog:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
+        self._as_json = False
+        self._file: LogFile | None = None
         self._pending: list[str] = []
         self._dropped = 0
         self._second = 0
         self._stamp = ""
+
+    def write_as(self, form: str, file: LogFile | None) -> None:
+        """Lines are of this form from now on, as that of the setting log.format, and go to the file too."""
+        self._as_json, self._file = form == "json", file
 
     def add(self, request_id: str, method: str, path: str, status: int, seconds: float, key_id: str) -> None:
         """Note one answered request. `path` has no query string: a question may be in it."""
@@ -73,6 +118,20 @@ class AccessLog:
         if second != self._second:  # strftime once a second, not once a request
             self._second = second
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        if self._as_json:
+            fields = {
+                "time": f"{self._stamp}.{int((now - second) * 1000):03d}Z",
+                "level": "INFO",
+                "logger": "access",
+                "request": request_id,
+                "key": None if key_id == "-" else key_id,
+                "method": method,
+                "path": path,
+                "status": status,
+                "ms": round(seconds * 1000, 1),
+            }
+            self._pending.append(json_line(fields))
+            return
         self._pending.append(
             f"{self._stamp}.{int((now - second) * 1000):03d}Z ACCESS request={request_id} key={key_id} "
             f"{method} {path!r} status={status} ms={seconds * 1000:.1f}\n"
@@ -86,19 +145,24 @@ class AccessLog:
                 if self._pending:
                     await asyncio.to_thread(self._write, self._take())
         finally:
-            self._write(self._take())
+            if self._pending or self._dropped:
+                await asyncio.to_thread(self._write, self._take())
 
     def _take(self) -> list[str]:
         lines, self._pending = self._pending, []
         if self._dropped:
-            lines.append(f"access lines dropped={self._dropped}\n")
+            form = "json" if self._as_json else "text"
+            lines.append(note(form, time.time(), "access", f"lines dropped={self._dropped}"))
             self._dropped = 0
         return lines
 
     def _write(self, lines: list[str]) -> None:
         # In a thread of its own the lock of the interpreter is held only for the join.
+        text = "".join(lines)
+        if self._file is not None:
+            self._file.write(text)
         try:
-            self._stream.write("".join(lines))
+            self._stream.write(text)
             self._stream.flush()
         except OSError:  # a full disk, a reader that went: requests go on
             self._dropped += len(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 
 
@@ -21,6 +22,13 @@ class LogBuffer:
         self._partial = b""
         self._max_line = max_line
         self._more: asyncio.Event | None = None  # while somebody waits
+        self._tee: Callable[[list[str]], None] | None = None
+
+    def tee(self, to: Callable[[list[str]], None]) -> None:
+        """Have `to` called with all lines, as they are completed; it must neither block nor raise."""
+        if self._lines:
+            to(list(self._lines))
+        self._tee = to
 
     def feed(self, data: bytes) -> list[str]:
         """Add bytes as they were read; returns the lines that they completed. Called on the event loop."""
@@ -32,6 +40,8 @@ class LogBuffer:
         self.total += len(lines)
         if lines:
             self._wake()
+            if self._tee is not None:
+                self._tee(lines)
         return lines
 
     def close(self) -> None:

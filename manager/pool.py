@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any, Final
 
 from manager.catalog import Catalog, Found
@@ -21,7 +22,8 @@ from manager.lease import Lease
 from manager.life import Life, Timing
 from manager.logbuf import LogBuffer
 from manager.metrics import Metrics
-from manager.scheduler import Ledger, Scheduler
+from manager.placement import Placement
+from manager.scheduler import Ledger, Outlook, Scheduler
 from manager.settings import Settings
 from manager.state import LOADED, SETTLED, ModelState, ModelStatus
 from manager.summary import ServiceStatus, describe, summary
@@ -77,6 +79,7 @@ class ModelPool:
         self.feed = Feed()
         self.ledger = ledger
         self.errors: deque[ErrorRecord] = deque(maxlen=ERRORS_KEPT)
+        self.engine_lines_to: Callable[[str, list[str]], None] | None = None  # the model's name, and what was written
         self._catalog = catalog
         self._settings = settings
         self._make_engine = make_engine
@@ -150,12 +153,14 @@ class ModelPool:
         """What all models may hold together: bytes by device, and places where their number is limited."""
         return await self._scheduler.room()
 
-    async def would_evict(self, name: str) -> tuple[str, ...] | None:
-        """Who would go, were this model loaded now; None where it can't be. Raises ModelNotFound."""
+    async def outlook(self, name: str) -> Outlook:
+        """Where a model would be, were it loaded now, and who would go for it. Raises ModelNotFound."""
         entry = self._catalog.find(name).entry
-        return (
-            () if self.state(entry.name) in {ModelState.STARTING, *LOADED} else await self._scheduler.would_evict(entry)
-        )
+        instance = self._instances.get(entry.name)
+        life = instance.life if instance and instance.state in {ModelState.STARTING, *LOADED} else None
+        if life is None:
+            return await self._scheduler.outlook(entry)
+        return Outlook(Placement(life.placed, await self.ledger.expected(life.placed), life.device), ())
 
     def service_status(self) -> ServiceStatus:
         """The present state of the whole service."""
@@ -281,9 +286,15 @@ class ModelPool:
             raise ModelNotFound(f"The model '{entry.name}' was removed.", param="model")
         instance = self._instances.get(entry.name)
         if instance is None:
-            instance = ModelInstance(entry, self._make_engine, self, self._timing)
+            instance = ModelInstance(entry, self._engine_for, self, self._timing)
             self._instances[entry.name] = instance
         return instance
+
+    def _engine_for(self, entry: ModelEntry) -> Engine:
+        engine = self._make_engine(entry)
+        if self.engine_lines_to is not None:
+            engine.log.tee(partial(self.engine_lines_to, entry.name))
+        return engine
 
     def _newest_ready(self) -> str | None:
         ready = [status for status in self.statuses() if status.state is ModelState.READY]
@@ -336,7 +347,7 @@ class ModelPool:
     def ended(self, life: Life) -> None:
         self._scheduler.stopped(life)
         if life.measured:
-            self.ledger.learn(life.entry, life.measured, served=bool(life.uses))
+            self.ledger.learn(life.placed, life.measured, served=bool(life.uses))
             self._own(self.ledger.flush(), "write what was learnt")
 
     def _revive_later(self, status: ModelStatus) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 from aiohttp import web
 
 from manager.errors import HerdError, InvalidKey, RateLimited
+from manager.log_lines import ANSWERING, Answering
 from manager.quota import Admission
 from manager.service import SERVICE, Service
 from manager.short_answers import error_object
@@ -65,6 +66,8 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
         service = request.app[SERVICE]
         request_id = request[REQUEST_ID] = _request_id(request)
         request[ROUTE] = route
+        answering = Answering(request_id)
+        ANSWERING.set(answering)
         status = CLIENT_LEFT
         admission: Admission | None = None
         try:
@@ -82,6 +85,7 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
             response = _answer_to(error, request, access)
             status = response.status
         finally:
+            answering.id = None  # tasks that it has begun may go on
             if admission is not None:
                 admission.release()
             seconds = time.perf_counter() - started
@@ -129,7 +133,7 @@ def as_herd_error(request: web.Request, error: Exception) -> HerdError:
             error.message = message
         return error
     request_id = request[REQUEST_ID]
-    logger.error("request=%s failed", request_id, exc_info=error)
+    logger.error("the request failed", exc_info=error)
     return HerdError(f"The service made a mistake. Its log has more under the request id {request_id}.")
 
 

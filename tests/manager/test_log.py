@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import logging
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from manager import log as module
+from manager.errors import ConfigError
 from manager.log import AccessLog, logging_to
+from manager.log_file import LogFile
+from manager.log_lines import ANSWERING, Answering
+from manager.settings_sections import LogSettings
 from tests.manager.bench import turn, until
 
 
@@ -75,6 +84,156 @@ def test_nothing_is_sent_after_the_end() -> None:
     assert stream.getvalue() == ""
 
 
+# JSON
+
+
+def written_as_json(stream: io.StringIO) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = [json.loads(line) for line in stream.getvalue().splitlines()]
+    for line in lines:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
+    return lines
+
+
+JSON = LogSettings(format="json", folder=None)
+
+
+def test_a_line_of_json_has_level_logger_message_and_the_model_that_it_is_about() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, "info", JSON):
+        logging.getLogger("x").info("pid=%d bytes=%s\n%s", 7, None, "\udcff ü")
+        logging.getLogger("x").warning("model=%s state=%s", "some model", "ready")
+    assert written_as_json(stream) == [
+        {"level": "INFO", "logger": "x", "message": "pid=7 bytes=None\n\udcff ü"},
+        {"level": "WARNING", "logger": "x", "message": "model=some model state=ready", "model": "some model"},
+    ]
+
+
+def test_a_traceback_is_a_field_of_its_line() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, "info", JSON):
+        try:
+            raise ValueError("oops")
+        except ValueError:
+            logging.getLogger("x").exception("broke")
+    (line,) = written_as_json(stream)
+    assert line["message"] == "broke"
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith("ValueError: oops")
+
+
+async def test_an_access_line_of_json_has_its_parts_as_fields() -> None:
+    stream = io.StringIO()
+    log = AccessLog(stream)
+    log.write_as("json", None)
+    log.add("r1", "POST", '/a"b\n\udcff', 200, 0.01234, "k1")
+    log.add("r2", "GET", "/ping", 401, 0.0, "-")
+    await ended(log)
+    common = {"level": "INFO", "logger": "access"}
+    assert written_as_json(stream) == [
+        {**common, "request": "r1", "key": "k1", "method": "POST", "path": '/a"b\n\udcff', "status": 200, "ms": 12.3},
+        {**common, "request": "r2", "key": None, "method": "GET", "path": "/ping", "status": 401, "ms": 0.0},
+    ]
+
+
+# request ids
+
+
+@contextmanager
+def answering(request_id: str) -> Iterator[None]:
+    """As it is around a request."""
+    mark = Answering(request_id)
+    token = ANSWERING.set(mark)
+    try:
+        yield
+    finally:
+        mark.id = None
+        ANSWERING.reset(token)
+
+
+def test_a_line_tells_the_request_that_is_answered_and_none_outside_of_one() -> None:
+    text, objects = io.StringIO(), io.StringIO()
+    for stream, settings in ((text, LogSettings(folder=None)), (objects, JSON)):
+        with logging_to(stream, "info", settings):
+            with answering("r1"):
+                logging.getLogger("x").info("within")
+            logging.getLogger("x").info("without")
+    within, without = text.getvalue().splitlines()
+    assert within.endswith("Z INFO x request=r1 within")
+    assert without.endswith("Z INFO x without")
+    assert [line.get("request") for line in written_as_json(objects)] == ["r1", None]
+
+
+def test_what_a_request_has_begun_tells_its_id_until_it_is_answered() -> None:
+    stream = io.StringIO()
+
+    async def work(began: asyncio.Event, answered: asyncio.Event) -> None:
+        logging.getLogger("x").info("while")
+        await asyncio.to_thread(logging.getLogger("x").info, "in a thread")
+        began.set()
+        await answered.wait()
+        logging.getLogger("x").info("after")
+
+    async def request() -> None:
+        began, answered = asyncio.Event(), asyncio.Event()
+        with answering("r1"):
+            task = asyncio.create_task(work(began, answered))
+            await began.wait()
+        answered.set()
+        await task
+
+    with logging_to(stream, "info"):
+        asyncio.run(request())
+    told = [line.split(" x ")[1] for line in stream.getvalue().splitlines()]
+    assert told == ["request=r1 while", "request=r1 in a thread", "after"]
+
+
+# files
+
+
+def test_files_have_the_same_lines_as_the_stream_and_a_model_those_about_it(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    with logging_to(stream, "info", LogSettings(folder=tmp_path / "logs")):
+        logging.getLogger("x").info("no model=%s at the beginning", "m")
+        logging.getLogger("x").info("model=%s state=%s", "m", "ready")
+    lines = stream.getvalue().splitlines(keepends=True)
+    assert (tmp_path / "logs" / "main.log").read_text() == "".join(lines)
+    assert (tmp_path / "logs" / "m.log").read_text() == lines[1]
+
+
+def test_a_folder_that_can_not_be_made_costs_one_warning_and_no_line_on_the_stream(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file")
+    stream = io.StringIO()
+    with logging_to(stream, "info", LogSettings(folder=tmp_path / "logs")):
+        logging.getLogger("x").info("model=%s one", "m")
+        logging.getLogger("x").info("two")
+    warned, *lines = stream.getvalue().splitlines()
+    assert f"file={tmp_path / 'logs' / 'main.log'} can't be written, its lines are lost: File exists" in warned
+    assert [line.split(" x ")[1] for line in lines if " x " in line] == ["model=m one", "two"]
+    assert stream.getvalue().count("main.log") == 1
+    assert (tmp_path / "logs").read_text() == "a file"
+
+
+@pytest.mark.parametrize(
+    ("error", "last"),
+    [(ConfigError("models.json: no such model"), "CRITICAL manager.log ended: models.json: no such model"),
+     (ValueError("oops"), "ValueError: oops")],
+)  # fmt: skip
+def test_what_ends_the_service_is_told_by_the_file_alone(tmp_path: Path, error: Exception, last: str) -> None:
+    stream = io.StringIO()
+
+    def serve() -> None:
+        with logging_to(stream, "info", LogSettings(folder=tmp_path)):
+            logging.getLogger("x").info("before")
+            raise error
+
+    with pytest.raises(type(error)):
+        serve()
+    assert stream.getvalue().splitlines()[1:] == []
+    lines = (tmp_path / "main.log").read_text().splitlines()
+    assert lines[0] + "\n" == stream.getvalue()
+    assert lines[-1].endswith(last)
+
+
 # access lines
 
 
@@ -97,6 +256,16 @@ async def test_access_line_tells_request_key_path_status_and_time() -> None:
         r"status=200 ms=12\.3\n",
         stream.getvalue(),
     )
+
+
+async def test_access_lines_go_to_the_file_too(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    log = AccessLog(stream)
+    log.write_as("text", LogFile(tmp_path / "main.log", 1024, 1))
+    log.add("r1", "GET", "/ping", 200, 0.0, "-")
+    await ended(log)
+    assert "request=r1" in stream.getvalue()
+    assert await asyncio.to_thread((tmp_path / "main.log").read_text) == stream.getvalue()
 
 
 async def test_a_stream_that_fails_ends_neither_the_log_nor_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,3 +90,14 @@ async def test_close_completes_the_last_line_and_ends_every_wait() -> None:
     await soon(waiting)
     assert log.since(1) == (["last words"], 2)
     await soon(log.wait(2))
+
+
+def test_a_tee_gets_all_lines_those_from_before_it_too() -> None:
+    log = LogBuffer()
+    log.feed(b"one\ntw")
+    heard: list[list[str]] = []
+    log.tee(heard.append)
+    log.feed(b"o\nthree\nfo")
+    log.feed(b"u")
+    log.close()
+    assert heard == [["one"], ["two", "three"], ["fou"]]
