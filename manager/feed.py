@@ -148,6 +148,7 @@ def status_dict(status: ModelStatus) -> dict[str, Any]:
         "yielding": status.yielding,
         "progress": status.progress,
         "idle_since": status.idle_since,
+        "device": status.device,
         "memory": {"expected": dict(status.memory), "measured": dict(status.measured)},
         "load_seconds": status.load_seconds,
         "loads": status.loads,

@@ -16,6 +16,7 @@ from manager.errors import HerdError, LoadAborted, LoadFailed, LoadTimeout, Queu
 from manager.lease import Lease
 from manager.life import Life, Timing
 from manager.logbuf import LogBuffer
+from manager.placement import Placement
 from manager.state import LEAVING, SETTLED, TRANSITIONS, ModelState, ModelStatus
 from manager.waiting import Waiting
 
@@ -111,6 +112,7 @@ class ModelInstance:
             yielding=life is not None and life.yielding,
             progress=life.engine.progress if life and self._state is ModelState.STARTING else None,
             idle_since=now + life.idle_since - monotonic if life and idle else None,
+            device=life.device if life else None,
             memory=life.memory if life else NOTHING,
             measured=life.measured if life else self._measured,
             failures=self._backoff.failures,
@@ -199,13 +201,16 @@ class ModelInstance:
 
     # what its keeper decides
 
-    def begin(self, memory: Mapping[str, int] = NOTHING) -> None:
-        """Start it, admitted with that memory; all who wait share the outcome. Only where it is settled."""
+    def begin(self, memory: Mapping[str, int] = NOTHING, placement: Placement | None = None) -> None:
+        """Start it, admitted with that memory; all who wait share the outcome. Only where it is settled.
+
+        `placement`: a way to place its entry as it is now.
+        """
         if self._closing or self._state not in SETTLED:
             return
-        engine = self._make_engine(self.entry)
+        engine = self._make_engine(placement.entry if placement else self.entry)
         self.log = engine.log  # before there is a life: what raises here leaves nothing behind
-        self.life = Life(engine, self.entry, memory, self._released)
+        self.life = Life(engine, self.entry, memory, self._released, placement)
         self.loads += 1
         self.waiting.join(self.life)
         self._move(ModelState.STARTING)

@@ -13,6 +13,7 @@ from manager.engines import Engine
 from manager.engines.judging import sizes_of
 from manager.entry import ModelEntry
 from manager.errors import HerdError, LoadAborted, LoadTimeout, UpstreamClosed, UpstreamTimeout
+from manager.placement import Placement
 from manager.watchdog import until_hung
 
 logger = logging.getLogger(__name__)
@@ -44,22 +45,30 @@ class Life:
 
     `admits`: whether a lease can be had now. `yielding`: it admits nobody, because others wait for its place.
     `proven`: a request was answered, so failures of before don't count. `stale`: its entry has changed, and it ends
-    when it is idle. `memory`: what it was admitted with; `measured`: the most that it took so far.
+    when it is idle. `placed`: the entry as it was started, with the GPU that was chosen for it: `device`, None where
+    none was chosen. `memory`: what it was admitted with; `measured`: the most that it took so far.
     """
 
     # fmt: off
     __slots__ = (
-        "_measure_after", "_measure_failed", "admits", "drained", "engine", "entry", "error", "exit_code", "failure",
-        "hung", "hurry", "idle_since", "in_flight", "measured", "memory", "over", "proven", "ready_at", "released",
-        "renewed", "stale", "started_at", "stop_asked", "uses", "yielding",
+        "_measure_after", "_measure_failed", "admits", "device", "drained", "engine", "entry", "error", "exit_code",
+        "failure", "hung", "hurry", "idle_since", "in_flight", "measured", "memory", "over", "placed", "proven",
+        "ready_at", "released", "renewed", "stale", "started_at", "stop_asked", "uses", "yielding",
     )
     # fmt: on
 
     def __init__(
-        self, engine: Engine, entry: ModelEntry, memory: Mapping[str, int], released: Callable[[], None]
+        self,
+        engine: Engine,
+        entry: ModelEntry,
+        memory: Mapping[str, int],
+        released: Callable[[], None],
+        placement: Placement | None = None,
     ) -> None:
         self.engine = engine
         self.entry = entry
+        self.placed = placement.entry if placement else entry
+        self.device = placement.device if placement else None
         self.memory = memory
         self.released = released  # called after every release of a lease
         self.measured: dict[str, int] = {}

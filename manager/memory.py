@@ -31,9 +31,9 @@ UNLIMITED: Final = -1
 # A context of CUDA or ROCm on a GPU. An assumption: not measured.
 _GPU_CONTEXT: Final = 400 * MIB
 # What llama.cpp leaves free of each GPU where it decides on gpu_layers itself (fit_params_target in common/common.h).
-_FIT_MARGIN: Final = 1024 * MIB
+FIT_MARGIN: Final = 1024 * MIB
 _SHARED_WITH_DRAFT: Final = (
-    *("batch_size", "flash_attn", "kv_unified", "main_gpu", "mmap", "parallel", "split_mode", "tensor_split"),
+    *("batch_size", "device", "flash_attn", "kv_unified", "main_gpu", "mmap", "parallel", "split_mode", "tensor_split"),
     "ubatch_size",
 )
 
@@ -89,7 +89,7 @@ def estimate(
     Raises LoadFailed or OSError where a header can't be read.
     """
     facts, params = read_model(entry.path), entry.llama
-    extras = [*_extras(entry)]
+    extras = [*_extras(entry, named_gpus(params.device, len(gpus)))]
     drafting = None
     if params.draft_model is not None:
         drafting = _DraftPlan(read_model(Path(params.draft_model)), _draft_params(facts, params), launcher, gpus)
@@ -107,13 +107,17 @@ def estimate(
 
 def _fits(found: Estimate, room: Sequence[int]) -> bool:
     needed = [found.needed(f"gpu{number}") for number in range(len(room))]
-    return all(size == 0 or size + _FIT_MARGIN <= most for size, most in zip(needed, room, strict=True))
+    return all(size == 0 or size + FIT_MARGIN <= most for size, most in zip(needed, room, strict=True))
 
 
 def _assembled(plan: _Plan, drafting: _DraftPlan | None, extras: Sequence[Part]) -> Estimate:
     parts = [*plan.parts(), *extras]
     if drafting is not None:
         parts += (replace(part, name="draft") for part in drafting.parts())
+    contexts = {part.device for part in parts if part.name == "process"}
+    parts += (
+        Part("process", gpu, _GPU_CONTEXT) for gpu in sorted({part.device for part in parts if part.size} - contexts)
+    )
     merged = {(part.name, part.device): 0 for part in parts if part.size}
     for part in parts:
         if part.size:
@@ -135,13 +139,16 @@ def _draft_params(facts: ModelFacts, params: LlamaParams) -> LlamaParams:
     )
 
 
-def _extras(entry: ModelEntry) -> Iterator[Part]:
+def _extras(entry: ModelEntry, gpus: Sequence[int]) -> Iterator[Part]:
+    """`gpus`: those that the entry may use."""
     for adapter in entry.llama.lora:
         yield Part("lora", HOST, tensor_bytes(Path(adapter.path)))
     if entry.mmproj is not None:
+        # The first device has it, whatever gpu_layers says (mmproj_device in common/arg.cpp, clip_ctx in mtmd).
+        device = f"gpu{gpus[0]}" if gpus else HOST
         weights, buffers = read_projector(entry.mmproj)
-        yield Part("mmproj", HOST, weights)
-        yield Part("compute", HOST, buffers)
+        yield Part("mmproj", device, weights)
+        yield Part("compute", device, buffers)
 
 
 class _Plan:
@@ -233,7 +240,7 @@ class _DraftPlan(_Plan):
 
 def _shares(params: LlamaParams, gpus: Sequence[float]) -> list[tuple[int, float]]:
     """The numbers of the GPUs that are used, in llama.cpp's order, and the part of each; it may be 0."""
-    numbers = _devices(params.device, len(gpus))
+    numbers = named_gpus(params.device, len(gpus))
     if not numbers or params.gpu_layers == 0:
         return []
     if params.split_mode == "none":
@@ -243,11 +250,17 @@ def _shares(params: LlamaParams, gpus: Sequence[float]) -> list[tuple[int, float
     return list(zip(numbers, shares if sum(shares) > 0 else [gpus[number] for number in numbers], strict=True))
 
 
-def _devices(chosen: str | None, count: int) -> list[int]:
+def named_gpus(chosen: str | None, count: int) -> list[int]:
     """The GPUs that params.device names; a name that is none of CUDA's counts as all of them, as no name does."""
-    names = [] if chosen is None else [name.strip().lower() for name in chosen.split(",")]
-    if names == ["none"]:
+    if chosen is not None and chosen.strip().lower() == "none":
         return []
-    numbers = [int(name.removeprefix("cuda")) for name in names if name.removeprefix("cuda").isdecimal()]
-    known = [number for number in numbers if number < count]
-    return known if names and len(known) == len(names) else list(range(count))
+    numbers = cuda_numbers(chosen)
+    return numbers if numbers and max(numbers) < count else list(range(count))
+
+
+def cuda_numbers(chosen: str | None) -> list[int]:
+    """The numbers in params.device, in its order; none where one of its names is none of CUDA's."""
+    names = [] if chosen is None else [name.strip().lower() for name in chosen.split(",")]
+    numbers = [name.removeprefix("cuda") for name in names]
+    known = all(name.startswith("cuda") and number.isdecimal() for name, number in zip(names, numbers, strict=True))
+    return list(dict.fromkeys(map(int, numbers))) if known else []

@@ -6,65 +6,33 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from manager.engines.judging import memory_of
 from manager.engines.kinds import BUILT_IN
-from manager.engines.llama.native import Launcher, choose_launcher, drives_cuda
 from manager.entry import ModelEntry
-from manager.errors import ConfigError, LoadFailed
+from manager.errors import LoadFailed
 from manager.memory import HOST, Estimate, Part, estimate
+from manager.memory_devices import Devices
+from manager.memory_figures import Admitted, Expected, Room
 from manager.memory_free import Free, Gpus, gpus, host_free
 from manager.memory_hf import estimate_folder, goes_by_room, torch_drives_cuda
 from manager.memory_learnt import Learnt, Life, corrected, file_bytes, fingerprint, lasting, peaks, raised
 from manager.memory_measured import anonymous
+from manager.placement import NO_GPUS, Numbering, Placement, on_gpu, spare
 from manager.settings import Settings
+
+__all__ = ["Admitted", "Expected", "Ledger", "Room"]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """What an entry will take, in bytes.
+class _Shape:
+    """What an entry is known by. `fingerprint`: empty where a file is missing; `gpus`: as it numbers them."""
 
-    `estimate`: by part, None where its files can't be read that far; `learnt`: the most that its last lives took, by
-    device, empty where nothing was learnt; `needed`: what has to be there by device before a load: this counts.
-    `lasting`: of that, what stays with the service when the model goes, because it loads libraries into it.
-    """
-
-    estimate: Estimate | None = None
-    learnt: Mapping[str, int] = field(default_factory=dict)
-    needed: Mapping[str, int] = field(default_factory=dict)
-    lasting: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """A running model: what it was admitted with, in bytes by device. `ready`: its memory is all there.
-
-    `pid`: its process. None: it has none of its own, and `measured` is what its engine says that it takes, by device;
-    empty where that is not known.
-    """
-
-    memory: Mapping[str, int]
-    ready: bool
-    pid: int | None = None
-    measured: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Bytes by device.
-
-    `there`: what all models may hold together now, those that run included. `most`: what could be there at all: the
-    budget, or the whole device less the reserve; a model above that can never fit. `held`: by name, what a running
-    model really has, as far as that is known.
-    """
-
-    there: Mapping[str, int]
-    most: Mapping[str, int]
-    held: Mapping[str, Mapping[str, int]]
+    fingerprint: str = ""
+    gpus: Numbering = NO_GPUS
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +41,7 @@ class _Look:
 
     estimate: Estimate | None
     size: int  # bytes of its files
-    fingerprint: str  # empty where a file is missing
+    shape: _Shape
     most: Mapping[str, int]
     settled: bool
 
@@ -90,11 +58,11 @@ class Ledger:
         torch_cuda: Callable[[], bool] = torch_drives_cuda,
     ) -> None:
         self._settings = settings
-        self._torch_cuda = torch_cuda
         self._memory = settings.memory
         self._visible = settings.llama.cuda_visible_devices
         self._host = host
         self._nvidia = nvidia or gpus()
+        self._seen = Devices(settings, host, self._nvidia, torch_cuda)
         self._learnt = Learnt(settings.storage.memory_file)
         self._read = False
         self._reading = asyncio.Lock()
@@ -108,13 +76,31 @@ class Ledger:
 
         Where a header can't be understood its files count with their sizes, on the host.
         """
+        return await self._expected(entry)
+
+    async def placements(self, entry: ModelEntry) -> tuple[Placement, ...]:
+        """The ways to place it: whole on each GPU, where that is left open, and last as its entry says.
+
+        Never raises, as `expected`.
+        """
+        as_it_says = Placement(entry, await self._expected(entry))
+        numbers = await asyncio.to_thread(self._seen.choosable, entry) if as_it_says.expected.estimate else []
+        whole = []
+        for number in numbers:
+            one, device = on_gpu(entry, number), f"gpu{number}"
+            expected = await self._expected(one, whole=True)
+            whole.append(Placement(one, replace(expected, spare={device: spare(entry)}), device))
+        return (*whole, as_it_says)
+
+    async def _expected(self, entry: ModelEntry, *, whole: bool = False) -> Expected:
+        """`whole`: all layers go to GPUs though there may be no room for them."""
         await self._take_in()
-        look = await asyncio.to_thread(self._look, entry)
+        look = await asyncio.to_thread(self._look, entry, whole)
         if entry.engine not in BUILT_IN:
             return self._expected_of_own(look)
         if look.estimate is None and not look.size:
             return Expected()
-        lives = self._learnt.lives(look.fingerprint)
+        lives = self._lives(look)
         found = look.estimate or Estimate((Part("files", HOST, look.size),), 0, ())
         if entry.engine == "hf" and look.estimate is not None:
             needed = raised(found, lives, look.most, settled=look.settled)
@@ -127,11 +113,15 @@ class Ledger:
 
         What was learnt never lowers what it says. A device that the ledger does not know can't be waited for.
         """
-        lives = self._learnt.lives(look.fingerprint)
+        lives = self._lives(look)
         files = (Part("files", HOST, look.size),) if look.size else ()
         needed = corrected(look.estimate or Estimate(files, 0, ()), lives, look.most, settled=False)
         known = {device: size for device, size in needed.items() if device in look.most}
         return Expected(look.estimate, peaks(lives), known)
+
+    def _lives(self, look: _Look) -> tuple[Life, ...]:
+        lives = self._learnt.lives(look.shape.fingerprint)
+        return tuple(Life(look.shape.gpus.outward(life.peak), life.served) for life in lives)
 
     async def room(self, running: Mapping[str, Admitted]) -> Room:
         """What there is for all models, of the host and of each GPU. `running`: by name.
@@ -143,7 +133,7 @@ class Ledger:
 
     async def total(self) -> Mapping[str, int]:
         """How much memory the host, or its control group, and each GPU have, in bytes."""
-        devices = await asyncio.to_thread(self._devices)
+        devices = await asyncio.to_thread(self._seen.all)
         return {device.device: device.total for device in devices}
 
     def learn(self, entry: ModelEntry, peak: Mapping[str, int], *, served: bool) -> None:
@@ -173,45 +163,47 @@ class Ledger:
                 self._read = True
             while self._pending:
                 entry, life = self._pending[0]
-                shape = await asyncio.to_thread(self._fingerprint, entry, True)
+                shape = await asyncio.to_thread(self._shape, entry, True)
                 self._pending.popleft()  # not before: a cancelled caller loses nothing
-                if shape:
-                    self._learnt.add(shape, entry.name, life)
+                if shape.fingerprint:
+                    self._learnt.add(shape.fingerprint, entry.name, Life(shape.gpus.inward(life.peak), life.served))
                     self._changed = True
 
-    def _look(self, entry: ModelEntry) -> _Look:
+    def _look(self, entry: ModelEntry, whole: bool) -> _Look:
         """Blocks."""
         found: Estimate | None = None
         nvidia: tuple[Free, ...] = ()
         try:
-            launcher = self._launcher()[0]
-            nvidia = self._gpus_of(entry)
+            launcher = self._seen.launcher()[0]
+            nvidia = self._seen.gpus_of(entry)
             if entry.engine == "hf":
                 found = estimate_folder(entry, self._room_of([gpu for gpu in nvidia if gpu.total]))
             elif entry.engine not in BUILT_IN:
                 found = _said(memory_of(entry))
             else:
                 shares = [float(max(1, gpu.free)) if gpu.total else 0.0 for gpu in nvidia]
-                found = estimate(entry, launcher, shares, room=self._room_of(nvidia))
+                found = estimate(entry, launcher, shares, room=() if whole else self._room_of(nvidia))
         except (LoadFailed, OSError) as error:
             logger.debug("model=%s memory is not known: %s", entry.name, error)
         except Exception:  # a header that makes no sense
             logger.exception("model=%s memory is not known", entry.name)
         most = {device.device: self._most(device) for device in (self._host(), *nvidia) if device.total}
         size = 0 if found else file_bytes(entry)
-        return _Look(found, size, self._fingerprint(entry, False), most, _settled(entry, len(nvidia)))
+        return _Look(found, size, self._shape(entry, False), most, _settled(entry, len(nvidia)))
 
-    def _fingerprint(self, entry: ModelEntry, as_read: bool) -> str:
-        """See `fingerprint`; empty where a file is missing. Blocks."""
+    def _shape(self, entry: ModelEntry, as_read: bool) -> _Shape:
+        """See `fingerprint`. Blocks."""
         try:
-            launcher = self._launcher()[0] if entry.engine == "llama" else entry.engine
-            nvidia = [(gpu.limit, gpu.total) for gpu in self._gpus_of(entry)]
-            return fingerprint(entry, launcher, nvidia, as_read=as_read)
+            launcher = self._seen.launcher()[0] if entry.engine == "llama" else entry.engine
+            nvidia = self._seen.gpus_of(entry)
+            gpus = Numbering.of(entry, len(nvidia))
+            kinds = [(nvidia[number].limit, nvidia[number].total) for number in gpus.order]
+            return _Shape(fingerprint(gpus.renamed(entry), launcher, kinds, as_read=as_read), gpus)
         except (LoadFailed, OSError) as error:
             logger.debug("model=%s nothing can be learnt of it: %s", entry.name, error)
         except Exception:  # it must not stop what others learn
             logger.exception("model=%s nothing can be learnt of it", entry.name)
-        return ""
+        return _Shape()
 
     def _room_of(self, nvidia: Sequence[Free]) -> list[int]:
         """What each GPU has for models, those that run included, as far as `room` has been asked."""
@@ -223,7 +215,7 @@ class Ledger:
         return [known.get(gpu.device, 0) for gpu in nvidia]
 
     def _room(self, running: Mapping[str, Admitted]) -> Room:
-        devices = self._devices()
+        devices = self._seen.all()
         held = {name: self._held(admitted, len(devices) > 1) for name, admitted in running.items()}
         theirs = Counter[str]()
         for name, admitted in running.items():
@@ -256,32 +248,6 @@ class Ledger:
         if device.device == HOST:
             return memory.host_budget, memory.host_reserve
         return memory.gpu_budget, memory.gpu_reserve
-
-    def _devices(self) -> list[Free]:
-        """The host first. A GPU that does not tell its memory uses the host's, and is none of them. Blocks."""
-        found = {gpu.device: gpu for gpu in (*self._torch_gpus(), *self._gpus(self._launcher()[1])) if gpu.total}
-        return [self._host(), *found.values()]
-
-    def _gpus_of(self, entry: ModelEntry) -> tuple[Free, ...]:
-        """Those that the engine of this entry uses."""
-        if entry.engine not in BUILT_IN:
-            return tuple(gpu for gpu in self._devices() if gpu.device != HOST)
-        return self._torch_gpus() if entry.engine == "hf" else self._gpus(self._launcher()[1])
-
-    def _torch_gpus(self) -> tuple[Free, ...]:
-        """Those of our own process, whatever the children are to see."""
-        return self._nvidia.free() if self._torch_cuda() else ()
-
-    def _gpus(self, binary: Path | None) -> tuple[Free, ...]:
-        """Those that this llama-server uses: none without it, as the wheel of the embedded one is for the CPU."""
-        found = self._nvidia.free(self._visible) if binary is not None else ()
-        return found if binary is not None and any(gpu.total for gpu in found) and drives_cuda(binary) else ()
-
-    def _launcher(self) -> tuple[Launcher, Path | None]:
-        try:
-            return choose_launcher(self._settings)
-        except ConfigError:  # a load will say it
-            return "embedded", None
 
 
 def _said(sizes: Mapping[str, int] | None) -> Estimate | None:

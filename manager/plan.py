@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -45,12 +45,17 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A model that somebody waits for. `foes` can't run beside it; without `evicts` nobody goes for it."""
+    """A model that somebody waits for. `foes` can't run beside it; without `evicts` nobody goes for it.
+
+    `places`: what it needs at each of the places where all of it can be. Where there are any, `needs` is what it needs
+    when it is spread, which counts only where no place will do.
+    """
 
     name: str
     needs: Mapping[str, int]
     foes: frozenset[str] = frozenset()
     evicts: bool = True
+    places: tuple[Mapping[str, int], ...] = ()
 
 
 class Why(StrEnum):
@@ -59,6 +64,9 @@ class Why(StrEnum):
     NEVER = "never"  # it is larger than all that there could ever be
     PINNED = "pinned"  # models that never go are in its way
     NOW = "now"  # there is no room now
+
+
+_REFUSED: Final = (Why.NOW, Why.PINNED, Why.NEVER)  # the last is the worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +80,17 @@ class Refusal:
 
 @dataclass(slots=True)
 class Plan:
-    """`evict` and `hold` say for whom; what is held admits nobody and so comes free. `again_at`: look again then."""
+    """`evict` and `hold` say for whom; what is held admits nobody and so comes free. `again_at`: look again then.
+
+    `placed`: which of its places each has that has any; without one it is spread.
+    """
 
     begin: list[str] = field(default_factory=list)
     evict: dict[str, str] = field(default_factory=dict)
     hold: dict[str, str] = field(default_factory=dict)
     refuse: dict[str, Refusal] = field(default_factory=dict)
     victims: dict[str, tuple[str, ...]] = field(default_factory=dict)  # who would go, or goes, for each
+    placed: dict[str, int] = field(default_factory=dict)
     again_at: float | None = None
 
 
@@ -99,6 +111,21 @@ def make_plan(
     return planner.plan
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class _Price:
+    """What it costs to have a model at a place; the least is best.
+
+    `refused`: 0 where it is not, else how much so. `stage`: 0 it begins, 1 what is on its way makes room, 2 others go
+    for it, 3 it waits for others. `tier` and `worth` of those who go. `left`: the tightest fit keeps large holes.
+    """
+
+    refused: int = 0
+    stage: int = 0
+    tier: int = 0
+    worth: float = 0.0
+    left: int = 0
+
+
 class _Planner:
     def __init__(self, running: dict[str, Running], room: Mapping[str, int], most: Mapping[str, int]) -> None:
         self.plan = Plan()
@@ -111,6 +138,8 @@ class _Planner:
         self._earlier: set[str] = set()
 
     def place(self, one: Wanted) -> None:
+        if one.places:
+            one = self._at_best_place(one)
         refusal = self._impossible(one)
         if refusal is not None:
             self.plan.refuse[one.name] = refusal
@@ -126,6 +155,39 @@ class _Planner:
         if one.name not in self.plan.refuse:
             self._promised.append(one.needs)
             self._earlier.add(one.name)
+
+    def _at_best_place(self, one: Wanted) -> Wanted:
+        """With the needs of the place that costs least; spread only where each place is refused, and that is not."""
+        prices = [self._price(replace(one, needs=needs)) for needs in one.places]
+        best = min(range(len(prices)), key=prices.__getitem__)
+        if prices[best].refused and self._price(one).refused <= prices[best].refused:
+            return one
+        self.plan.placed[one.name] = best
+        return replace(one, needs=one.places[best])
+
+    def _price(self, one: Wanted) -> _Price:
+        refusal = self._impossible(one)
+        if refusal is not None:
+            return _Price(_REFUSED.index(refusal.why) + 1)
+        staying = self._staying()
+        lacking = self._lacking(one, staying, self._promised)
+        foes = [staying[name] for name in sorted(one.foes & staying.keys())]
+        if not foes and not lacking:
+            fits = not self._lacking(one, self._running, self._begun)
+            return _Price(stage=0 if fits else 1, left=self._left(one, staying))
+        if not one.evicts:
+            return _Price(_REFUSED.index(Why.NOW) + 1)
+        victims = self._victims(lacking, foes)
+        if victims is None:
+            return _Price(stage=3)
+        left = self._left(one, {name: other for name, other in staying.items() if other not in victims})
+        tier = max(next(number for number, tier in enumerate(_TIERS) if victim.phase in tier) for victim in victims)
+        return _Price(stage=2, tier=tier, worth=sum(victim.worth for victim in victims), left=left)
+
+    def _left(self, one: Wanted, holders: Mapping[str, Running]) -> int:
+        """What is left of all that it needs when it is there."""
+        held = _sums([*(other.holds for other in holders.values()), *self._promised, one.needs])
+        return sum(self._room[name] - held[name] for name in one.needs if name in self._room)
 
     def _impossible(self, one: Wanted) -> Refusal | None:
         for why, room in ((Why.NEVER, self._most), (Why.NOW, self._room)):

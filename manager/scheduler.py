@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -18,6 +19,7 @@ from manager.groups import Groups
 from manager.instance import ModelInstance
 from manager.life import Life
 from manager.memory_ledger import Admitted, Expected, Room
+from manager.placement import Placement
 from manager.plan import Phase, Plan, Refusal, Running, Wanted, Why, make_plan
 from manager.policy import Policy, Usage, make_policy
 from manager.refusal import refusal_error
@@ -45,19 +47,30 @@ class _Gone:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A model that is waited for, and the bytes by device that it will hold while it runs.
-
-    These are less than it needs, where it brings libraries into our process: they stay there when it goes.
-    """
+    """A model that is waited for, and the ways to place it: one for each of `wanted.places`, and last spread."""
 
     wanted: Wanted
-    memory: Mapping[str, int]
+    ways: tuple[Placement, ...]
+
+    def way(self, plan: Plan) -> Placement:
+        """The one that the plan has chosen."""
+        return self.ways[plan.placed.get(self.wanted.name, -1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What would come of loading a model now: where it would be, and who would go for it (None: it can't be loaded)."""
+
+    way: Placement
+    victims: tuple[str, ...] | None
 
 
 class Ledger(Protocol):
     """What models are expected to take, and what there is: see `manager.memory_ledger`."""
 
     async def expected(self, entry: ModelEntry) -> Expected: ...
+
+    async def placements(self, entry: ModelEntry) -> tuple[Placement, ...]: ...
 
     async def room(self, running: Mapping[str, Admitted]) -> Room: ...
 
@@ -96,7 +109,8 @@ class Scheduler:
         self._wanting = True
         self._woken.set()
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="scheduler")
+            # Not in the context of who asks first: what is done for all is logged as no single request's.
+            self._task = asyncio.create_task(self._run(), name="scheduler", context=Context())
 
     def changed(self) -> None:
         """Something is idle, has moved, or is waited for no longer. Cheap where nothing is wanted."""
@@ -121,11 +135,12 @@ class Scheduler:
         """What all models may hold together: bytes by device, places by the name of their limit."""
         return (await self._look_around()).there
 
-    async def would_evict(self, entry: ModelEntry) -> tuple[str, ...] | None:
-        """Who would go, were this model loaded now; None where it can't be."""
-        wanted, room = (await self._ask(entry)).wanted, await self._look_around()
-        plan = make_plan([wanted], self._running(room), room.there, room.most)
-        return None if entry.name in plan.refuse else plan.victims.get(entry.name, ())
+    async def outlook(self, entry: ModelEntry) -> Outlook:
+        """What would come of loading this model now."""
+        asked, room = await self._ask(entry), await self._look_around()
+        plan = make_plan([asked.wanted], self._running(room), room.there, room.most)
+        victims = None if entry.name in plan.refuse else plan.victims.get(entry.name, ())
+        return Outlook(asked.way(plan), victims)
 
     async def _look_around(self) -> Room:
         """The devices and the limits of numbers, together."""
@@ -172,8 +187,9 @@ class Scheduler:
         known = [instance for instance in self._in_line() if id(instance.entry) in asked]
         wanted = [replace(asked[id(one.entry)].wanted, evicts=_evicts(one)) for one in known]
         plan = make_plan(wanted, self._running(room), room.there, room.most)
-        self._begin(plan, {one.entry.name: asked[id(one.entry)].memory for one in known})
-        again_at = time.monotonic() + SETTLE_STEP if self._is_late(room) else self._make_way(plan)
+        late = self._is_late(room)
+        self._begin(plan, {one.entry.name: asked[id(one.entry)] for one in known}, late)
+        again_at = time.monotonic() + SETTLE_STEP if late else self._make_way(plan)
         if len(known) < len(self._in_line()):  # somebody came meanwhile, or an entry is another one now
             self._woken.set()
         return again_at
@@ -183,9 +199,12 @@ class Scheduler:
         for instance in self._instances.values():
             instance.resume()
 
-    def _begin(self, plan: Plan, memory: Mapping[str, Mapping[str, int]]) -> None:
+    def _begin(self, plan: Plan, asked: Mapping[str, _Asked], late: bool) -> None:
         for name in plan.begin:
-            self._instances[name].begin(memory[name])
+            way = asked[name].way(plan)
+            if late and asked[name].wanted.places and name not in plan.placed:
+                continue  # what is missing still may be its place
+            self._instances[name].begin(_memory(way.expected), way)
         for name, refusal in plan.refuse.items():
             if refusal.why is Why.NEVER:
                 self._refuse(name, refusal)
@@ -228,18 +247,16 @@ class Scheduler:
         return sorted(wanting, key=lambda one: one.waiting.due)
 
     async def _ask(self, entry: ModelEntry) -> _Asked:
-        expected = await self._ledger.expected(entry)
+        ways = await self._ledger.placements(entry)
+        if not self._admission:  # nothing is known of room then, by which a GPU could be chosen
+            ways = (Placement(entry, Expected(ways[-1].expected.estimate)),)
         # A broken GGUF file may be whole again at the start; what packages or files a folder lacks, the start will say.
-        if entry.unavailable is not None and (entry.engine != "llama" or expected.estimate is None):
-            return _Asked(Wanted(entry.name, {}), {})  # it won't come up, and nobody has to go for that
-        needed = expected.needed if self._admission else {}
-        wanted = Wanted(
-            entry.name,
-            {**needed, **dict.fromkeys(self._groups.places(entry.name), 1)},
-            self._groups.foes(entry.name, self._instances),
-        )
-        lasting = expected.lasting
-        return _Asked(wanted, {device: max(0, size - lasting.get(device, 0)) for device, size in needed.items()})
+        if entry.unavailable is not None and (entry.engine != "llama" or ways[-1].expected.estimate is None):
+            return _Asked(Wanted(entry.name, {}), ways[-1:])  # it won't come up, and nobody has to go for that
+        places = dict.fromkeys(self._groups.places(entry.name), 1)
+        *single, spread = ({**way.needs, **places} for way in ways)
+        foes = self._groups.foes(entry.name, self._instances)
+        return _Asked(Wanted(entry.name, spread, foes, places=tuple(single)), ways)
 
     def _running(self, room: Room) -> list[Running]:
         loaded = [one for one in self._instances.values() if one.life is not None]
@@ -269,6 +286,11 @@ class Scheduler:
         held = room.held.get(instance.entry.name, {})
         holds |= {device: max(life.memory.get(device, 0), held.get(device, 0)) for device in {*life.memory, *held}}
         return Running(instance.entry.name, phase, holds, worth, until)
+
+
+def _memory(expected: Expected) -> dict[str, int]:
+    """Bytes by device that the model will hold while it runs: less than it needs, as libraries stay when it goes."""
+    return {device: max(0, size - expected.lasting.get(device, 0)) for device, size in expected.needed.items()}
 
 
 async def _admitted(life: Life) -> Admitted:

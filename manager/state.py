@@ -37,7 +37,8 @@ class ModelStatus:
     """What an instance was at one moment; times are seconds since the epoch, memory is bytes by device.
 
     `waiting`: requests that wait for it. `yielding`: it takes no new requests, because others wait for its place.
-    `progress`: how much of it is loaded, 0 to 1. `memory`: what it was admitted with; `measured`: what it took.
+    `progress`: how much of it is loaded, 0 to 1. `device`: the GPU that was chosen for all of it, None where none was,
+    or where its entry or llama.cpp decides. `memory`: what it was admitted with; `measured`: what it took.
     `failures`: in a row. `loads`, `evictions`: since the service started, or since the model was last added.
     """
 
@@ -49,6 +50,7 @@ class ModelStatus:
     yielding: bool = False
     progress: float | None = None
     idle_since: float | None = None
+    device: str | None = None
     memory: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     measured: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     failures: int = 0

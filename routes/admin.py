@@ -158,12 +158,13 @@ def _settings(entry: ModelEntry) -> dict[str, Any]:
 async def _planned(service: Service, entry: ModelEntry) -> dict[str, Any]:
     """What loading it takes, what there is for all models, and who would go for it (null: it can't be loaded now)."""
     pool = service.pool
-    expected = await pool.ledger.expected(entry)
-    victims = await pool.would_evict(entry.name)
+    outlook = await pool.outlook(entry.name)
+    expected, victims = outlook.way.expected, outlook.victims
     return {
         "estimate": _estimate_object(expected.estimate) if expected.estimate else None,
         "learnt": dict(expected.learnt),
         "needed": dict(expected.needed),
+        "placement": outlook.way.device,
         "room": dict(await pool.room()),
         "total": dict(await pool.ledger.total()),
         "would_evict": None if victims is None else list(victims),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from manager.memory_free import Free
     from manager.memory_ledger import Expected
     from manager.memory_model import ModelFacts
+    from manager.placement import Placement
     from manager.settings import Settings
 
 
@@ -52,9 +53,13 @@ class _Report:
     launcher: str | None  # None: it runs in the service itself
     about: Mapping[str, Any]
     estimate: Estimate
-    expected: Expected
+    way: Placement
     free: Sequence[Free]
     room: Mapping[str, int]
+
+    @property
+    def expected(self) -> Expected:
+        return self.way.expected
 
     @property
     def lacking(self) -> list[str]:
@@ -62,7 +67,7 @@ class _Report:
         there = {device.device: min(device.free, self.room.get(device.device, 0)) for device in self.free}
         return [
             f"{device} needs {size(needed)} and has {size(there.get(device, 0))}"
-            for device, needed in self.expected.needed.items()
+            for device, needed in self.way.needs.items()
             if needed > there.get(device, 0)
         ]
 
@@ -74,19 +79,21 @@ def _looked_up(entry: ModelEntry, settings: Settings) -> _Report:
     from manager.memory import Estimate
     from manager.memory_free import gpus_free, host_free
     from manager.memory_ledger import Ledger
+    from manager.placement import best_alone
 
-    async def of_ledger() -> tuple[Expected, Mapping[str, int]]:
+    async def of_ledger() -> tuple[Placement, Mapping[str, int]]:
         ledger = Ledger(settings)
-        return await ledger.expected(entry), (await ledger.room({})).there
+        ways, room = await ledger.placements(entry), await ledger.room({})
+        return best_alone(ways, room), room.there
 
     launcher = choose_launcher(settings)[0] if entry.engine == "llama" else None
     about = _about(entry)
-    expected, room = asyncio.run(of_ledger())
-    estimate = expected.estimate
+    way, room = asyncio.run(of_ledger())
+    estimate = way.expected.estimate
     if estimate is None and entry.engine in BUILT_IN:
         raise LoadFailed(f"what {entry.name} will take can't be told from its files", should_retry=False)
     gpus = [gpu for gpu in gpus_free(settings.llama.cuda_visible_devices) if gpu.device in room]
-    return _Report(entry, launcher, about, estimate or Estimate((), 0, ()), expected, (host_free(), *gpus), room)
+    return _Report(entry, launcher, about, estimate or Estimate((), 0, ()), way, (host_free(), *gpus), room)
 
 
 def _about(entry: ModelEntry) -> dict[str, Any]:
@@ -163,6 +170,7 @@ def _as_json(report: _Report) -> dict[str, Any]:
         },
         "learnt": dict(report.expected.learnt),
         "needed": dict(report.expected.needed),
+        "placement": report.way.device,
         "free": [asdict(device) for device in report.free],
         "room": dict(report.room),
         "fits": not report.lacking,
@@ -214,6 +222,8 @@ def _memory_lines(report: _Report) -> Iterator[str]:
         yield f"  of it {size(estimate.reclaimable)} that the system takes back when memory is short"
     for part in estimate.later:
         yield f"  later, with use: {part.name}, {'without limit' if part.size < 0 else 'up to ' + size(part.size)}"
+    if report.way.device is not None:
+        yield f"GPU chosen:       {report.way.device} (llama.placement; nothing else running)"
     for device, seen in expected.learnt.items():
         reclaimable = estimate.devices.get(device, 0) - estimate.needed(device)
         needed = expected.needed.get(device, 0) + reclaimable

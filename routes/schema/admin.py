@@ -60,6 +60,7 @@ class AdminModel(Answer):
     yielding: bool = Field(description="It admits nobody, because others wait for its place.")
     idle_since: float | None
     unloads_at: float | None
+    device: str | None = Field(description="The GPU that was chosen for all of it (`gpu1`), while it runs.")
     memory: Memory
     last_error: LoadError | None
 
@@ -83,6 +84,7 @@ class AdminModelDetails(AdminModel):
     estimate: dict[str, Any] | None = None
     learnt: Devices | None = None
     needed: Devices | None = None
+    placement: str | None = Field(None, description="The GPU that is chosen, or would be now, for all of it.")
     room: Devices | None = Field(None, description="What all models may take together.")
     total: Devices | None = None
     would_evict: list[str] | None = Field(None, description="Who would go for it; null where it can't be loaded.")

@@ -23,6 +23,7 @@ class Knobs:
     foreign: bool = False  # takes any key and is never loading: something that is not our child
     probe_delay: float = 0.0  # before each answer of a probe
     health_hangs: bool = False  # /health gets no answer
+    devices: tuple[str, ...] = ()  # those of --list-devices
     # The process.
     ignore_sigterm: bool = False  # nor does it hear what comes on its stdin
     fork_grandchild: bool | str = False  # a child that holds stdout, ignores SIGTERM; a path receives its pid

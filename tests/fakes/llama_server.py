@@ -388,6 +388,11 @@ def main() -> NoReturn:
     if "--version" in sys.argv:
         sys.stderr.write("version: 0 (fake)\n")
         raise SystemExit
+    if "--list-devices" in sys.argv:
+        devices = json.loads(os.environ.get("FAKE_LLAMA") or "{}").get("devices")
+        lines = [f"  {name}: NVIDIA A10 (24576 MiB, 20480 MiB free)" for name in devices or ()]
+        sys.stdout.write("\n".join(["Available devices:", *(lines or ["  (none)"]), ""]))
+        raise SystemExit
     knobs = knobs_from_environment()
     signal.alarm(LIFE_LIMIT)
     if knobs.fork_grandchild:

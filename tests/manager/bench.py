@@ -22,6 +22,7 @@ from manager.life import Life, Timing
 from manager.logbuf import LogBuffer
 from manager.memory_ledger import Admitted, Expected, Room
 from manager.metrics import Metrics
+from manager.placement import Placement
 from manager.pool import ModelPool
 from manager.settings import Settings
 from manager.state import ModelState, ModelStatus
@@ -240,6 +241,9 @@ class FakeLedger:
             raise self.error
         needed = {"host": self.sizes[entry.name]} if entry.name in self.sizes else {}
         return Expected(None, {}, needed, self.lasting.get(entry.name, {}))
+
+    async def placements(self, entry: ModelEntry) -> tuple[Placement, ...]:
+        return (Placement(entry, await self.expected(entry)),)
 
     async def room(self, running: Mapping[str, Admitted]) -> Room:
         self.running = running

@@ -415,6 +415,15 @@ async def test_where_what_is_free_decides_on_devices_what_a_folder_took_before_s
         assert ((await ledger.expected(one)).needed != before) == counts
 
 
+async def test_a_folder_may_go_to_each_of_several_gpus_as_a_whole(machine: Machine, folder: Path) -> None:
+    one, ledger = hf_entry(folder), machine.ledger(Gpu(uuid="a"), Gpu(uuid="b"), torch_cuda=True)
+    ways = await ledger.placements(one)
+    assert [way.entry.hf.device_map for way in ways] == ["cuda:0", "cuda:1", "auto"]
+    assert [set(way.expected.needed) for way in ways[:2]] == [{HOST, "gpu0"}, {HOST, "gpu1"}]
+    ledger.learn(ways[1].entry, {HOST: MIB, "gpu1": 9 * GIB}, served=True)
+    assert (await ledger.placements(one))[0].expected.learnt == {HOST: MIB, "gpu0": 9 * GIB}  # they are alike
+
+
 # what there is
 
 

@@ -220,3 +220,130 @@ def test_no_plan_breaks_a_promise() -> None:
         waits_for = {Phase.STARTING, Phase.LEAVING, Phase.DUE} & set(phase.values())
         acts = first.name in {*plan.evict.values(), *plan.hold.values()} or plan.again_at is not None
         assert not stuck or waits_for or acts, (line, there, plan)
+
+
+# places: several GPUs, of which each can have all of a model
+
+
+GPUS = {"gpu0": 24, "gpu1": 16}
+
+
+def placeable(name: str, size: int, *, gpus: Any = ("gpu0", "gpu1"), **more: Any) -> Wanted:
+    """All of it on one of these GPUs, or half on each."""
+    return Wanted(name, dict.fromkeys(gpus, size // 2), places=tuple({gpu: size} for gpu in gpus), **more)
+
+
+def on(gpu: str, name: str, size: int, phase: Phase = Phase.FREE, worth: float = 1.0, **more: Any) -> Running:
+    return Running(name, phase, {gpu: size}, worth, **more)
+
+
+def test_of_the_places_with_room_the_tightest_is_taken() -> None:
+    assert make_plan([placeable("a", 10)], [], GPUS) == Plan(begin=["a"], placed={"a": 1})
+    assert make_plan([placeable("a", 10)], [on("gpu0", "b", 13)], GPUS).placed == {"a": 0}  # 11 are left there
+
+
+def test_of_places_that_are_alike_the_first_is_taken() -> None:
+    assert make_plan([placeable("a", 10)], [], {"gpu0": 24, "gpu1": 24}).placed == {"a": 0}
+
+
+def test_a_place_where_nobody_has_to_go_is_better_than_one_that_fits_tightly() -> None:
+    plan = make_plan([placeable("a", 10)], [on("gpu1", "b", 10, worth=0.0)], GPUS)
+    assert plan == Plan(begin=["a"], placed={"a": 0})
+
+
+def test_a_place_that_comes_free_by_itself_is_better_than_an_eviction() -> None:
+    both = [on("gpu0", "b", 20, Phase.LEAVING), on("gpu1", "c", 10, worth=0.0)]
+    assert make_plan([placeable("a", 10)], both, GPUS) == Plan(placed={"a": 0})
+
+
+def test_who_is_worth_least_goes_on_whichever_gpu_that_is() -> None:
+    for worths, gone, place in (((1.0, 2.0), "b", 0), ((2.0, 1.0), "c", 1)):
+        both = [on("gpu0", "b", 20, worth=worths[0]), on("gpu1", "c", 10, worth=worths[1])]
+        plan = make_plan([placeable("a", 10)], both, GPUS)
+        assert plan == Plan(evict={gone: "a"}, victims={"a": (gone,)}, placed={"a": place})
+
+
+def test_an_idle_one_goes_on_one_gpu_before_one_in_use_is_held_on_another() -> None:
+    both = [on("gpu0", "b", 20, Phase.DUE, worth=0.0), on("gpu1", "c", 10, worth=9.0)]
+    plan = make_plan([placeable("a", 10)], both, GPUS)
+    assert (plan.evict, plan.hold) == ({"c": "a"}, {})
+
+
+def test_two_that_are_worth_little_go_before_one_that_is_worth_more() -> None:
+    some = [on("gpu0", "b", 12, worth=1.0), on("gpu0", "c", 12, worth=1.0), on("gpu1", "d", 16, worth=3.0)]
+    assert make_plan([placeable("a", 16)], some, GPUS).evict == {"b": "a", "c": "a"}
+
+
+def test_what_fits_on_no_gpu_is_spread() -> None:
+    assert make_plan([placeable("a", 30)], [], GPUS) == Plan(begin=["a"])
+
+
+def test_nobody_is_spread_because_a_gpu_is_in_use() -> None:
+    some = [on("gpu0", "b", 14, Phase.TURN, until=7.0), on("gpu1", "c", 6, Phase.STARTING)]
+    plan = make_plan([placeable("a", 20)], some, GPUS)  # 10 would fit on each
+    assert (plan.begin, plan.again_at, plan.placed) == ([], 7.0, {"a": 0})
+
+
+@pytest.mark.parametrize("why", ["pinned", "other programs", "nobody may go"])
+def test_one_that_can_have_no_place_to_itself_is_spread(why: str) -> None:
+    phase = Phase.PINNED if why == "pinned" else Phase.FREE
+    some = [] if why == "other programs" else [on("gpu0", "b", 12, phase), on("gpu1", "c", 4, phase)]
+    room = {"gpu0": 12, "gpu1": 12} if why == "other programs" else GPUS
+    plan = make_plan([placeable("a", 20, evicts=why != "nobody may go")], some, room, GPUS)
+    assert plan == Plan(begin=["a"])
+
+
+def test_what_fits_nowhere_is_refused_for_the_mildest_reason() -> None:
+    assert make_plan([placeable("a", 90)], [], GPUS).refuse["a"].why is Why.NEVER
+    larger = Wanted("a", {"gpu0": 9, "gpu1": 99}, places=({"gpu0": 20}, {"gpu1": 20}))
+    plan = make_plan([larger], [on("gpu0", "b", 20, Phase.PINNED)], GPUS)
+    assert plan.refuse == {"a": Refusal(Why.PINNED, {"gpu0": (20, 4)}, ("b",))}
+
+
+def test_two_at_once_do_not_take_the_same_room() -> None:
+    plan = make_plan([placeable("a", 14), placeable("b", 14), placeable("c", 14)], [], GPUS)
+    assert (plan.begin, plan.placed) == (["a", "b"], {"a": 1, "b": 0, "c": 0})
+    # One that starts has what it was admitted with, though its memory is free still.
+    assert make_plan([placeable("b", 14)], [on("gpu1", "a", 14, Phase.STARTING)], GPUS).placed == {"b": 0}
+
+
+def test_who_comes_after_takes_another_place_than_the_one_that_is_made_for_the_first() -> None:
+    plan = make_plan(
+        [Wanted("a", {"gpu1": 16}), placeable("b", 6)],
+        [on("gpu1", "c", 10, Phase.DUE), on("gpu0", "d", 20)],
+        GPUS,
+    )
+    assert plan.placed == {"b": 0}  # six of gpu1 are free, and promised
+    assert (plan.hold, plan.evict) == ({"c": "a"}, {"d": "b"})
+
+
+def test_other_resources_count_at_every_place() -> None:
+    one = Wanted("a", {"gpu0": 5, "gpu1": 5, "models": 1}, places=({"gpu0": 9, "models": 1}, {"gpu1": 9, "models": 1}))
+    some = [Running("b", Phase.FREE, {"gpu0": 20, "models": 1}, 1.0)]
+    assert make_plan([one], some, {**GPUS, "models": 1}) == Plan(
+        evict={"b": "a"}, victims={"a": ("b",)}, placed={"a": 1}
+    )
+
+
+def test_no_plan_puts_more_on_a_gpu_than_it_has() -> None:
+    """Many situations drawn by chance: every promise holds, and nobody is forgotten."""
+    chance = random.Random(11)
+    room = {"gpu0": 24, "gpu1": 16, "gpu2": 16}
+    for _ in range(2000):
+        left, there = dict(room), []
+        for number in range(chance.randint(0, 6)):
+            gpu = chance.choice(list(room))
+            size = chance.randint(0, left[gpu])
+            left[gpu] -= size
+            there.append(on(gpu, f"r{number}", size, chance.choice(list(Phase)), chance.random(), until=1.0))
+        evicts = chance.random() < 0.8
+        sizes = [chance.randint(0, 45) for _ in range(chance.randint(1, 4))]
+        line = [placeable(f"w{number}", size, gpus=room, evicts=evicts) for number, size in enumerate(sizes)]
+        plan = make_plan(line, there, room)
+        needs = {one.name: one.places[plan.placed[one.name]] if one.name in plan.placed else one.needs for one in line}
+        for gpu, most in room.items():
+            begun = sum(needs[name].get(gpu, 0) for name in plan.begin)
+            assert not begun or sum(one.holds.get(gpu, 0) for one in there) + begun <= most
+        moving = {Phase.STARTING, Phase.LEAVING, Phase.DUE} & {one.phase for one in there}
+        acts = moving or plan.begin or plan.evict or plan.hold or plan.again_at is not None
+        assert acts or plan.refuse.keys() == {one.name for one in line}, (line, there, plan)

@@ -555,13 +555,13 @@ async def test_preload_evicts_nobody(make_pool: MakePool) -> None:
     assert bench.pool.loaded == ("a",)
 
 
-async def test_would_evict_tells_before_anything_happens(make_pool: MakePool) -> None:
+async def test_the_outlook_tells_before_anything_happens(make_pool: MakePool) -> None:
     bench = make_pool(sizes={"a": 6, "b": 6, "c": 99})
-    assert await soon(bench.pool.would_evict("a")) == ()
+    assert (await soon(bench.pool.outlook("a"))).victims == ()
     await bench.use("a")
     await asyncio.sleep(0.01)
-    assert await soon(bench.pool.would_evict("b")) == ("a",)
-    assert await soon(bench.pool.would_evict("c")) is None
+    assert (await soon(bench.pool.outlook("b"))).victims == ("a",)
+    assert (await soon(bench.pool.outlook("c"))).victims is None
     assert bench.pool.loaded == ("a",)
 
 

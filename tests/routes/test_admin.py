@@ -75,6 +75,7 @@ async def test_every_model_is_listed_with_all_its_fields_before_it_ever_ran(
         "yielding": False,
         "progress": None,
         "idle_since": None,
+        "device": None,
         "unloads_at": None,
         "memory": {"expected": {}, "measured": {}},
         "load_seconds": None,

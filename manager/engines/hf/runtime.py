@@ -36,6 +36,7 @@ def bring_in() -> None:
         if _loaded:
             return
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML's order, by which a GPU is chosen
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         enabled = gc.isenabled()
         gc.disable()

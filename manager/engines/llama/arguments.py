@@ -33,7 +33,7 @@ JINJA_BUILTIN: Final = "chatml"
 # Fields of LlamaParams that are passed on as they are.
 # fmt: off
 _PLAIN: Final = (
-    "batch_size", "cache_type_k", "cache_type_v", "context_shift", "device", "flash_attn", "frequency_penalty",
+    "batch_size", "cache_type_k", "cache_type_v", "context_shift", "flash_attn", "frequency_penalty",
     "gpu_layers", "main_gpu", "min_p", "n_predict", "presence_penalty", "repeat_penalty", "rope_freq_base",
     "rope_freq_scale", "seed", "split_mode", "temperature", "top_k", "top_p", "typical_p", "ubatch_size",
 )
@@ -171,7 +171,9 @@ def _threads(params: LlamaParams) -> dict[str, Any]:
 
 
 def _several_gpus(params: LlamaParams) -> dict[str, Any]:
-    return {"tensor_split": params.tensor_split or None}
+    # llama-server looks for a name with its spaces.
+    device = params.device and ",".join(name.strip() for name in params.device.split(","))
+    return {"device": device, "tensor_split": params.tensor_split or None}
 
 
 def _lora(params: LlamaParams) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from typing import Any, Final
 from manager.confinement import Confinement
 from manager.engines import Activity, EngineExit, UpstreamRequest
 from manager.engines.llama.arguments import LlamaArgs
+from manager.engines.llama.devices import check_devices
 from manager.engines.llama.environment import child_environment
 from manager.engines.llama.failures import explain_crash, explain_failure, ran_out_of_memory
-from manager.engines.llama.native import choose_launcher
+from manager.engines.llama.native import choose_launcher, devices
 from manager.engines.llama.progress import FAREWELL, ChildLog, LoadProgress
 from manager.engines.llama.slots import SlotStore, fingerprint
 from manager.engines.llama.upstream import Exchange, UpstreamClient
@@ -208,6 +209,7 @@ class LlamaEngine:
             args = LlamaArgs.from_entry(self._entry, socket=self._socket, log_level=self._settings.llama.log_level)
             launcher, binary = await asyncio.to_thread(choose_launcher, self._settings)
             logger.debug("model=%s launcher=%s", self._entry.name, launcher)
+            await asyncio.to_thread(self._check_devices, binary)
             args = await asyncio.to_thread(self._with_slots, args, binary)
             if binary is not None:
                 return args.argv(binary)
@@ -215,6 +217,14 @@ class LlamaEngine:
             return [sys.executable, "-P", "-m", "manager.engines.llama.embedded", args.to_json()]
         except ConfigError as error:
             raise LoadFailed(self._message(error.message), should_retry=False) from error
+
+    def _check_devices(self, binary: Path | None) -> None:
+        """Raises ConfigError where the entry asks for devices that are not there. Blocks."""
+        params = self._entry.llama
+        if params.device is None and params.main_gpu is None and params.tensor_split is None:
+            return
+        visible = self._settings.llama.cuda_visible_devices
+        check_devices(params, None if binary is None else devices(binary, visible))
 
     def _with_slots(self, args: LlamaArgs, binary: Path | None) -> LlamaArgs:
         """Give the child a folder for its slots, where they are to survive it. Blocks."""

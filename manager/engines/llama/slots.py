@@ -139,6 +139,8 @@ def forget_others(root: Path, names: Iterable[str]) -> None:
 def fingerprint(args: LlamaArgs, binary: Path | None) -> str:
     """What a saved cache must agree with: the options that shape it, the files, and the llama.cpp. Blocks."""
     options = {name: args.options[name] for name in SHAPING if name in args.options}
+    if "device" in options:  # its kind: on which GPU of several it ran last makes no difference to a cache
+        options["device"] = re.sub(r"\d+", "", str(options["device"]))
     paths = [Path(str(options[name])) for name in FILES if name in options]
     paths += [Path(path) for path, _ in options.get("lora", ())]
     engine: Any = version("xllamacpp") if binary is None else _identities([binary])
