@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -12,7 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from manager.errors import ConfigError
 from manager.mistakes import did_you_mean, problem
-from manager.settings_layers import KeyPath, Layer, YamlLayer, dotenv_layer, environment_layer
+from manager.settings_layers import KeyPath, Layer, layers_of
 from manager.settings_sections import (
     ChildSettings,
     GenerationSettings,
@@ -60,7 +58,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, *_layers(settings_cls, init_settings()))
+        return (init_settings, *layers_of(settings_cls, init_settings()))
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -76,14 +74,6 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         raise ConfigError(_worded(error, given)) from None
 
 
-def _layers(settings_cls: type[BaseSettings], given: Mapping[str, Any]) -> tuple[Layer, ...]:
-    environment = environment_layer(settings_cls, os.environ)
-    dotenv = dotenv_layer(settings_cls)
-    layers = (given, environment.values, dotenv.values)
-    path = next((values["config_path"] for values in layers if values.get("config_path")), None)
-    return environment, dotenv, YamlLayer(settings_cls, None if path is None else Path(path).expanduser())
-
-
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: _without_none(value) if isinstance(value, Mapping) else value
@@ -93,7 +83,7 @@ def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _worded(error: ValidationError, given: Mapping[str, Any]) -> str:
-    layers = _layers(Settings, given)
+    layers = layers_of(Settings, given)
     lines = []
     for detail in error.errors():
         if detail["type"] == "default_factory_not_called":

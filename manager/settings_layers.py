@@ -1,11 +1,12 @@
 """Where settings come from: environment, .env and YAML file. A layer checks its keys and knows the place of each value.
 
-What a value must be is said in settings.py.
+Names that mean nothing are in its `mistakes`. What a value must be is said in settings.py.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +55,23 @@ _STRUCTURED: Final[dict[KeyPath, str]] = {
 }
 
 
+def layers_of(
+    settings_cls: type[BaseSettings], given: Mapping[str, Any]
+) -> tuple[VariablesLayer, VariablesLayer, YamlLayer]:
+    """Environment, .env and YAML file, the first before the others. `given`: what the command line says.
+
+    Raises one ConfigError with all unknown names, and whatever else can't be read.
+    """
+    environment, dotenv = environment_layer(settings_cls, os.environ), dotenv_layer(settings_cls)
+    said = (given, environment.values, dotenv.values)
+    path = next((values["config_path"] for values in said if values.get("config_path")), None)
+    file = YamlLayer(settings_cls, None if path is None else Path(path).expanduser())
+    mistakes = [*environment.mistakes, *dotenv.mistakes, *file.mistakes]
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    return environment, dotenv, file
+
+
 def sections_of(settings_cls: type[BaseSettings]) -> dict[str, frozenset[str]]:
     """The sections and their keys, as the model declares them."""
     fields = settings_cls.model_fields.items()
@@ -71,6 +89,7 @@ class Layer(PydanticBaseSettingsSource):
         super().__init__(settings_cls)
         self.sections = sections_of(settings_cls)
         self.values: dict[str, Any] = {}
+        self.mistakes: list[str] = []
         self._places: dict[KeyPath, str] = {}
 
     def __call__(self) -> dict[str, Any]:
@@ -82,6 +101,11 @@ class Layer(PydanticBaseSettingsSource):
     def places(self, key: KeyPath) -> list[str]:
         """Where this layer sets the key, or the keys of that section, as a message names it."""
         return [place for known, place in self._places.items() if known[: len(key)] == key]
+
+    def origin(self, key: KeyPath) -> str | None:
+        """The variable, or the file and line, by which this layer sets the key; None where it doesn't."""
+        place = self._places.get(key)
+        return None if place is None else place.rpartition(": ")[0] or place
 
     def put(self, key: KeyPath, value: Any, place: str) -> None:
         target = self.values
@@ -97,17 +121,20 @@ class VariablesLayer(Layer):
     def __init__(self, settings_cls: type[BaseSettings], variables: Iterable[tuple[str, str | None, str]]) -> None:
         super().__init__(settings_cls)
         known = variable_names(settings_cls)
-        mistakes = []
         for name, value, place in sorted(variables, key=lambda item: item[0].startswith(PREFIX)):
             upper = name.upper() if name.startswith(PREFIX) else name
             if upper in known:
                 key = known[upper]
                 if value or (value is not None and key in _MAY_BE_EMPTY):
-                    self.put(key, _decoded(key, value, place), place)
+                    self._put_text(key, value, place)
             elif name.startswith(PREFIX):
-                mistakes.append(f"{place}: unknown setting{did_you_mean(upper, known)}")
-        if mistakes:
-            raise ConfigError("\n".join(mistakes))
+                self.mistakes.append(f"{place}: unknown setting{did_you_mean(upper, known)}")
+
+    def _put_text(self, key: KeyPath, text: str, place: str) -> None:
+        try:
+            self.put(key, _decoded(key, text, place), place)
+        except ConfigError as error:
+            self.mistakes.append(error.message)
 
 
 def variable_names(settings_cls: type[BaseSettings]) -> dict[str, KeyPath]:
@@ -170,7 +197,7 @@ class YamlLayer(Layer):
 
     def __init__(self, settings_cls: type[BaseSettings], path: Path | None) -> None:
         super().__init__(settings_cls)
-        self._mistakes: list[str] = []
+        self.path = path
         if path is None:
             return
         root = _composed(path)
@@ -180,13 +207,11 @@ class YamlLayer(Layer):
             raise ConfigError(f"{path}: must hold sections such as 'server:'")
         for section, node, line in self._items(root, path, ""):
             self._section(path, section, node, line)
-        if self._mistakes:
-            raise ConfigError("\n".join(self._mistakes))
 
     def _section(self, path: Path, section: str, node: yaml.Node, line: int) -> None:
         keys = self.sections.get(section)
         if keys is None:
-            self._mistakes.append(f"{path}, line {line}: {section}: unknown key{did_you_mean(section, self.sections)}")
+            self.mistakes.append(f"{path}, line {line}: {section}: unknown key{did_you_mean(section, self.sections)}")
         elif isinstance(node, yaml.MappingNode):
             for key, value, key_line in self._items(node, path, f"{section}."):
                 place = f"{path}, line {key_line}: {section}.{key}"
@@ -194,9 +219,9 @@ class YamlLayer(Layer):
                     self.put((section, key), _python(value, place), place)
                 else:
                     hint = did_you_mean(key, keys, prefix=f"{section}.")
-                    self._mistakes.append(f"{place}: unknown key{hint}")
+                    self.mistakes.append(f"{place}: unknown key{hint}")
         elif not (isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null")):
-            self._mistakes.append(f"{path}, line {line}: {section}: must hold keys such as '{min(keys)}:'")
+            self.mistakes.append(f"{path}, line {line}: {section}: must hold keys such as '{min(keys)}:'")
 
     def _items(self, node: yaml.MappingNode, path: Path, prefix: str) -> list[tuple[str, yaml.Node, int]]:
         items: dict[str, tuple[str, yaml.Node, int]] = {}
@@ -204,7 +229,7 @@ class YamlLayer(Layer):
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
             line = key_node.start_mark.line + 1
             if key in items:
-                self._mistakes.append(f"{path}, line {line}: {prefix}{key}: is there twice")
+                self.mistakes.append(f"{path}, line {line}: {prefix}{key}: is there twice")
             items[key] = (key, value, line)
         return list(items.values())
 

@@ -152,8 +152,8 @@ class LlamaSettings(Section):
     )
     placement: Annotated[Literal["single", "split"], BeforeValidator(lower)] = Field(
         default="single",
-        description="Where a model goes that names no device, with several GPUs. single: on the one where it fits best, "
-        "over all of them only where it fits on none; split: over all of them.",
+        description="Where a model goes that names no device, with several GPUs. single: on the one where it fits "
+        "best, over all of them only where it fits on none; split: over all of them.",
     )
 
 

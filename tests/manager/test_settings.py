@@ -160,12 +160,13 @@ def test_every_list_can_be_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         model: Any = Settings.model_fields[section].annotation
         for key in keys:
             if "list[" in str(model.model_fields[key].annotation):
-                scheme = "http://" if section == "cors" else ""
+                scheme = "http://" if section in {"cors", "hub"} else ""
                 monkeypatch.setenv(f"LLAMAHERD_{section}__{key}".upper(), f"{scheme}10.0.0.1,{scheme}10.0.0.2")
     settings = load_settings()
     assert settings.server.allowed_hosts == ["10.0.0.1", "10.0.0.2"]
     assert settings.server.trusted_proxies == ["10.0.0.1/32", "10.0.0.2/32"]
     assert settings.cors.allowed_origins == ["http://10.0.0.1", "http://10.0.0.2"]
+    assert settings.hub.mirrors == ["http://10.0.0.1", "http://10.0.0.2"]
 
 
 def test_origins_that_are_no_json_list_are_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,6 +242,16 @@ def test_unknown_variables_in_dotenv_are_named_with_their_line() -> None:
     Path(".env").write_text("\n# comment\nLLAMAHERD_SERVER_PORT=1\n", encoding="utf-8")
     expected = ".env, line 3: LLAMAHERD_SERVER_PORT: unknown setting; did you mean LLAMAHERD_SERVER__PORT?"
     assert mistake() == expected
+
+
+def test_unknown_names_of_all_places_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_yaml(monkeypatch, "sever: {}\n")
+    Path(".env").write_text("LLAMAHERD_SERVER_PORT=1\n", encoding="utf-8")
+    monkeypatch.setenv("LLAMAHERD_SERVER__PROT", "1")
+    monkeypatch.setenv("LLAMAHERD_CORS__ALLOWED_ORIGINS", "[")
+    places = [line.partition(":")[0] for line in mistake().splitlines()]
+    variables = ["LLAMAHERD_CORS__ALLOWED_ORIGINS", "LLAMAHERD_SERVER__PROT"]
+    assert sorted(places) == sorted([*variables, ".env, line 1", "config.yml, line 1"])
 
 
 def test_a_dotenv_line_without_a_value_is_a_mistake_with_its_line() -> None:
