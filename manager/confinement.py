@@ -17,6 +17,8 @@ from manager.errors import ConfigError
 from manager.settings_sections import ChildSettings
 
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+PR_CAP_AMBIENT: Final = 47
+PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 PR_SET_NO_NEW_PRIVS: Final = 38
 CLOSE_RANGE_CLOEXEC: Final = 4  # linux/close_range.h
 FIRST_OWN: Final = 3  # descriptors of a child beside its stdin, stdout and stderr
@@ -90,6 +92,8 @@ def _arm(parent: int, steps: list[_Step], log: int) -> Callable[[], None]:
 
     def arm() -> None:
         if prctl is not None:
+            # Rights that the service was given for itself, as to listen on port 443 (AmbientCapabilities of systemd).
+            prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:  # the manager died between fork and prctl
                 os._exit(1)

@@ -52,7 +52,7 @@ def _reached(settings: Settings) -> str | None:
     """How others than this machine can reach the service; None where they can't."""
     server = settings.server
     if not is_loopback(server.host):
-        return f"server.host is {server.host}, which others can reach"
+        return f"it listens on {server.host} (server.host, or a socket that systemd passes), which others can reach"
     if server.trusted_proxies:
         return "server.trusted_proxies names proxies, which let others in"
     others = [name for name in server.allowed_hosts if not is_loopback(name)]

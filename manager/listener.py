@@ -8,6 +8,7 @@ import errno
 import logging
 import socket
 import ssl
+from collections.abc import Iterable
 from typing import Final
 
 from manager.connections import ConnectionServer
@@ -56,8 +57,16 @@ class Listener:
                 failure = error  # a name with an IPv6 address, where only IPv4 is set up
         if not self._sockets and failure is not None:
             raise failure
-        for listening in self._sockets:
-            loop.add_reader(listening, self._accept, listening)
+        self._accept_all()
+
+    def adopt(self, descriptors: Iterable[int]) -> None:
+        """Listen on sockets that are bound and listening already; they are this listener's from now on."""
+        for descriptor in descriptors:
+            listening = socket.socket(fileno=descriptor)
+            listening.setblocking(False)
+            _notice_the_vanished(listening, self._server.settings.write_timeout)
+            self._sockets.append(listening)
+        self._accept_all()
 
     @property
     def urls(self) -> str:
@@ -89,6 +98,10 @@ class Listener:
                 accepted.shutdown(socket.SHUT_RDWR)
         if self._beginning:
             await asyncio.wait(self._beginning)
+
+    def _accept_all(self) -> None:
+        for listening in self._sockets:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(ACCEPT_AT_ONCE):

@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 import uvloop
 from aiohttp import web
 
 from manager import app as composition
+from manager.activation import PassedSocket, PassedSockets, passed_sockets
 from manager.addresses import admits, is_loopback
 from manager.connections import ConnectionServer, Runner
 from manager.errors import ConfigError
 from manager.listener import Listener
 from manager.log import logging_to
+from manager.log_queue import LogFiles
+from manager.notify import Notifier
 from manager.places import Places
 from manager.redirect import Redirect
-from manager.service import SERVICE
+from manager.service import SERVICE, Service
 from manager.settings import Settings
 from manager.short_answers import always
 
@@ -28,39 +33,62 @@ logger = logging.getLogger(__name__)
 
 # After draining only feeds and idle connections are left; they get this long to end.
 CLOSE_TIMEOUT: Final = 2.0
+# Seconds that the end may take beside what the settings give to it, before systemd ends what is left.
+END_MARGIN: Final = 30.0
 # Requests leave little for the cycle collector; with its default of 700 it runs about every third of them.
 GC_THRESHOLDS: Final = (20_000, 20, 50)
 
 
 def run(settings: Settings) -> int:
     """Serve until a signal; returns the exit status. Raises ConfigError for a mistake in settings or files."""
-    app = composition.create_app(settings)
+    notifier = Notifier.taken_from(os.environ)
+    notifier.starting()
+    passed = passed_sockets(os.environ)
+    settings = passed.applied_to(settings)
     with (
-        logging_to(sys.stderr, settings.server.log_level),
+        logging_to(sys.stderr, settings.server.log_level, settings.log) as files,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_serve(app, settings))
+        app = composition.create_app(settings)
+        _log_to(files, settings.log.format, app[SERVICE])
+        runner.run(_serve(app, settings, notifier, passed))
     return 0
 
 
-async def _serve(app: web.Application, settings: Settings) -> None:
-    stop = Signals()
-    server = Server(app, settings)
-    await server.start()
-    try:
-        stop.install(app)
-        await stop.first.wait()
-        logger.info("draining in_flight=%d", app[SERVICE].gate.in_flight)
-        await server.drain(stop.second)
-    finally:
-        await server.close()
+def _log_to(files: LogFiles | None, form: str, service: Service) -> None:
+    """Requests and what engines write go where all else goes."""
+    if service.access_log is not None:
+        service.access_log.write_as(form, files.main if files is not None else None)
+    if files is not None:
+        service.pool.engine_lines_to = files.models.add
+
+
+async def _serve(app: web.Application, settings: Settings, notifier: Notifier, passed: PassedSockets) -> None:
+    stop = Signals(notifier)
+    server = Server(app, settings, passed)
+    async with notifier.telling(lambda: _status(app[SERVICE])):
+        await server.start()
+        try:
+            stop.install(app)
+            notifier.ready()  # not before: a signal would end the process
+            await stop.first.wait()
+            logger.info("draining in_flight=%d", app[SERVICE].gate.in_flight)
+            notifier.stopping(settings.server.drain_timeout + settings.limits.stop_grace + END_MARGIN)
+            await server.drain(stop.second)
+        finally:
+            await server.close()
     logger.info("ended")
+
+
+def _status(service: Service) -> str:
+    return f"{len(service.pool.catalog)} models, {len(service.pool.loaded)} loaded, {service.gate.in_flight} requests"
 
 
 class Signals:
     """SIGTERM and SIGINT: the first drains, the second skips what is left of that. SIGHUP reads files again."""
 
-    def __init__(self) -> None:
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
         self.first = asyncio.Event()
         self.second = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
@@ -75,17 +103,24 @@ class Signals:
         (self.second if self.first.is_set() else self.first).set()
 
     def _hang_up(self, app: web.Application) -> None:
+        self._notifier.reloading()
         task = asyncio.create_task(app[SERVICE].reloader.try_reload())
         self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
+        task.add_done_callback(self._reloaded)
+
+    def _reloaded(self, task: asyncio.Task[None]) -> None:
+        self._reloads.discard(task)
+        if not self._reloads and not self.first.is_set():
+            self._notifier.ready()
 
 
 class Server:
     """An application on its address; with TLS, also what sends clients of plain HTTP there."""
 
-    def __init__(self, app: web.Application, settings: Settings) -> None:
+    def __init__(self, app: web.Application, settings: Settings, passed: PassedSockets = PassedSockets()) -> None:  # noqa: B008  frozen
         self._app = app
         self._settings = settings
+        self._passed = passed
         self._places = Places(settings.server)
         self._runner = Runner(app, settings.server, always(settings.tls), CLOSE_TIMEOUT)
         self._listeners: list[Listener] = []
@@ -121,15 +156,19 @@ class Server:
         settings, tls = self._settings, self._app[SERVICE].tls
         assert isinstance(self._runner.server, ConnectionServer)  # noqa: S101  the runner has made it
         main = Listener(self._runner.server, self._places, tls.context if tls is not None else None)
-        await self._listen_on(main, settings.server.port, "server.port")
-        if tls is not None and settings.tls.http_port is not None:
+        await self._listen_on(main, self._passed.main, settings.server.port, "server.port")
+        if tls is not None and (self._passed.http or settings.tls.http_port is not None):
             redirect = Redirect(settings.tls.public_port or main.port, settings.tls.webroot, self._admits)
             self._redirects = ConnectionServer(redirect, settings.server)
             plain = Listener(self._redirects, self._places)
-            await self._listen_on(plain, settings.tls.http_port, "tls.http_port")
+            await self._listen_on(plain, self._passed.http, settings.tls.http_port or 0, "tls.http_port")
             logger.info("sending plain HTTP to HTTPS urls=%s", plain.urls)
 
-    async def _listen_on(self, listener: Listener, port: int, setting: str) -> None:
+    async def _listen_on(self, listener: Listener, passed: Sequence[PassedSocket], port: int, setting: str) -> None:
+        if passed:
+            listener.adopt(one.descriptor for one in passed)
+            self._listeners.append(listener)
+            return
         host = self._settings.server.host
         try:
             await listener.start(host, port)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -24,6 +27,7 @@ from tests.manager.bench import soon
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="most of it is Linux's")
 
 SLEEP = ["/bin/sleep", "60"]
+ROOT = Path(__file__).parent.parent.parent
 
 
 def confined(**settings: Any) -> Confinement:
@@ -219,3 +223,30 @@ def test_elsewhere_only_what_was_asked_for_and_can_not_be_done_is_a_mistake(
     for name, value in (("address_space", 2**30), ("cgroup", cgroup)):
         with pytest.raises(ConfigError, match=rf"^children\.{name} needs Linux"):
             confined(**{name: value}).check()
+
+
+async def test_rights_that_the_service_was_given_for_itself_do_not_go_along() -> None:
+    """As AmbientCapabilities of systemd gives them, which else every program that is started inherits."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or os.geteuid() != 0:
+        pytest.skip("needs root and setpriv, to be given a right")
+    code = (
+        "import asyncio, os\n"
+        "from manager.confinement import Confinement\n"
+        "from manager.logbuf import LogBuffer\n"
+        "from manager.process import ChildProcess\n"
+        "from manager.settings_sections import ChildSettings\n"
+        "async def main():\n"
+        "    log = LogBuffer()\n"
+        "    held = Confinement(ChildSettings())\n"
+        "    argv = ['/bin/grep', 'CapAmb', '/proc/self/status']\n"
+        "    child = await ChildProcess.spawn(argv, env={}, cwd=None, log=log, confinement=held)\n"
+        "    await child.wait()\n"
+        "    print(open('/proc/self/status').read().partition('CapAmb:')[2].split()[0], *log.tail())\n"
+        "asyncio.run(main())\n"
+    )
+    command = [setpriv, "--inh-caps", "+net_bind_service", "--ambient-caps", "+net_bind_service"]
+    done = await asyncio.to_thread(
+        subprocess.run, [*command, sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=30
+    )
+    assert done.stdout.split() == ["0000000000000400", "CapAmb:", "0000000000000000"], done.stderr
