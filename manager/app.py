@@ -28,6 +28,7 @@ from manager.log import AccessLog
 from manager.memory_ledger import Ledger
 from manager.metrics import Metrics
 from manager.pool import ModelPool
+from manager.pulls import Pulls
 from manager.reload import Reloader
 from manager.remote_images import RemoteImages
 from manager.run_folder import RunFolder
@@ -71,6 +72,7 @@ def create_app(settings: Settings) -> web.Application:
         metrics=metrics,
     )
     service.reloader = Reloader(settings, keys, pool, lambda: _note_keys(service), tls)
+    service.pulls = Pulls(settings, pool.feed, lambda: pool.catalog, service.reloader.reload)
     # In this order at start, in the opposite one at the end.
     if access_log is not None:
         app.cleanup_ctx.append(_written(access_log))
@@ -87,6 +89,7 @@ def create_app(settings: Settings) -> web.Application:
     app.cleanup_ctx.append(_keys_flushed)
     if tls is not None:
         app.cleanup_ctx.append(_renewed(tls))
+    app.on_shutdown.append(_end_pulls)  # before the feeds, which tell of it
     app.on_shutdown.append(_end_feeds)
     routes.setup(app)
     return app
@@ -218,6 +221,10 @@ async def _flush(keys: KeyStore) -> None:
         await asyncio.to_thread(keys.flush)
     except ConfigError as error:  # a full disk; what is not written now is written next time
         logger.error("the last use of keys is not written: %s", error.message)
+
+
+async def _end_pulls(app: web.Application) -> None:
+    await app[SERVICE].pulls.close()
 
 
 async def _end_feeds(app: web.Application) -> None:

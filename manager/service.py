@@ -16,6 +16,7 @@ from manager.inflight import InFlight
 from manager.log import AccessLog
 from manager.metrics import Metrics
 from manager.pool import ModelPool
+from manager.pulls import Pulls
 from manager.quota import Quotas
 from manager.reload import Reloader
 from manager.remote_images import RemoteImages
@@ -78,6 +79,7 @@ class Service:
     inflight: InFlight = field(default_factory=InFlight)
     proxies: Proxies = field(init=False)
     reloader: Reloader = field(init=False)  # it tells the service of new keys, and so is made after it
+    pulls: Pulls = field(init=False)  # they have models.json read again by that
 
     def __post_init__(self) -> None:
         self.proxies = Proxies(self.settings.server.trusted_proxies)

@@ -142,7 +142,9 @@ class LlamaSettings(Section):
         "there is one.",
     )
     binary: AbsolutePath | None = Field(
-        default=None, description="The llama-server to use; else PATH and the cache are searched."
+        default=None,
+        description="The llama-server to use; else the one chosen by `llamaherd llama use`, one on PATH, or the newest "
+        "build.",
     )
     log_level: Verbosity = Field(
         default=None, description="What llama.cpp logs: error, warning, info, trace or debug, or its verbosity 0 to 5."

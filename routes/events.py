@@ -8,6 +8,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from manager.feed import Event, EventsLost
+from manager.pull_state import ENDED
 from manager.service import SERVICE, Service
 from routes import sse
 from routes.admin import model_objects
@@ -51,6 +52,7 @@ def _snapshot(service: Service) -> bytes:
         "active": pool.active,
         "default": pool.default,
         "catalog": list(pool.catalog.names),
+        "pulls": [pull.as_dict() for pull in service.pulls.list() if pull.state not in ENDED],
     }
     return _frame(Event(pool.feed.last_id, SNAPSHOT, state))
 

@@ -47,6 +47,7 @@ _ERRORS: Final = {
     502: "The engine's process broke off.",
     503: "The model can't be had now.",
     504: "The engine took too long.",
+    507: "The disk has too little room.",
 }
 _HEADERS: Final = {"X-Request-ID": {"$ref": "#/components/headers/X-Request-ID"}}
 _RETRY: Final = {

@@ -18,6 +18,7 @@ from routes import (
     openai,
     openapi,
     probe,
+    pulls,
     responses,
     status,
     straight,
@@ -94,6 +95,7 @@ from routes.schema.models import (
     Unloaded,
     UnloadQuery,
 )
+from routes.schema.pulls import PullList, PullObject, PullQuery, PullRequest, StreamQuery
 from routes.straight import InfillBody
 
 OPEN: Final = Access(scope=None)
@@ -109,6 +111,7 @@ ANTHROPIC: Final = Access(scope="inference", errors=anthropic_error)
 ANTHROPIC_MODEL: Final = Access(scope="inference", errors=anthropic_error, metered=True)
 OLLAMA: Final = Access(scope="inference", errors=plain_error)
 OLLAMA_MODEL: Final = Access(scope="inference", errors=plain_error, metered=True)
+OLLAMA_ACTION: Final = Access(scope="admin", errors=plain_error, audited=True)
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/", probe.root, OPEN, gives=TEXT),
@@ -169,6 +172,10 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route("POST", "/api/embed", ollama.embed, OLLAMA_MODEL, asked.EmbedRequest, shapes.EmbedAnswer),
     Route("POST", "/api/embeddings", ollama.embeddings, OLLAMA_MODEL, asked.EmbeddingsRequest, shapes.EmbeddingsAnswer),
+    Route(
+        *("POST", "/api/pull", ollama.pull, OLLAMA_ACTION, asked.PullRequest, shapes.PullLine, shapes.PullLine),
+        stream_type=LINES,
+    ),
     Route("GET", "/admin/models", admin.list_models, ADMIN, gives=AdminModels),
     Route("GET", "/admin/models/{id:.+?}/logs", logs.logs, ADMIN, gives=TEXT, streams=LogEvent, query=LogsQuery),
     Route(
@@ -183,7 +190,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         query=WaitQuery,
         later=True,
     ),
+    Route(
+        *("POST", "/admin/models/pull", pulls.start_pull, ACTION, PullRequest, PullObject, PullObject),
+        query=PullQuery,
+        later=True,
+    ),
     Route("GET", "/admin/models/{id:.+}", admin.show_model, ADMIN, gives=AdminModelDetails),
+    Route("GET", "/admin/pulls", pulls.list_pulls, ADMIN, gives=PullList),
+    Route("GET", "/admin/pulls/{id}", pulls.show_pull, ADMIN, gives=PullObject, streams=PullObject, query=StreamQuery),
+    Route("DELETE", "/admin/pulls/{id}", pulls.cancel_pull, ACTION, gives=PullObject),
     Route("GET", "/admin/requests", admin.list_requests, ADMIN, gives=RunningRequests),
     Route("DELETE", "/admin/requests/{id}", admin.cancel_request, ACTION, gives=Cancelled),
     Route("POST", "/admin/requests/{id}/cancel", admin.cancel_request, ACTION, gives=Cancelled),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from manager.cli import key, model, serve, tls
+from manager.cli import config, doctor, key, llama, model, serve, tls
 from manager.errors import ConfigError, HerdError
 
 app = typer.Typer(
@@ -19,9 +19,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("serve")(serve.serve)
-app.add_typer(key.app, name="key")
+app.command("doctor")(doctor.doctor)
 app.add_typer(model.app, name="model")
+app.add_typer(llama.app, name="llama")
+app.add_typer(key.app, name="key")
 app.add_typer(tls.app, name="tls")
+app.add_typer(config.app, name="config")
 
 
 def _version(wanted: bool) -> None:

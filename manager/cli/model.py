@@ -1,4 +1,4 @@
-"""`llamaherd model`: the models that can be served, what one takes, and the small one of the first start."""
+"""`llamaherd model`: the models that can be served, how they come and go, and the small one of the first start."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manager.cli import inspect
+from manager.cli import inspect, model_files, model_pull
 from manager.cli.options import ConfigOption, DataFolderOption, JsonOption, settings_from, show, size
 
 if TYPE_CHECKING:
@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from manager.entry import ModelEntry
     from manager.settings import Settings
 
-app = typer.Typer(help="List models, look into one, and fetch the small one of the first start.", no_args_is_help=True)
+app = typer.Typer(help="Fetch models, list them, look into one, check and remove them.", no_args_is_help=True)
+app.command("pull")(model_pull.pull_model)
+app.command("import")(model_pull.import_model)
 app.command("inspect")(inspect.inspect_model)
+app.command("verify")(model_files.verify_models)
+app.command("remove")(model_files.remove_model)
 
 
 @app.command("list")
@@ -33,15 +37,19 @@ def list_models(config: ConfigOption = None, data_folder: DataFolderOption = Non
         typer.echo(json.dumps([_as_json(entry, count) for entry, count in rows], indent=2, ensure_ascii=False))
         return
     if not rows:
-        typer.echo(f"No model: {settings.storage.models_file} lists none. Fetch one: llamaherd model fetch-starter")
+        typer.echo(
+            f"No model: {settings.storage.models_file} lists none. Fetch one: llamaherd model pull, or fetch-starter"
+        )
         return
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("Name", "Engine", "Size", "Source", "State")
+    table = Table("Name", "Engine", "Size", "Files", "Source", "State")
     for entry, count in rows:
         name = f"{entry.name} (default)" if entry.name == catalog.default else entry.name
-        table.add_row(*map(Text, (name, entry.engine, size(count), entry.source, entry.unavailable or "available")))
+        files = "there" if _exists(entry, count) else "missing"
+        state = entry.unavailable or "available"
+        table.add_row(*map(Text, (name, entry.engine, size(count), files, entry.source, state)))
     show(table)
 
 
@@ -81,12 +89,20 @@ def _as_json(entry: ModelEntry, count: int | None) -> dict[str, object]:
         "engine": entry.engine,
         "path": str(entry.path),
         "bytes": count,
+        "exists": _exists(entry, count),
         "source": entry.source,
         "aliases": list(entry.aliases),
         "personalities": list(entry.personalities),
         "profiles": list(entry.profiles),
         "unavailable": entry.unavailable,
     }
+
+
+def _exists(entry: ModelEntry, count: int | None) -> bool:
+    """Whether its files are there; a model whose engine knows of no files lacks none."""
+    from manager.engines.kinds import kind_of
+
+    return count is not None or kind_of(entry).files is None
 
 
 def _bytes(entry: ModelEntry) -> int | None:

@@ -178,3 +178,14 @@ class ShowRequest(RequestBody):
     model: str | None = None
     name: str | None = None
     verbose: bool | None = None
+
+
+class PullRequest(RequestBody):
+    """The body of /api/pull; `name` is what `model` was called once."""
+
+    model_config = ConfigDict(json_schema_extra=example(stream=False))
+
+    model: str | None = Field(None, description="`hf.co/org/repo:QUANT`, or a name of the catalog.")
+    name: str | None = None
+    stream: bool | None = Field(None, description="False: one answer at the end instead of lines.")
+    insecure: bool | None = None

@@ -146,3 +146,13 @@ class EmbeddingsAnswer(Shape):
     """The vector of the prompt."""
 
     embedding: list[float]
+
+
+class PullLine(Shape):
+    """How far a pull is, in bytes; the last line has the status `success`, or an `error` alone."""
+
+    status: str | None = None
+    digest: str | None = None
+    total: int | None = None
+    completed: int | None = None
+    error: str | None = None

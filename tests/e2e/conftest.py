@@ -14,12 +14,12 @@ import psutil
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from manager.engines.llama.native import find_binary
 from manager.settings import load_settings
 from manager.starter_model import provide_starter
 from tests.e2e.service import PATIENCE, Service, running
 from tests.gguf_files import write_tiny_gguf
 from tests.gguf_rerank import write_tiny_reranker
+from tests.launchers import launchers, native_binary
 
 # Set by scripts/test, which has fetched the model.
 STARTER: Final = "STARTER_MODEL"
@@ -49,12 +49,7 @@ def starter() -> Path:
     return Path(known) if known else provide_starter(load_settings(), quiet=True)
 
 
-def native_binary() -> Path | None:
-    """The llama-server that the settings, PATH or the cache name."""
-    return find_binary(load_settings())
-
-
-@pytest.fixture(scope="session", params=["embedded", *(["native"] if native_binary() else [])])
+@pytest.fixture(scope="session", params=launchers())
 def launcher(request: pytest.FixtureRequest) -> dict[str, str]:
     """The settings that choose the launcher; every test here runs with each one that there is."""
     if request.param == "embedded":

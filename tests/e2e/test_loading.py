@@ -13,17 +13,11 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from tests.e2e.conftest import native_binary
 from tests.e2e.service import Service
 
 pytestmark = pytest.mark.timeout(180)
 
 HELLO: Any = [{"role": "user", "content": "Name a colour."}]
-
-
-def test_the_native_launcher_is_tested_beside_the_embedded_one() -> None:
-    if native_binary() is None:
-        pytest.skip("there is no llama-server: none in LLAMAHERD_LLAMA__BINARY, on PATH or in the cache")
 
 
 async def test_a_model_runs_with_the_launcher_that_was_chosen(

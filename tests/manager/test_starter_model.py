@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from manager.catalog import load_catalog
+from manager.package_index import FetchFailed
 from manager.settings import Settings
 from manager.starter_model import (
     STARTER,
-    FetchFailed,
     Source,
     list_starter,
     models_are_configured,

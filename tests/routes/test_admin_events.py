@@ -99,7 +99,7 @@ async def test_feed_begins_with_a_snapshot_of_everything(stage: Stage, fake: Fak
     assert lasting(first.data["models"]) == lasting(listed)
     assert [model["state"] for model in listed] == ["stopped", "ready"]
     assert (first.data["active"], first.data["default"], first.data["requests"]) == ("beta", "beta", 0)
-    assert first.data["catalog"] == ["alpha", "beta"]
+    assert (first.data["catalog"], first.data["pulls"]) == (["alpha", "beta"], [])
     assert isinstance(first.data["memory"], dict)
 
 

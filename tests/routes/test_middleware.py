@@ -38,7 +38,8 @@ def test_only_ping_health_and_the_documentation_are_open() -> None:
 def test_what_changes_state_or_tells_of_others_needs_admin() -> None:
     admin = {(method, path) for method, path, access in ALL if access.scope == "admin"}
     others = {(method, path) for method, path in admin if not path.startswith(("/admin/", "/upstream/"))}
-    assert others == {("GET", "/metrics"), ("POST", "/loadModel"), ("GET", "/unloadModel"), ("POST", "/unloadModel")}
+    loading = {("POST", "/loadModel"), ("GET", "/unloadModel"), ("POST", "/unloadModel")}
+    assert others == {("GET", "/metrics"), ("POST", "/api/pull"), *loading}
     assert {path for _, path, access in ALL if access.scope != "admin" and path.startswith("/admin")} == set()
 
 

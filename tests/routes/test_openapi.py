@@ -136,6 +136,8 @@ NOT_HERE = {
     *("/v1/embeddings", "/api/embed", "/api/embeddings", "/v1/rerank", "/v1/reranking", "/rerank"),
     *("/v1/audio/speech", "/detokenize", "/infill"),
 }
+# A pull has begun, and that the hub is not there comes to light afterwards.
+STATUSES = {**dict.fromkeys(NOT_HERE, 400), "/admin/models/pull": 202}
 
 
 def test_every_object_says_what_it_is() -> None:
@@ -154,7 +156,7 @@ def test_every_body_has_an_example() -> None:
 
 
 async def test_examples_are_answered(start_herd: StartHerd, fake: Fake) -> None:
-    herd = await start_herd()
+    herd = await start_herd(hub={"endpoint": "http://127.0.0.1:9"})
     tried = 0
     for method, path, operation in OPERATIONS:
         for content in operation.get("requestBody", {}).get("content", {}).values():
@@ -162,8 +164,8 @@ async def test_examples_are_answered(start_herd: StartHerd, fake: Fake) -> None:
             for example in schema.get("examples", ()):
                 tried += 1
                 answer = await herd.ask(method, path, {**example, "model": "alpha"})
-                assert answer.status == (400 if path in NOT_HERE else 200), (path, answer.body)
-                if not path.startswith("/api/") and answer.status != 200:
+                assert answer.status == STATUSES.get(path, 200), (path, answer.body)
+                if not path.startswith("/api/") and answer.status >= 400:
                     assert answer.error["code"] == "endpoint_not_supported", (path, answer.body)
     assert tried >= 23
 

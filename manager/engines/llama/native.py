@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from manager.builds.kept import BINARY_NAME, Build, builds_folder, newest, picked
 from manager.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,14 +23,29 @@ Launcher = Literal["native", "embedded"]
 # What llama-server writes above its devices, and how long it may take for that: CUDA needs a second or more to begin.
 DEVICES: Final = "Available devices:"
 LIST_TIMEOUT: Final = 30.0
-BINARY_NAME: Final = "llama-server"
+_DEVICE: Final = re.compile(r"^\s+(\S+): ", re.MULTILINE)
 EMBEDDED_PACKAGE: Final = "xllamacpp"
 
 
-def find_binary(settings: Settings) -> Path | None:
-    """The setting llama.binary, else llama-server on PATH, else the newest one in the cache folder.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A llama-server and why it is the one; `build`: the one of the cache folder, where it is of there."""
 
-    Raises ConfigError where the setting names something that can't be run. Blocks.
+    binary: Path
+    why: Literal["the setting llama.binary", "chosen with llamaherd llama use", "on PATH", "the newest that fits"]
+    build: Build | None = None
+
+
+def find_binary(settings: Settings) -> Path | None:
+    """The llama-server that runs models; see `find`."""
+    found = find(settings)
+    return None if found is None else found.binary
+
+
+def find(settings: Settings) -> Found | None:
+    """The setting llama.binary, else the build that somebody chose, else PATH, else the newest build that fits.
+
+    Raises ConfigError where the setting, or the choice, names something that can't be run. Blocks.
     """
     wanted = settings.llama.binary
     if wanted is not None:
@@ -35,12 +53,15 @@ def find_binary(settings: Settings) -> Path | None:
             raise ConfigError(f"llama.binary: {wanted} does not exist or is no file")
         if not _runnable(wanted):
             raise ConfigError(f"llama.binary: {wanted} is not executable")
-        return wanted
+        return Found(wanted, "the setting llama.binary")
+    builds = builds_folder(settings)
+    if (chosen := picked(builds)) is not None:
+        return Found(chosen.binary, "chosen with llamaherd llama use", chosen)
     on_path = shutil.which(BINARY_NAME)
     if on_path is not None:
-        return Path(on_path).absolute()
-    built = [path for path in settings.storage.cache_folder.glob(f"llama/*/{BINARY_NAME}") if _runnable(path)]
-    return max(built, key=lambda path: path.stat().st_mtime, default=None)
+        return Found(Path(on_path).absolute(), "on PATH")
+    built = newest(builds)
+    return None if built is None else Found(built.binary, "the newest that fits", built)
 
 
 def choose_launcher(settings: Settings) -> tuple[Launcher, Path | None]:
@@ -64,23 +85,38 @@ def choose_launcher(settings: Settings) -> tuple[Launcher, Path | None]:
     return "embedded", None
 
 
-def drives_cuda(binary: Path) -> bool:
+def drives_cuda(binary: Path, visible: str | None = None) -> bool:
     """Whether this llama-server was compiled for NVIDIA GPUs and finds one; also where it does not say. Blocks."""
+    listed = devices(binary, visible)
+    return listed is None or any(name.startswith("CUDA") for name in listed)
+
+
+def devices(binary: Path, visible: str | None = None) -> tuple[str, ...] | None:
+    """Names such as CUDA0 in llama-server's order, as `--list-devices` tells them; None where it does not. Blocks.
+
+    `visible`: the CUDA_VISIBLE_DEVICES of the children; None: that of our environment. Each file is asked once.
+    """
     seen = binary.stat()
-    return _drives_cuda(binary, seen.st_mtime_ns, seen.st_size)
+    return _devices(binary, visible, seen.st_mtime_ns, seen.st_size)
 
 
 @lru_cache
-def _drives_cuda(binary: Path, _changed: int, _size: int) -> bool:
+def _devices(binary: Path, visible: str | None, _changed: int, _size: int) -> tuple[str, ...] | None:
+    environment = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ}  # as a child has it
+    if visible is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = visible
     try:
         done = subprocess.run(  # noqa: S603  the one that runs the models
-            [str(binary), "--list-devices"], stdin=subprocess.DEVNULL, capture_output=True, timeout=LIST_TIMEOUT
+            [str(binary), "--list-devices"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=LIST_TIMEOUT,
+            env=environment,
         )
     except (OSError, subprocess.SubprocessError):
-        return True
-    text = (done.stdout + done.stderr).decode("utf-8", "replace")
-    listed = text.partition(DEVICES)
-    return not listed[1] or any(line.strip().startswith("CUDA") for line in listed[2].splitlines())
+        return None
+    _, heading, listed = done.stdout.decode("utf-8", "replace").partition(DEVICES)
+    return tuple(_DEVICE.findall(listed)) if heading else None
 
 
 def _runnable(path: Path) -> bool:

@@ -18,10 +18,9 @@ from typing import Any, Final
 import pytest
 
 from manager.engines.llama.arguments import LlamaArgs
-from manager.engines.llama.native import find_binary
 from manager.engines.llama.progress import ASK
 from manager.entry import ModelEntry
-from manager.settings import load_settings
+from tests import launchers
 from tests.gguf_files import write_adapter, write_tiny_gguf
 
 KEY: Final = "key-of-this-test"
@@ -109,9 +108,9 @@ class Child:
 
 @pytest.fixture(scope="session")
 def native_binary() -> Path:
-    binary = find_binary(load_settings())
+    binary = launchers.native_binary()
     if binary is None:
-        pytest.skip("no llama-server: set LLAMAHERD_LLAMA__BINARY, or put it on PATH")
+        pytest.skip("no llama-server: run scripts/test-native, which compiles one")
     return binary
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from manager.builds.kept import use
 from manager.engines.llama.native import choose_launcher, drives_cuda, find_binary
 from manager.errors import ConfigError
 from tests.conftest import MakeSettings
@@ -41,6 +42,24 @@ def test_newest_of_the_cache_is_taken(make_settings: MakeSettings, tmp_path: Pat
     os.utime(old, (1000, 1000))
     os.utime(new, (2000, 2000))
     assert find_binary(make_settings()) == new
+
+
+def test_chosen_build_goes_before_path_but_not_before_the_setting(make_settings: MakeSettings, tmp_path: Path) -> None:
+    chosen = executable(tmp_path / "cache" / "llama" / "mine" / "llama-server")
+    executable(tmp_path / "on-path" / "llama-server")
+    use(tmp_path / "cache" / "llama", "mine")
+    assert find_binary(make_settings()) == chosen
+    set_one = executable(tmp_path / "set")
+    assert find_binary(make_settings(llama={"binary": set_one})) == set_one
+
+
+def test_chosen_build_that_is_gone_is_a_mistake(make_settings: MakeSettings, tmp_path: Path) -> None:
+    chosen = executable(tmp_path / "cache" / "llama" / "mine" / "llama-server")
+    executable(tmp_path / "on-path" / "llama-server")
+    use(tmp_path / "cache" / "llama", "mine")
+    chosen.unlink()
+    with pytest.raises(ConfigError, match=r"no build 'mine'.*llamaherd llama use"):
+        choose_launcher(make_settings())
 
 
 def test_there_may_be_no_binary(make_settings: MakeSettings) -> None:

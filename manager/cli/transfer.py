@@ -1,0 +1,71 @@
+"""How long work on large files is shown, and what is said where it is broken off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, TypeVar
+
+import typer
+
+from manager.cli.options import size
+
+T = TypeVar("T")
+Progress = Callable[[int, int | None], None]
+
+SAY_EVERY: Final = 5.0  # seconds, where there is no terminal
+INTERRUPTED: Final = 130  # as the shell has it
+
+
+@contextlib.contextmanager
+def shown_progress(what: str) -> Iterator[Progress]:
+    """What is to be told of the bytes: a bar on standard error, or a line now and then where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield _lines(what)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.text import Text
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(Text(what).markup, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _lines(what: str) -> Progress:
+    said = time.monotonic()
+    before: int | None = None
+
+    def tell(done: int, total: int | None) -> None:
+        nonlocal said, before
+        now = time.monotonic()
+        if before is None:
+            before = done
+        if now - said < SAY_EVERY:
+            return
+        speed = (done - before) / (now - said)
+        of = "" if total is None else f" of {size(total)}"
+        typer.echo(f"{what}: {size(done)}{of}, {size(int(speed))}/s", err=True)
+        said, before = now, done
+
+    return tell
+
+
+def run_interruptible(work: Coroutine[Any, Any, T], advice: str) -> T:
+    """The result of the work; Ctrl-C ends it, and the command with status 130 and this advice."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        typer.echo(f"\nStopped. {advice}", err=True)
+        raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,27 @@
+"""With which launchers of llama.cpp the tests run: TEST_LAUNCHERS, by default all that there are.
+
+scripts/test takes embedded, scripts/test-native takes native.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from manager.engines.llama.native import find_binary
+from manager.settings import load_settings
+
+WANTED = os.environ.get("TEST_LAUNCHERS", "embedded native").split()
+
+
+def native_binary() -> Path | None:
+    """The llama-server that the settings, PATH or the cache name; None where there is none, or it is not wanted."""
+    return find_binary(load_settings()) if "native" in WANTED else None
+
+
+def launchers() -> list[str]:
+    """Those that are wanted and there, by name."""
+    return [
+        *(["embedded"] if "embedded" in WANTED else []),
+        *(["native"] if native_binary() is not None else []),
+    ]
