@@ -1,6 +1,6 @@
 # Sourced by the other scripts. `set_up LEVEL` makes .venv ready and changes to the repository's folder.
 # Levels: run, check, test; each has all of the one before it. WITH_HF=1 adds what Hugging Face models need to any of
-# them, WITH_BUILD=1 what compiles llama.cpp; once installed, that stays a part of the set-up. `set_up_clients` makes what tests/clients starts.
+# them; once installed, that stays a part of the set-up. `set_up_clients` makes what tests/clients starts.
 # shellcheck shell=bash
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -47,8 +47,8 @@ stamp_of() {
 # The extras of a level, in the order in which all of them are written.
 extras_of() {
     case $1 in
-        run) echo "${WITH_HF:+hf} ${WITH_BUILD:+build}" ;;
-        check | test) echo "test hf ${WITH_BUILD:+build}" ;; # types of torch are checked too
+        run) echo "${WITH_HF:+hf}" ;;
+        check | test) echo "test hf" ;; # types of torch are checked too
         *) die "no level of set-up: $1" ;;
     esac
 }
@@ -90,7 +90,7 @@ install_extras() {
     fi
     stamp=$(stamp_of "$VENV/bin/python" pyproject.toml constraints.txt)
     [ ! -f "$STAMP" ] || read -r done_stamp done_extras <"$STAMP"
-    for extra in test hf build; do
+    for extra in test hf; do
         case " $done_extras " in
             *" $extra "*) extras+=" $extra" ;;
             *) case " $wanted " in *" $extra "*) extras+=" $extra" lacking=1 ;; esac ;;

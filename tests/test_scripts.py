@@ -16,7 +16,10 @@ from manager.auth import KeyStore
 
 ROOT = Path(__file__).parent.parent
 BASH = "/bin/bash"
-SCRIPTS = ["scripts/start", "scripts/test", "scripts/check", "scripts/setup.sh", ".ci/run"]
+SCRIPTS = [
+    *("scripts/start", "scripts/test", "scripts/test-native", "scripts/test-wheel", "scripts/check", "scripts/audit"),
+    *("scripts/setup.sh", ".ci/run"),
+]
 
 # What the clients of the tests are made of.
 CLIENTS_OF = [f"tests/clients/{name}" for name in ("requirements.txt", "node/package.json", "node/package-lock.json")]
