@@ -76,6 +76,13 @@ set_up_clients() {
     exec 9>&-
 }
 
+# The cache folder of what the tests build.
+tests_cache() {
+    local base=${XDG_CACHE_HOME:-}
+    case $base in /*) ;; *) base=$HOME/.cache ;; esac
+    echo "$base/llamaherd/tests"
+}
+
 lock() {
     if [ -w "$ROOT" ] && command -v flock >/dev/null; then # two that install at once break each other
         exec 9>"$ROOT/.venv.lock"

@@ -17,7 +17,15 @@ from manager.auth import KeyStore
 ROOT = Path(__file__).parent.parent
 BASH = "/bin/bash"
 SCRIPTS = [
-    *("scripts/start", "scripts/test", "scripts/test-native", "scripts/test-wheel", "scripts/check", "scripts/audit"),
+    *(
+        "scripts/start",
+        "scripts/test",
+        "scripts/test-native",
+        "scripts/test-wheel",
+        "scripts/test-cuda",
+        "scripts/check",
+        "scripts/audit",
+    ),
     *("scripts/setup.sh", ".ci/run"),
 ]
 
