@@ -7,20 +7,26 @@ from pathlib import Path
 
 from manager.catalog import Catalog
 from manager.mistakes import shown
-from manager.model_store import Plan, suggested_entry
-from manager.models_edit import NameTaken, add_entry
-from manager.models_file import FileEntry, read_models_file
+from manager.model_store import BadSource, Plan, suggested_entry
+from manager.models_edit import NameTaken, add_entry, owner_of
+from manager.models_file import FileEntry, name_problem, read_models_file
 from manager.settings import Settings
 
 
 def check_free(plan: Plan, catalog: Catalog, asked: str | None) -> None:
-    """Raise NameTaken where the plan's name is another model's: said before gigabytes come. `asked`: as for enlist."""
+    """Raise BadSource where the plan's name can't be one, and NameTaken where it is taken: said before gigabytes come.
+
+    `asked`: as for enlist, which makes no new entry where there is one of the same file.
+    """
     listed = {entry.name: entry for entry in catalog if entry.source != "discovered"}
-    if asked is None and any(entry.path == plan.model for entry in listed.values()):
+    if any(entry.path == plan.model and asked in (None, entry.name) for entry in listed.values()):
         return
-    owner = catalog.get(plan.name)
-    if owner is not None and owner.name in listed and owner.path != plan.model:
-        raise NameTaken(f"The name {shown(plan.name)} is taken by {owner.path}; choose another", param="name")
+    problem = name_problem(plan.name)
+    if problem is not None:
+        raise BadSource(f"{shown(plan.name)}: a model name {problem}; say another", param="name")
+    owner = owner_of(plan.name, listed)
+    if owner is not None:
+        raise NameTaken(f"The name {shown(plan.name)} is taken by {owner}; choose another", param="name")
 
 
 def enlist(plan: Plan, settings: Settings, asked: str | None) -> tuple[str, bool]:

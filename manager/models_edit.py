@@ -7,10 +7,10 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from manager.errors import ConfigError
 from manager.key_file import locked
@@ -62,8 +62,19 @@ def remove_entry(models_file: Path, name: str) -> bool:
     return True
 
 
-def owner_of(name: str, entries: Mapping[str, FileEntry]) -> str | None:
-    """What has the name already, in words; None where it is free. `entries` are those of the file."""
+class _Named(Protocol):
+    """What an entry is asked for by, beside its name: an entry of the file, or of the catalog."""
+
+    @property
+    def aliases(self) -> Collection[str]: ...
+    @property
+    def profiles(self) -> Collection[str]: ...
+    @property
+    def personalities(self) -> Collection[str]: ...
+
+
+def owner_of(name: str, entries: Mapping[str, _Named]) -> str | None:
+    """What has the name already, in words; None where it is free. `entries` by their names."""
     for known, entry in entries.items():
         names = (known, *entry.aliases)
         if name == known:
@@ -72,6 +83,8 @@ def owner_of(name: str, entries: Mapping[str, FileEntry]) -> str | None:
             return f"an alias of the entry {shown(known)}"
         if name in {f"{used}:{profile}" for used in names for profile in entry.profiles}:
             return f"a profile of the entry {shown(known)}"
+        if name in {f"{used}:{personality}" for used in names for personality in entry.personalities}:
+            return f"a personality of the entry {shown(known)}"
     return None
 
 

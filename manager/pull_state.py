@@ -45,7 +45,8 @@ class Wanted:
 class Pull:
     """`came` and `total` are bytes of all its files, times are seconds since the epoch.
 
-    `model`: the name under which it is served now; `failure`: why it is not. `over` is set once it has ended.
+    `model`: the name under which it is served now; `failure`: why it is not; `note`: what holds it up, until it goes
+    on. `over` is set once it has ended.
     """
 
     wanted: Wanted
@@ -57,6 +58,7 @@ class Pull:
     total: int | None = None
     files: tuple[PlannedFile, ...] = ()
     model: str | None = None
+    note: str | None = None
     failure: HerdError | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
     said: float = 0.0  # when its progress was told last, by that clock
@@ -77,7 +79,7 @@ class Pull:
 
     def advance(self, came: int, total: int | None, now: float) -> None:
         """`came` of `total` bytes are there at `now`, in seconds of any clock."""
-        self.came, self.total = came, total
+        self.came, self.total, self.note = came, total, None
         if not self._pace or now > self._pace[-1][0]:
             self._pace.append((now, came))
         while self._pace[0][0] < now - PACE_OVER:
@@ -98,6 +100,7 @@ class Pull:
             "speed": self.speed,
             "files": [{"name": one.target.name, "bytes": one.size, "sha256": one.sha256} for one in self.files],
             "model": self.model,
+            "note": self.note,
             "error": None if self.failure is None else _error(self.failure),
         }
 

@@ -114,15 +114,17 @@ class Pulls:
     async def _carry_out(self, one: Pull) -> None:
         async with self._turns:
             self._move(one, PullState.RESOLVING)
-            plan = await self._resolved(one.wanted)
+            plan = await self._resolved(one)
             one.files, one.total = plan.files, plan.size
             await self._wait_for_files(one, plan)
             self._move(one, PullState.FETCHING)
-            await pull(plan, self._settings, partial(self._advance, one), public_only=True)
+            progress, note = partial(self._advance, one), partial(self._hold, one)
+            await pull(plan, self._settings, progress, public_only=True, note=note)
             self._listing.add(one.id)
             await self._serve(one, plan)
 
-    async def _resolved(self, wanted: Wanted) -> Plan:
+    async def _resolved(self, one: Pull) -> Plan:
+        wanted = one.wanted
         plan = await resolve(
             wanted.source,
             self._settings,
@@ -131,6 +133,7 @@ class Pulls:
             name=wanted.name,
             mmproj=wanted.mmproj,
             public_only=True,
+            note=partial(self._hold, one),
         )
         check_free(plan, self._catalog(), wanted.name)
         return plan
@@ -160,8 +163,12 @@ class Pulls:
             one.said = now
             self._publish(one)
 
+    def _hold(self, one: Pull, note: str) -> None:
+        one.note = note
+        self._publish(one)
+
     def _move(self, one: Pull, state: PullState) -> None:
-        one.state = state
+        one.state, one.note = state, None
         self._publish(one)
 
     def _end(self, one: Pull, task: asyncio.Task[None]) -> None:

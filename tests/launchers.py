@@ -15,8 +15,14 @@ WANTED = os.environ.get("TEST_LAUNCHERS", "embedded native").split()
 
 
 def native_binary() -> Path | None:
-    """The llama-server that the settings, PATH or the cache name; None where there is none, or it is not wanted."""
-    return find_binary(load_settings()) if "native" in WANTED else None
+    """The llama-server that the settings, PATH or the cache name; None where there is none, or it is not wanted.
+
+    Where no other launcher is wanted, there must be one: else every test would be skipped, and all would seem well.
+    """
+    binary = find_binary(load_settings()) if "native" in WANTED else None
+    if binary is None and WANTED == ["native"]:
+        raise RuntimeError("TEST_LAUNCHERS is native, and there is no llama-server: set LLAMAHERD_LLAMA__BINARY")
+    return binary
 
 
 def launchers() -> list[str]:

@@ -5,11 +5,12 @@ Written by hand rather than with `extractall`, whose filters Python 3.11.2 does 
 
 from __future__ import annotations
 
-import gzip
+import errno
 import lzma
 import posixpath
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -23,6 +24,18 @@ from manager.errors import ConfigError, HerdError
 
 ENDINGS: Final = (".zip", ".tar.gz", ".tgz", ".tar.xz")
 _LINK_MOST: Final = 4096  # bytes of a link's target: PATH_MAX
+# Of the modules that read archives. RuntimeError is an encrypted member, or a compression that is not known; ValueError
+# a name or a number that can't be.
+_UNREADABLE: Final = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +103,12 @@ def open_archive(path: Path) -> Iterator[Archive]:
         else:
             with tarfile.open(path) as tar:
                 yield _Tar(tar)
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-        raise ConfigError(f"{path} is no archive that can be read ({', '.join(ENDINGS)}): {error}") from error
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise  # of the disk; gzip and bzip2 say so of damaged data, without a number
+        raise _unreadable(path, error) from error
 
 
 def unpack(archive: Archive, below: str, folder: Path) -> None:
@@ -118,6 +135,8 @@ def unpack(archive: Archive, below: str, folder: Path) -> None:
     root = folder.resolve()
     for relative, member in links.items():
         # A link through another link may lead elsewhere than its text says.
+        if _is_circle(folder / relative):
+            raise _refused(member, "it leads in a circle")
         if not (folder / relative).resolve().is_relative_to(root):
             raise _refused(member, f"it leads outside, to {member.target}")
 
@@ -135,6 +154,14 @@ def _put(archive: Archive, member: Member, path: Path) -> None:
     path.chmod(0o755 if member.executable else 0o644)
 
 
+def _is_circle(link: Path) -> bool:
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
 def _relative(path: str, below: str) -> str:
     """The path below that folder; empty for what is not in it, and for the folder itself."""
     path = path.removeprefix("./").rstrip("/")
@@ -150,6 +177,8 @@ def _check(relative: str, member: Member) -> None:
         raise _refused(member, f"it is a {member.kind}")
     if member.kind == "link":
         target = posixpath.normpath(posixpath.join(posixpath.dirname(relative), member.target))
+        if "\0" in member.target:
+            raise _refused(member, "its target is no path")
         if not member.target or posixpath.isabs(member.target) or target == ".." or target.startswith("../"):
             raise _refused(member, f"it leads outside, to {member.target}")
 
@@ -157,6 +186,10 @@ def _check(relative: str, member: Member) -> None:
 def _outside(relative: str) -> bool:
     path = PurePosixPath(relative)
     return path.is_absolute() or ".." in path.parts
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{path} is no archive that can be read ({', '.join(ENDINGS)}): {error}")
 
 
 def _refused(member: Member, why: str) -> ConfigError:

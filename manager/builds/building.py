@@ -12,13 +12,23 @@ from typing import Any, Final
 import psutil
 
 from manager.builds.compilation import Compilation
-from manager.builds.cuda import CudaParts, Toolkit, compute_capabilities, find_toolkit, need_toolkit, provide_parts
+from manager.builds.cuda import (
+    CUBLAS,
+    CudaParts,
+    Toolkit,
+    compute_capabilities,
+    find_toolkit,
+    need_toolkit,
+    provide_parts,
+    shared_name,
+)
+from manager.builds.existing import kept_as
 from manager.builds.failure import BuildFailed, Tell
 from manager.builds.kept import BINARY_NAME, RPC_NAME, Build, builds_folder
 from manager.builds.recipe import TARGETS, Gpu, Recipe, check_arch, check_option
 from manager.builds.source import PINNED, PINNED_NUMBER, Tree, provide_tree
 from manager.builds.toolchain import Tools, compiler_version, need_compilers, provide_tools
-from manager.builds.workshop import Model, admit, check_name, check_room, kept_as, workshop
+from manager.builds.workshop import Model, admit, check_name, check_room, workshop
 from manager.package_index import Pinned
 from manager.settings import Settings
 
@@ -47,7 +57,7 @@ class Order:
 
 
 def build(order: Order, settings: Settings, tell: Tell, model: Model | None, *, quiet: bool) -> Build:
-    """The build, made now or there before. `model` gives that of the smoke test, None: there is none. Blocks.
+    """The build, made now, or there before and made so. `model` gives that of the smoke test, None: no test. Blocks.
 
     Raises BuildFailed or FetchFailed where it can't be made, ConfigError for a mistake in the order; then the list of
     builds is as it was. `quiet`: pip shows no progress.
@@ -59,19 +69,22 @@ def build(order: Order, settings: Settings, tell: Tell, model: Model | None, *, 
     toolkit = need_toolkit() if gpu == "cuda" else None
     recipe = Recipe(gpu, _arch(order, gpu, tell), order.portable, tuple(map(check_option, order.extra)))
     folder = builds_folder(settings)
-    if order.source is None and (there := _kept(order, folder, recipe, f"b{PINNED_NUMBER}")):
-        return there
+    wanted = _wanted(order, recipe, toolkit)
+    if order.source is None:
+        name = order.name or recipe.name(f"b{PINNED_NUMBER}")
+        if there := _kept(order, folder, name, {**wanted, "source_sha256": order.pinned.sha256}, tell):
+            return there
     with workshop(folder) as temporary:
         check_room(folder, _ROOM.get(gpu, _ROOM_ELSE))
         tools = provide_tools(folder / "tools", tell, quiet=quiet)
         tree = provide_tree(order.source, temporary, tell, quiet=quiet, pinned=order.pinned)
-        if there := _kept(order, folder, recipe, tree.version):
+        name = order.name or recipe.name(tree.version)
+        if there := _kept(order, folder, name, {**wanted, "source_sha256": tree.sha256}, tell):
             return there
         parts = CudaParts()
         if toolkit is not None:
             parts = provide_parts(toolkit, folder, tell, from_index=order.cublas_from_index, quiet=quiet)
         tried_with = None if model is None else model()
-        name = order.name or recipe.name(tree.version)
         work = Compilation(folder / "logs" / f"{name}.log", parts.environment, tell)
         tell.say(f"Compiling {name}. Its log: {work.path}")
         made = _compile(work, tools, tree, temporary, _options(recipe, tree, tools, parts), order.jobs or _jobs(gpu))
@@ -107,10 +120,15 @@ def _arch(order: Order, gpu: Gpu, tell: Tell) -> str:
     return native
 
 
-def _kept(order: Order, folder: Path, recipe: Recipe, version: str) -> Build | None:
-    if order.again:
-        return None
-    return kept_as(folder, order.name or recipe.name(version))
+def _wanted(order: Order, recipe: Recipe, toolkit: Toolkit | None) -> dict[str, Any]:
+    """What build.json says of a build that was ordered so, but for its source."""
+    wanted = {"backend": recipe.gpu, "cpu": recipe.cpu, "options": recipe.options(0, "")}
+    cublas = CUBLAS.get(toolkit.version.partition(".")[0]) if toolkit is not None else None
+    return wanted | ({"shared": [shared_name(cublas)]} if order.cublas_from_index and cublas else {})
+
+
+def _kept(order: Order, folder: Path, name: str, wanted: dict[str, Any], tell: Tell) -> Build | None:
+    return None if order.again else kept_as(folder, name, wanted, tell)
 
 
 def _jobs(gpu: Gpu) -> int:
@@ -154,7 +172,8 @@ def _about(recipe: Recipe, tree: Tree, parts: CudaParts, toolkit: Toolkit | None
         "cuda": toolkit.version if toolkit is not None else None,
         "cpu": recipe.cpu,
         "features": list(recipe.features),
-        "options": recipe.options(tree.number, tree.commit) | parts.options,
+        "options": parts.options | recipe.options(tree.number, tree.commit),
+        "ordered": [option.partition("=")[0] for option in recipe.extra],
         "compiler": compiler_version(),
         "source": tree.origin,
         "source_sha256": tree.sha256,

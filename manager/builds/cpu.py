@@ -35,14 +35,19 @@ _PORTABLE_X86: Final = ("avx", "avx2", "bmi2", "f16c", "fma", "sse4_2")
 
 
 @cache
-def instructions(cpuinfo: Path = CPUINFO) -> tuple[str, ...]:
-    """Of this machine's CPU, sorted; empty where the system does not tell. Blocks."""
+def flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
+    """All that the system says of this machine's CPU; empty where it does not tell. Blocks."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ()
+        return frozenset()
     line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return tuple(sorted(filter(_INSTRUCTIONS.fullmatch, line[1].split()))) if line else ()
+    return frozenset(line[1].split()) if line else frozenset()
+
+
+def instructions(cpuinfo: Path = CPUINFO) -> tuple[str, ...]:
+    """Of this machine's CPU, sorted; empty where the system does not tell. Blocks."""
+    return tuple(sorted(filter(_INSTRUCTIONS.fullmatch, flags(cpuinfo))))
 
 
 def portable_instructions(machine: str | None = None) -> tuple[str, ...]:

@@ -20,6 +20,9 @@ from manager.package_index import install
 CUBLAS: Final = {"12": "nvidia-cublas-cu12==12.9.1.4", "13": "nvidia-cublas==13.0.2.14"}
 CUBLAS_ROOM: Final = 1_500_000_000  # bytes: the wheel of 420 MB and what is in it, for a moment both
 
+# Options of CMake that `provide_parts` may choose.
+PARTS: Final = frozenset({"CMAKE_CUDA_COMPILER", "GGML_CUDA_NO_VMM", "CUDA_cublas_LIBRARY", "CUDA_cublasLt_LIBRARY"})
+
 _SYSTEM: Final = (Path("/usr"), Path("/usr/local"))
 _LIBRARIES: Final = ("lib64", "lib", "targets/*/lib", "lib/*-linux-gnu", "lib/wsl/lib")
 _INCLUDES: Final = ("include", "targets/*/include")
@@ -124,9 +127,14 @@ def provide_parts(toolkit: Toolkit, folder: Path, tell: Tell, *, from_index: boo
     return CudaParts(options, {"CPATH": os.pathsep.join(paths)}, (cublas.name,))
 
 
+def shared_name(requirement: str) -> str:
+    """What the folder of such a cuBLAS is called."""
+    return f"{SHARED}{requirement.rpartition('==')[2]}"
+
+
 def _provide_cublas(requirement: str, folder: Path, tell: Tell, *, quiet: bool) -> Path:
     """The folder of cuBLAS beside the builds, where they find it at run time."""
-    kept = folder / f"{SHARED}{requirement.rpartition('==')[2]}"
+    kept = folder / shared_name(requirement)
     if kept.is_dir():
         return kept
     if shutil.disk_usage(folder).free < CUBLAS_ROOM:

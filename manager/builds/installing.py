@@ -10,10 +10,11 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from manager.builds.archive import ENDINGS, Archive, open_archive, unpack
+from manager.builds.existing import kept_as
 from manager.builds.failure import BuildFailed, Tell
 from manager.builds.kept import BINARY_NAME, RPC_NAME, Build, builds_folder
-from manager.builds.toolchain import said
-from manager.builds.workshop import Model, admit, check_name, kept_as, workshop
+from manager.builds.toolchain import run
+from manager.builds.workshop import Model, admit, check_name, workshop
 from manager.errors import ConfigError
 from manager.settings import Settings
 
@@ -24,6 +25,7 @@ _NUMBER: Final = (re.compile(r"\(build (\d+), commit"), re.compile(r"^version: (
 _NAMED: Final = re.compile(r"(?:^|[-_.])(b\d{3,6})(?:$|[-_.])")
 # The library of each kind of GPU, by which a release says what it is for.
 _BACKENDS: Final = (("cuda", "cuda"), ("hip", "rocm"), ("vulkan", "vulkan"), ("metal", "metal"))
+_LAST: Final = 5  # lines of what a server says that does not run
 _RELEASE: Final = "release"  # in place of a word for the CPU: releases choose among libraries when they start
 
 
@@ -41,6 +43,8 @@ def install(
 
     Raises ConfigError for a mistake in the arguments or an archive that is none, BuildFailed where it does not run.
     """
+    if name is not None:
+        check_name(name)
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise ConfigError("--sha256: 64 hexadecimal digits are expected")
     url = urlsplit(source)
@@ -49,6 +53,8 @@ def install(
         raise ConfigError("--sha256 is missing: what comes over the network is only run if it is what you expect")
     file_name = unquote(url.path).rpartition("/")[2] if remote else Path(source).name
     folder = builds_folder(settings)
+    if remote and name and not again and (there := kept_as(folder, name, {"source_sha256": str(sha256).lower()}, tell)):
+        return there
     with workshop(folder) as temporary:
         file = Path(source)
         if remote:
@@ -56,11 +62,10 @@ def install(
             _fetch(source, file, str(sha256).lower(), settings, tell)
         digest = _digest(file, sha256)
         made = temporary / "made"
-        made.mkdir()
-        about = _unpack(file, made) | {"source": source, "source_sha256": digest}
+        about = _unpack(file, made) | {"source": _shown(source) if remote else source, "source_sha256": digest}
         about["version"] = _version(made / about["binary"], file_name, digest)
         name = check_name(name or f"{about['version']}-{about['backend']}-{_RELEASE}")
-        if not again and (there := kept_as(folder, name)):
+        if not again and (there := kept_as(folder, name, {"source_sha256": digest}, tell)):
             return there
         return admit(made, name, about, settings, tell, None if model is None else model())
 
@@ -72,8 +77,15 @@ def _fetch(url: str, target: Path, sha256: str, settings: Settings, tell: Tell) 
         if total:
             tell.progress(done // _MB, max(1, total // _MB))
 
-    tell.say(f"Fetching {url} ...")
+    tell.say(f"Fetching {_shown(url)} ...")
     asyncio.run(fetch(url, target, settings=settings.hub, sha256=sha256, size=None, headers={}, progress=progress))
+
+
+def _shown(url: str) -> str:
+    """Without a password, and without what signs it."""
+    from manager.downloads import plain
+
+    return plain(url)
 
 
 def _digest(file: Path, sha256: str | None) -> str:
@@ -88,6 +100,7 @@ def _digest(file: Path, sha256: str | None) -> str:
 
 
 def _unpack(file: Path, made: Path) -> dict[str, Any]:
+    made.mkdir()
     with open_archive(file) as archive:
         binary = _binary(archive, file)
         # All of it: libraries are found by where they lie beside the program.
@@ -113,9 +126,10 @@ def _binary(archive: Archive, file: Path) -> Path:
 
 
 def _version(binary: Path, file_name: str, digest: str) -> str:
-    told = said(binary, "--version")
-    if not told:
-        raise BuildFailed(f"{BINARY_NAME} of the archive can't be run: is it for another system, or another CPU?")
+    status, told = run(binary, "--version")
+    if status != 0 or not told:
+        why = "\n".join(["", *told.splitlines()[-_LAST:]])
+        raise BuildFailed(f"{BINARY_NAME} of the archive can't be run: is it for another system, or another CPU?{why}")
     number = next((found[1] for pattern in _NUMBER if (found := pattern.search(told))), "0")
     named = _NAMED.search(file_name)
     return f"b{number}" if int(number) else named[1] if named else f"release.{digest[:10]}"

@@ -1,4 +1,4 @@
-"""The list of builds: what is there, which one is chosen, and how one is chosen or removed."""
+"""The list of builds: what is there, which one is chosen, and how one is chosen."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
-import psutil
-
-from manager.builds.cpu import instructions
+from manager.builds.cpu import flags
 from manager.errors import ConfigError, HerdError
 from manager.mistakes import did_you_mean
 
@@ -30,6 +28,7 @@ GONE: Final = ".old-"  # what a folder is renamed to before it is deleted
 # Libraries that several builds share lie beside them, in folders with this beginning.
 SHARED: Final = "cublas-"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+_LATEST: Final = 253402300800  # the year 10000, which dates don't reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,8 @@ class Build:
 
     def lacking(self, cpu: Collection[str] | None = None) -> list[str]:
         """Instructions that it needs and this machine's CPU, or `cpu`, has not. Blocks."""
-        there = set(instructions() if cpu is None else cpu)
+        # All flags: a build may name some that are none of `instructions`, whose list changes from version to version.
+        there = flags() if cpu is None else cpu
         return [feature for feature in self.features if feature not in there] if there else []
 
     def size(self) -> int:
@@ -77,8 +77,7 @@ def builds(folder: Path) -> list[Build]:
 
 def newest(folder: Path) -> Build | None:
     """The newest one that this machine's CPU can run. Blocks."""
-    cpu = instructions()
-    return next((build for build in builds(folder) if not build.lacking(cpu)), None)
+    return next((build for build in builds(folder) if not build.lacking()), None)
 
 
 def picked(folder: Path) -> Build | None:
@@ -113,31 +112,18 @@ def picked_name(folder: Path) -> str | None:
 def use(folder: Path, name: str) -> Build | None:
     """Choose a build by its name from now on, or with "auto" the newest that fits; what is chosen then. Blocks.
 
-    Raises ConfigError where there is no such build, or this machine's CPU can't run it.
+    Raises ConfigError where there is no such build, or this machine's CPU can't run it; HerdError where the choice
+    can't be written.
     """
-    if name == AUTOMATIC:
-        (folder / CHOSEN).unlink(missing_ok=True)
-        return newest(folder)
-    build = _fitting(folder, name)
-    write_whole(folder / CHOSEN, f"{name}\n")
+    try:
+        if name == AUTOMATIC:
+            (folder / CHOSEN).unlink(missing_ok=True)
+            return newest(folder)
+        build = _fitting(folder, name)
+        write_whole(folder / CHOSEN, f"{name}\n")
+    except OSError as error:
+        raise HerdError(f"The choice can't be written to {folder / CHOSEN}: {error.strerror}.") from error
     return build
-
-
-def remove(folder: Path, name: str) -> None:
-    """Delete a build, and libraries that only it needed. Where it was chosen, none is then. Blocks.
-
-    Raises ConfigError where there is none of that name, HerdError where a process still runs it.
-    """
-    build = find(folder, name)
-    if pids := _users(build.folder):
-        raise HerdError(f"{name} is in use by process {', '.join(map(str, pids))}: unload its models first.")
-    if picked_name(folder) == name:
-        (folder / CHOSEN).unlink()
-    discard(build.folder)
-    needed = {shared for other in builds(folder) for shared in other.shared}
-    for path in folder.glob(f"{SHARED}*"):
-        if path.name not in needed:
-            discard(path)
 
 
 def find(folder: Path, name: str) -> Build:
@@ -183,8 +169,11 @@ def _folders(folder: Path) -> list[Path]:
 
 def _read(folder: Path) -> Build | None:
     """The build in a folder; None where there is none, or none that can be run."""
-    about = _about(folder / ABOUT)
+    about = read_about(folder)
     if about is None:
+        return None
+    features, shared = _names(about, "features"), _names(about, "shared")
+    if features is None or shared is None:
         return None
     binary = folder / str(about.get("binary", BINARY_NAME))
     if not (binary.is_file() and os.access(binary, os.X_OK)):
@@ -196,18 +185,18 @@ def _read(folder: Path) -> Build | None:
         binary=binary,
         version=str(about.get("version", "unknown")),
         gpu=str(about.get("backend", "unknown")),
-        features=tuple(map(str, about.get("features") or ())),
-        made_at=float(made_at) if isinstance(made_at, int | float) else binary.stat().st_mtime,
+        features=features,
+        made_at=float(made_at) if _is_time(made_at) else binary.stat().st_mtime,
         source=str(about.get("source", "put there by hand")),
         word=str(about.get("cpu", "")),
-        shared=tuple(map(str, about.get("shared") or ())),
+        shared=shared,
     )
 
 
-def _about(file: Path) -> dict[str, Any] | None:
-    """What is said of a build; nothing is a folder without the file, None one whose file can't be understood."""
+def read_about(folder: Path) -> dict[str, Any] | None:
+    """What is said of the build in a folder: nothing where there is no file, None where it can't be understood."""
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError):
@@ -215,11 +204,11 @@ def _about(file: Path) -> dict[str, Any] | None:
     return about if isinstance(about, dict) else None
 
 
-def _users(folder: Path) -> list[int]:
-    """Processes that run a program of the folder, as far as this user may see them."""
-    running = []
-    for process in psutil.process_iter(["exe"]):
-        exe = process.info["exe"]
-        if exe and Path(exe).is_relative_to(folder):
-            running.append(process.pid)
-    return running
+def _names(about: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
+    """A list of names, which may be missing; None where it is something else."""
+    names = about.get(key) or []
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and 0 <= value < _LATEST

@@ -17,6 +17,8 @@ TARGETS: Final = ("llama-server", "ggml-rpc-server")
 _SWITCHES: Final = {"cuda": "GGML_CUDA", "vulkan": "GGML_VULKAN", "rocm": "GGML_HIP", "metal": "GGML_METAL"}
 _ARCH: Final = re.compile(r"\d{2,3}[af]?(-real|-virtual)?")
 _OPTION: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
+# What the source says of itself.
+OF_SOURCE: Final = frozenset({"LLAMA_BUILD_NUMBER", "LLAMA_BUILD_COMMIT"})
 # Static, so that a build is one file. The server's own web page and HTTPS are never used behind this service.
 _COMMON: Final = {
     "CMAKE_BUILD_TYPE": "Release",

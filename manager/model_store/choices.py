@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from manager.errors import ConfigError
+
+# Nobody far away may say that.
+PICKLES: Final = "the option --allow-pickle of `llamaherd model pull` and `import` allows that, on the machine itself"
 
 
 class BadSource(ConfigError):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from manager.model_store.choices import BadSource
+from manager.model_store.choices import PICKLES, BadSource
 from manager.model_store.hub import HubFile
 
 CONFIG: Final = "config.json"
@@ -44,8 +44,7 @@ def choose_hf(files: Sequence[HubFile], repo: str, *, allow_pickle: bool, trust_
             raise BadSource(f"{repo} holds no weights: neither safetensors nor pytorch_model.bin", param="source")
         if not allow_pickle:
             raise BadSource(
-                f"{repo} holds no safetensors, and pytorch_model.bin can run code when it is loaded; "
-                "allow_pickle allows that",
+                f"{repo} holds no safetensors, and pytorch_model.bin can run code when it is loaded; {PICKLES}",
                 param="source",
             )
     index = "pytorch_model.bin.index.json"

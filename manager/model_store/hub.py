@@ -12,7 +12,7 @@ from urllib.parse import quote
 import orjson
 from yarl import URL
 
-from manager.downloads import Broken, Client, DownloadFailed, Tries, judge, plain
+from manager.downloads import Broken, Client, DownloadFailed, Note, Tries, judge, plain
 from manager.settings_sections import HubSettings
 
 logger = logging.getLogger(__name__)
@@ -61,13 +61,13 @@ def file_urls(settings: HubSettings, repo: str, commit: str, path: str) -> tuple
     )
 
 
-async def list_repository(client: Client, repo: str, revision: str) -> Repository:
-    """The files of a repository at that revision. Raises DownloadFailed."""
+async def list_repository(client: Client, repo: str, revision: str, note: Note | None = None) -> Repository:
+    """The files of a repository at that revision. `note` is told of pauses. Raises DownloadFailed."""
     settings = client.settings
     failures: list[DownloadFailed] = []
     for address in (settings.endpoint, *settings.mirrors):
         try:
-            return await _listed(client, address, repo, revision)
+            return await _listed(client, address, repo, revision, note)
         except DownloadFailed as error:
             failures.append(error)
             if not error.elsewhere:
@@ -86,15 +86,15 @@ def together(failures: list[DownloadFailed]) -> DownloadFailed:
     )
 
 
-async def _listed(client: Client, address: str, repo: str, revision: str) -> Repository:
-    info, _ = await _json(client, f"{address}/api/models/{repo}/revision/{quote(revision, safe='')}")
+async def _listed(client: Client, address: str, repo: str, revision: str, note: Note | None) -> Repository:
+    info, _ = await _json(client, f"{address}/api/models/{repo}/revision/{quote(revision, safe='')}", note)
     commit = info.get("sha") if isinstance(info, dict) else None
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         raise DownloadFailed(f"{address} does not answer as a model hub does: {repo} has no commit", elsewhere=True)
     files: list[HubFile] = []
     url = f"{address}/api/models/{repo}/tree/{commit}?recursive=true"
     for _ in range(_MOST_PAGES):
-        page, following = await _json(client, url)
+        page, following = await _json(client, url, note)
         if not isinstance(page, list):
             raise DownloadFailed(f"{address} does not answer as a model hub does: {repo} has no tree", elsewhere=True)
         files += [_file(entry) for entry in page if isinstance(entry, dict) and entry.get("type") == "file"]
@@ -121,9 +121,9 @@ def _file(entry: Mapping[str, Any]) -> HubFile:
     )
 
 
-async def _json(client: Client, url: str) -> tuple[Any, str | None]:
+async def _json(client: Client, url: str, note: Note | None) -> tuple[Any, str | None]:
     """What is there, and the address of the next page. Raises DownloadFailed."""
-    tries = Tries(client.patience, plain(url))
+    tries = Tries(client.patience, plain(url), note, first=True)
     while True:
         try:
             return await _json_once(client, url)

@@ -21,6 +21,8 @@ async def import_file(
     way: Way = "copy",
     name: str | None = None,
     mmproj: bool = True,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Pulled:
     """Take a GGUF file (all its parts, and its projector) or a Hugging Face folder into storage.models_folder.
@@ -32,5 +34,13 @@ async def import_file(
     problem = None if name is None else name_problem(name)
     if problem is not None:
         raise BadSource(f"{shown(name)}: a model name {problem}", param="name")
-    plan = await asyncio.to_thread(plan_local, path, settings.storage.models_folder, name or "", mmproj=mmproj)
+    plan = await asyncio.to_thread(
+        plan_local,
+        path,
+        settings.storage.models_folder,
+        name or "",
+        mmproj=mmproj,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+    )
     return await place(plan, way, progress)

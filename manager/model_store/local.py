@@ -7,10 +7,10 @@ from pathlib import Path
 
 from manager.discovery import hf_files, hf_problem
 from manager.gguf_file import gguf_problem, split_name
-from manager.model_store.choices import BadSource
+from manager.model_store.choices import PICKLES, BadSource
 from manager.model_store.hub import HubFile
 from manager.model_store.plan import Plan, PlannedFile
-from manager.model_store.quants import Model, is_gguf, projector_of, quant_of
+from manager.model_store.quants import Model, belongs, is_gguf, projector_of, quant_of
 from manager.model_store.targets import relative, target_in
 
 
@@ -30,19 +30,39 @@ def folder_files(folder: Path) -> list[Path]:
     return files
 
 
-def plan_local(path: Path, models_folder: Path, name: str, *, mmproj: bool) -> Plan:
-    """Take a model of this machine to the folder of models; one that lies in it stays. Raises BadSource."""
+def plan_local(
+    path: Path,
+    models_folder: Path,
+    name: str,
+    *,
+    mmproj: bool,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Plan:
+    """Take a model of this machine to the folder of models; one that lies in it stays. Raises BadSource.
+
+    `allow_pickle`, `trust_remote_code`: what of it may run code. Code that may not comes along and is not run.
+    """
     path = Path(path).expanduser().absolute()
-    plan = _of_folder(path, models_folder) if path.is_dir() else _of_gguf(path, models_folder, mmproj=mmproj)
-    return replace(plan, name=name or plan.name)
+    if not path.is_dir():
+        plan = _of_gguf(path, models_folder, mmproj=mmproj)
+    else:
+        plan = _of_folder(path, models_folder, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    return replace(plan, name=name or plan.name.replace(",", "_"))
 
 
-def _of_folder(folder: Path, models_folder: Path) -> Plan:
+def _of_folder(folder: Path, models_folder: Path, *, allow_pickle: bool, trust_remote_code: bool) -> Plan:
     problem = hf_problem(folder, str(folder), pickle=True)
     if problem is not None:
         raise BadSource(problem, param="source")
     target = _place(folder, models_folder)
     files = folder_files(folder)
+    pickled = not any(file.suffix == ".safetensors" for file in files)
+    if pickled and not allow_pickle:
+        raise BadSource(
+            f"{folder} holds no safetensors, and pytorch_model.bin can run code when it is loaded; {PICKLES}",
+            param="source",
+        )
     # The file that makes a folder a model comes last.
     files.sort(key=lambda path: (path == folder / "config.json", path))
     return Plan(
@@ -52,8 +72,8 @@ def _of_folder(folder: Path, models_folder: Path) -> Plan:
         models_folder=models_folder,
         model=target,
         files=tuple(_planned(file, target / file.relative_to(folder)) for file in files),
-        allow_pickle=not any(file.suffix == ".safetensors" for file in files),
-        trust_remote_code=any(file.suffix == ".py" for file in files),
+        allow_pickle=pickled,
+        trust_remote_code=trust_remote_code and any(file.suffix == ".py" for file in files),
     )
 
 
@@ -83,13 +103,18 @@ def _of_gguf(path: Path, models_folder: Path, *, mmproj: bool) -> Plan:
 
 def _projector(model: Path, stem: str) -> Path | None:
     """The projector beside a model, where the folder holds no other model that it could be of."""
-    there = [path for path in sorted(model.parent.iterdir()) if is_gguf(path.name)]
-    found = projector_of(Model(stem, None, (HubFile(model.name, 0),)), (HubFile(path.name, 0) for path in there))
-    return None if found is None else model.parent / found.path
+    there = [HubFile(path.name, 0) for path in sorted(model.parent.iterdir()) if is_gguf(path.name)]
+    meant = Model(stem, quant_of(stem), (HubFile(model.name, 0),))
+    found = projector_of(meant, there)
+    return model.parent / found.path if found is not None and belongs(found, meant, there) else None
 
 
 def _place(path: Path, models_folder: Path) -> Path:
-    return path if relative(path, models_folder) is not None else target_in(models_folder, path.name)
+    """Where it is already, by whatever way it is reached; else right inside the folder of models."""
+    if relative(path, models_folder) is not None:
+        return path
+    inside = relative(path.parent.resolve() / path.name, models_folder.resolve())
+    return target_in(models_folder, path.name) if inside is None else models_folder / inside
 
 
 def _planned(path: Path, target: Path) -> PlannedFile:

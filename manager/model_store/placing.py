@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
 import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Literal
 
 from manager.downloads import Meter, Progress, check_room, disk_errors
+from manager.downloads.part import Part
 from manager.errors import HerdError
 from manager.model_store.choices import BadSource
+from manager.model_store.copying import NO_LINKS, copied
 from manager.model_store.manifest import ManifestFile, write_manifest
 from manager.model_store.plan import Plan, PlannedFile
-from manager.model_store.reading import BLOCK, Tell, digest, in_thread
+from manager.model_store.reading import Tell, digest, in_thread
 
 # copy: a copy (without taking room, where the file system can do that); link: another name of the same file (hard
 # link); symlink: a link to where it is; move: it goes from where it was.
 Way = Literal["copy", "link", "symlink", "move"]
-_FICLONE: Final = 0x40049409  # ioctl_ficlone(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,21 @@ async def place(plan: Plan, way: Way, progress: Progress | None) -> Pulled:
 
     Raises BadSource, NoRoom or HerdError, and undoes what it did then. What is moved leaves its old place last.
     """
-    meter, done = Meter(progress), 0
+    parts = [Part(file.target) for file in plan.files if not await asyncio.to_thread(_stays, file)]
+    try:
+        # Their locks keep downloads and other imports away from these files.
+        for part in parts:
+            await asyncio.to_thread(part.open)
+        pulled = await _placed(plan, way, Meter(progress))
+        if way == "move":
+            await asyncio.to_thread(_leave, plan)
+        return pulled
+    finally:
+        await asyncio.to_thread(_close, parts, plan)
+
+
+async def _placed(plan: Plan, way: Way, meter: Meter) -> Pulled:
+    done = 0
 
     def told(count: int) -> None:
         nonlocal done
@@ -58,10 +71,8 @@ async def place(plan: Plan, way: Way, progress: Progress | None) -> Pulled:
             files.append(ManifestFile(file.target, file.size or 0, found))
         manifest = await asyncio.to_thread(write_manifest, plan, files)
     except BaseException:
-        await asyncio.to_thread(_undo, plan, made)
+        await asyncio.to_thread(_undo, made)
         raise
-    if way == "move":
-        await asyncio.to_thread(_leave, plan)
     meter.end(done)
     return Pulled(plan, manifest, sum(file.size or 0 for file in made))
 
@@ -80,20 +91,26 @@ def _there(file: PlannedFile, tell: Tell) -> str | None:
             found = digest(target, tell)
             if target.samefile(local) or found == digest(local, _silent):
                 return found
-    raise BadSource(f"{target} is there already and is another file; move it away first", param="source")
+    raise _taken(target)
+
+
+def _taken(target: Path) -> BadSource:
+    return BadSource(f"{target} is there already and is another file; move it away first", param="source")
 
 
 def _put(file: PlannedFile, way: Way, made: list[PlannedFile], tell: Tell) -> str:
     """Make the file in its place; its digest. What was made is noted in `made` at once."""
     real, target = _local(file).resolve(), file.target
     with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if way == "symlink":
-            target.symlink_to(real)
-        elif way == "copy" or not _linked(real, target, way):
-            found = _copied(real, target, tell)
-            made.append(file)
-            return found
+        try:
+            if way == "symlink":
+                target.symlink_to(real)
+            elif way == "copy" or not _linked(real, target, way):
+                found = copied(real, target, tell)
+                made.append(file)
+                return found
+        except FileExistsError:  # it came just now
+            raise _taken(target) from None
         made.append(file)
         return digest(target, tell)
 
@@ -101,56 +118,31 @@ def _put(file: PlannedFile, way: Way, made: list[PlannedFile], tell: Tell) -> st
 def _linked(real: Path, target: Path, way: Way) -> bool:
     try:
         os.link(real, target)
+    except FileExistsError:
+        raise
     except OSError as error:
-        if way == "move":
+        if way == "move" and error.errno in NO_LINKS:
             return False  # to another file system: a copy takes its place
         raise HerdError(f"{real} can't be linked to {target.parent} ({error.strerror}); copy it instead") from error
     return True
 
 
-def _copied(real: Path, target: Path, tell: Tell) -> str:
-    part = target.with_name(target.name + ".part")
-    try:
-        with real.open("rb") as source, part.open("wb") as copy:
-            found = _cloned(source, copy, tell) or _streamed(source, copy, tell)
-            copy.flush()
-            os.fchmod(copy.fileno(), 0o644)
-            os.fsync(copy.fileno())
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return found
-
-
-def _cloned(source: BinaryIO, copy: BinaryIO, tell: Tell) -> str | None:
-    """A copy that shares its blocks, where the file system has that; None where it does not."""
-    try:
-        fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
-    except OSError:
-        return None
-    return digest(Path(source.name), tell)
-
-
-def _streamed(source: BinaryIO, copy: BinaryIO, tell: Tell) -> str:
-    found = hashlib.sha256()
-    while block := source.read(BLOCK):
-        found.update(block)
-        copy.write(block)
-        tell(len(block))
-    return found.hexdigest()
-
-
-def _undo(plan: Plan, made: list[PlannedFile]) -> None:
+def _undo(made: list[PlannedFile]) -> None:
     for file in made:
         with contextlib.suppress(OSError):
             file.target.unlink()
-    _drop_empty({file.target.parent for file in made}, plan.models_folder)
+
+
+def _close(parts: list[Part], plan: Plan) -> None:
+    """Leave the locks, and the folders that were made for what did not come."""
+    for part in parts:
+        part.close()
+    _drop_empty({part.target.parent for part in parts}, plan.models_folder)
 
 
 def _leave(plan: Plan) -> None:
     """Delete what has another place now. Raises HerdError where that can't be done."""
-    moved = [_local(file) for file in plan.files if _local(file) != file.target and not file.target.is_symlink()]
+    moved = [_local(file) for file in plan.files if not _stays(file) and not file.target.is_symlink()]
     for path in moved:
         try:
             path.unlink()
@@ -158,6 +150,14 @@ def _leave(plan: Plan) -> None:
             raise HerdError(f"{plan.name} is imported, but {path} can't be deleted: {error.strerror}") from error
     if plan.engine == "hf":
         _drop_empty({path.parent for path in moved}, Path(plan.source).parent)
+
+
+def _stays(file: PlannedFile) -> bool:
+    """Whether its old place is its new one, which links in the folders may hide."""
+    local, target = _local(file), file.target
+    if local.name != target.name or not target.parent.exists():
+        return False
+    return local.parent.samefile(target.parent)
 
 
 def _drop_empty(folders: set[Path], root: Path) -> None:

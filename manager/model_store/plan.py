@@ -31,7 +31,8 @@ class Plan:
     """One model. `model` is the GGUF file (of a split one the first part) or the folder; paths are absolute.
 
     `name`: for the entry in models.json. `source`: where it comes from, in one line, `revision` the hub's commit.
-    `choices`: the quantisations among which `quant` was chosen. `allow_pickle`, `trust_remote_code`: the files need it.
+    `named`: whether somebody chose that name. `choices`: the quantisations among which `quant` was chosen.
+    `allow_pickle`, `trust_remote_code`: the files need it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Plan:
     choices: tuple[Choice, ...] = ()
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    named: bool = False
 
     @property
     def size(self) -> int | None:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
-from manager.downloads import Client, DownloadFailed, Meter, NoRoom, Progress, check_room, fetch
-from manager.errors import LoadFailed
-from manager.gguf_header import read_header
+from manager.downloads import Client, DownloadFailed, Meter, NoRoom, Note, Progress, check_room, fetch
+from manager.model_store.checking import is_listed, wrong
 from manager.model_store.choices import BadSource
 from manager.model_store.hub import authorization, together
-from manager.model_store.manifest import ManifestFile, known_files, manifest_file, read_manifest, write_manifest
+from manager.model_store.manifest import Manifest, ManifestFile, manifest_file, manifests, write_manifest
+from manager.model_store.owners import other_owner
 from manager.model_store.placing import Pulled, place
 from manager.model_store.plan import Plan, PlannedFile
-from manager.model_store.reading import digest, git_blob, in_thread
+from manager.model_store.reading import digest, in_thread
 from manager.model_store.resolve import client_for
 from manager.settings import Settings
+
+# Seconds by which the times of files and ours may differ, as both are rounded.
+_ROUNDED: Final = 0.001
 
 
 async def pull(
@@ -27,28 +34,36 @@ async def pull(
     *,
     public_only: bool = False,
     client: Client | None = None,
+    note: Note | None = None,
 ) -> Pulled:
     """Fetch what is missing of a plan's files, or copy it where it is local, then write the manifest.
 
-    `progress` gets the bytes of all files together, in the event loop, at most ten times a second. Raises
+    `progress` gets the bytes of all files together, in the event loop, at most ten times a second;
+    `note` is told what holds it up. Raises
     DownloadFailed (NoRoom where the disk is too full); what has come stays, and the next call goes on from it, as it
     does after a cancellation. Models.json is not touched: see suggested_entry.
     """
     if plan.is_local:
         return await place(plan, "copy", progress)
     async with client_for(settings, public_only, client) as opened:
-        return await _Pull(plan, opened, progress).run()
+        return await _Pull(plan, opened, settings.storage.models_file, progress, note).run()
 
 
 class _Pull:
-    def __init__(self, plan: Plan, client: Client, progress: Progress | None) -> None:
+    def __init__(
+        self, plan: Plan, client: Client, models_file: Path, progress: Progress | None, note: Note | None
+    ) -> None:
         self._plan = plan
         self._client = client
+        self._models_file = models_file
         self._meter = Meter(progress)
+        self._note = note
         self._done = 0
         self._came = 0
-        self._known: dict[Path, ManifestFile] = {}
+        self._manifests: Sequence[Manifest] = ()
+        self._known: dict[Path, tuple[ManifestFile, float]] = {}  # and when that was written down
         self._same_source = False
+        self._changed: set[Path] = set()  # since they came, and not fetched again yet
 
     async def run(self) -> Pulled:
         plan = self._plan
@@ -62,30 +77,41 @@ class _Pull:
                 there = await self._fetched(file)
                 self._came += there.size
             self._done += there.size
-            manifest = await asyncio.to_thread(write_manifest, plan, [there])
+            manifest = await asyncio.to_thread(self._write_down, there)
         if manifest is None:
             raise BadSource(f"{plan.source}: nothing is to be fetched", param="source")
         self._meter.end(self._done)
         return Pulled(plan, manifest, self._came)
 
     def _look(self) -> None:
-        """What is known of the files that are there."""
+        """What is known of the files that are there: of what several manifests name the newest counts."""
         plan = self._plan
-        self._known = known_files(plan.models_folder)
+        self._manifests = sorted(manifests(plan.models_folder), key=lambda manifest: manifest.made_at)
+        for manifest in self._manifests:
+            self._known |= {file.path: (file, manifest.made_at) for file in manifest.files}
         place = manifest_file(plan.models_folder, plan.model)
-        before = None if place is None else read_manifest(place, plan.models_folder)
-        self._same_source = before is not None and (before.source, before.revision) == (plan.source, plan.revision)
+        self._same_source = any(
+            (one.file, one.source, one.revision) == (place, plan.source, plan.revision) for one in self._manifests
+        )
 
     async def _already(self, file: PlannedFile) -> ManifestFile | None:
         """The file, where it is there and the same. Raises BadSource where it is one that we know nothing of."""
-        size = await asyncio.to_thread(_size, file.target)
-        if size is None:
+        try:
+            return await self._same(file, (await asyncio.to_thread(file.target.stat)).st_size)
+        except FileNotFoundError:
             return None
-        known = self._known.get(file.target)
-        if known is not None:
-            same = known.size == size and self._is_same(file, known)
-            return known if same else None
-        if not await asyncio.to_thread(_is_listed, file, size):
+        except OSError as error:
+            raise BadSource(f"{file.target} can't be read: {error.strerror}", param="source") from None
+
+    async def _same(self, file: PlannedFile, size: int) -> ManifestFile | None:
+        if file.target in self._known:
+            known, written = self._known[file.target]
+            same = known.size == size and await asyncio.to_thread(self._is_same, file, known)
+            if same and await self._is_unchanged(known, written):
+                return known
+            await asyncio.to_thread(self._refuse_others, file)
+            return None
+        if not await asyncio.to_thread(is_listed, file, size):
             raise BadSource(
                 f"{file.target} is there already and is another file; move it away, or take it as it is with "
                 "llamaherd model import",
@@ -100,11 +126,47 @@ class _Pull:
         return ManifestFile(file.target, size, found)
 
     def _is_same(self, file: PlannedFile, known: ManifestFile) -> bool:
+        """Whether what came is what is to come now. Blocks."""
         if file.sha256 is not None:
             return file.sha256 == known.sha256
+        if file.blob is not None:
+            return is_listed(file, known.size)
         if self._plan.revision is not None:
             return self._same_source
-        return file.etag is not None and (file.etag, file.size) == (known.etag, known.size)
+        return self._same_source and file.etag is not None and (file.etag, file.size) == (known.etag, known.size)
+
+    async def _is_unchanged(self, known: ManifestFile, written: float) -> bool:
+        """Whether it is what came. It is read again where anything was done to it since that was written down."""
+        status = await asyncio.to_thread(known.path.stat)
+        if max(status.st_mtime, status.st_ctime) <= written + _ROUNDED:
+            return True
+        if self._note is not None:
+            self._note(f"reading {known.path.name} again: it was changed or touched since it came")
+        if await in_thread(partial(digest, known.path)) == known.sha256:
+            return True
+        self._changed.add(known.path)
+        return False
+
+    def _refuse_others(self, file: PlannedFile) -> None:
+        """Raise BadSource where another model would lose the file to ours. Blocks."""
+        owner = other_owner(file.target, self._plan, self._manifests, self._models_file)
+        if owner is not None:
+            raise BadSource(
+                f"{file.target} is there already, as a file of {owner}; remove that model, or move the file and change "
+                "its path in models.json",
+                param="source",
+            )
+
+    def _write_down(self, file: ManifestFile) -> Path:
+        """Blocks."""
+        manifest = write_manifest(self._plan, [file])
+        self._changed.discard(file.path)
+        later = time.time() + 1
+        for path in self._changed:
+            # Should we not come to it: it has to be newer than what was written, for the next pull to look at it.
+            with contextlib.suppress(OSError):
+                os.utime(path, (later, later))
+        return manifest
 
     async def _fetched(self, file: PlannedFile) -> ManifestFile:
         """From the first server that has it. Raises DownloadFailed."""
@@ -130,12 +192,11 @@ class _Pull:
             # What a server said beforehand of a file at an address is no promise; what a hub lists is.
             size=file.size if self._plan.revision is not None else None,
             headers=authorization(settings, url),
+            check=partial(wrong, file),
             progress=self._told,
+            note=self._note,
             client=self._client,
         )
-        problem = await asyncio.to_thread(_wrong, file)
-        if problem is not None:
-            raise DownloadFailed(problem, elsewhere=True)
         return ManifestFile(file.target, fetched.size, fetched.sha256, fetched.etag)
 
     def _told(self, done: int, total: int | None) -> None:
@@ -145,46 +206,8 @@ class _Pull:
         self._meter.tell(self._done + done, whole)
 
 
-def _is_listed(file: PlannedFile, size: int) -> bool:
-    """Whether a file that is there may be the one that the hub lists, its SHA-256 aside. Blocks."""
-    if file.size != size or (file.sha256 is None and file.blob is None):
-        return False
-    return file.blob is None or git_blob(file.target) == file.blob
-
-
 def _check_room(plan: Plan, missing: Sequence[PlannedFile]) -> None:
     """For all files together, less what has come of them."""
     parts = [file.target.with_name(file.target.name + ".part") for file in missing]
     have = sum(part.stat().st_size for part in parts if part.is_file())
     check_room(plan.model, sum(file.size or 0 for file in missing) - have)
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise BadSource(f"{path} can't be read: {error.strerror}", param="source") from None
-
-
-def _wrong(file: PlannedFile) -> str | None:
-    """What is wrong with a file of which no digest was known; it is deleted then. Blocks."""
-    reason = None
-    if file.blob is not None and git_blob(file.target) != file.blob:
-        reason = f"{file.target.name} is not the file that the hub lists: its content has another name in git"
-    elif file.sha256 is None and file.blob is None and file.target.name.lower().endswith(".gguf"):
-        reason = _gguf_problem(file.target)
-    if reason is not None:
-        file.target.unlink(missing_ok=True)
-        return f"{reason}; what came was deleted"
-    return None
-
-
-def _gguf_problem(path: Path) -> str | None:
-    """What is wrong with one file, be it a part of several of which others are still to come."""
-    try:
-        needed, size = read_header(path).needed, path.stat().st_size
-    except LoadFailed as error:
-        return error.message
-    return f"{path.name} is cut off: {size:,} bytes of at least {needed:,}" if needed > size else None

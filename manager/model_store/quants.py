@@ -25,6 +25,8 @@ PREFERRED: Final = (
 )  # fmt: skip
 _PROJECTOR: Final = re.compile(r"(?<![a-z0-9])mmproj(?![a-z0-9])", re.IGNORECASE)
 _NO_MODEL: Final = re.compile(r"(?<![a-z0-9])imatrix(?![a-z0-9])|^ggml-vocab", re.IGNORECASE)
+# Words that models of all sorts share: sizes, and what they are tuned for.
+_COMMON: Final = re.compile(r"\d*[bmx]?|instruct|chat|it")
 _HALF: Final = ("F16", "BF16", "F32")
 
 
@@ -53,9 +55,8 @@ def models_of(files: Iterable[HubFile]) -> list[Model]:
     """The models of a repository that are whole. Raises BadSource where there are only others."""
     groups: defaultdict[tuple[str, int], list[HubFile]] = defaultdict(list)
     for file in files:
-        name = file.path.rpartition("/")[2]
-        if is_gguf(name) and not _PROJECTOR.search(name) and not _NO_MODEL.search(name):
-            split = split_name(name)
+        if _is_model(file.path):
+            split = split_name(file.path.rpartition("/")[2])
             groups[(_stem(file.path), split.total if split else 1)].append(file)
     models = [
         Model(stem, quant_of(stem), tuple(sorted(parts, key=lambda file: file.path)))
@@ -66,6 +67,11 @@ def models_of(files: Iterable[HubFile]) -> list[Model]:
         (stem, total), parts = next(iter(groups.items()))
         raise BadSource(f"{stem}: of its {total} parts the source has only {len(parts)}", param="source")
     return models
+
+
+def _is_model(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return is_gguf(name) and not _PROJECTOR.search(name) and not _NO_MODEL.search(name)
 
 
 def _stem(path: str) -> str:
@@ -108,7 +114,7 @@ def choose(models: Sequence[Model], quant: str | None, repo: str) -> Model:
             return found[0]
         if found:
             raise _needed(models, f"{repo} holds several models as {name}; name one")
-    names = [_without_quant(model) for model in models]
+    names = [_without_quant(model.stem) for model in models]
     if len(set(names)) > 1:
         raise _needed(models, f"{repo} holds several models; name one")
     return min(models, key=lambda model: model.size)
@@ -135,8 +141,8 @@ def _needed(models: Sequence[Model], says: str) -> ChoiceNeeded:
     return ChoiceNeeded(f"{says}. There are: {listed}", choices)
 
 
-def _without_quant(model: Model) -> str:
-    return _QUANT.sub("", model.stem.rpartition("/")[2]).strip("-_.").lower()
+def _without_quant(stem: str) -> str:
+    return _QUANT.sub("", stem.rpartition("/")[2]).strip("-_.").lower()
 
 
 def projector_of(model: Model, files: Iterable[HubFile]) -> HubFile | None:
@@ -150,6 +156,18 @@ def projector_of(model: Model, files: Iterable[HubFile]) -> HubFile | None:
         return file.path.rpartition("/")[0] != model.folder, -shared, order, file.path
 
     return min(found, key=rank, default=None)
+
+
+def belongs(projector: HubFile, model: Model, files: Iterable[HubFile]) -> bool:
+    """Whether a projector is the model's, and not that of another one among the files, by their names."""
+    stems = {_stem(file.path) for file in files if _is_model(file.path)}
+    others = [stem for stem in stems if _without_quant(stem) != _without_quant(model.stem)]
+    told, shared = _words(projector.path), _words(projector.path) & _words(model.stem)
+    if not others:
+        return True
+    if all(_COMMON.fullmatch(word) for word in shared):
+        return False
+    return all(len(told & _words(other)) <= len(shared) for other in others)
 
 
 def _words(path: str) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,10 @@ def digest(path: Path, tell: Tell) -> str:
 
 
 def git_blob(path: Path) -> str:
-    """Git's name of a file's content. Raises OSError. Blocks; for small files."""
-    data = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    """Git's name of a file's content. Raises OSError. Blocks."""
+    found = hashlib.sha1(usedforsecurity=False)
+    with path.open("rb") as file:
+        found.update(b"blob %d\0" % os.fstat(file.fileno()).st_size)
+        while block := file.read(BLOCK):
+            found.update(block)
+    return found.hexdigest()

@@ -58,6 +58,13 @@ def plan_removal(entry: ModelEntry, settings: Settings, others: Iterable[ModelEn
     )
 
 
+def check_deletable(removal: Removal) -> None:
+    """Raises HerdError where a folder of the files can't be written to: said while all is as it was."""
+    for folder in dict.fromkeys(path.parent for path in (*removal.files, *removal.manifests)):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise HerdError(f"nothing was removed: {folder} can't be written to")
+
+
 def remove(removal: Removal) -> int:
     """Do it; the bytes that were freed. Raises HerdError where a file can't be deleted: the rest is, then, too."""
     freed, failures = 0, []

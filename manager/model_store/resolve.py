@@ -10,12 +10,13 @@ from pathlib import Path
 
 from yarl import URL
 
-from manager.downloads import Broken, Client, DownloadFailed, plain
+from manager.downloads import Client, Note, plain
 from manager.gguf_file import split_name
 from manager.mistakes import did_you_mean, shown
+from manager.model_store.address import announced
 from manager.model_store.choices import BadSource, Choice
 from manager.model_store.hf_choice import choose_hf
-from manager.model_store.hub import HubFile, Repository, authorization, file_urls, list_repository
+from manager.model_store.hub import HubFile, Repository, file_urls, list_repository
 from manager.model_store.local import plan_local
 from manager.model_store.plan import Plan, PlannedFile
 from manager.model_store.quants import Model, choices_of, choose, is_gguf, models_of, projector_of, quant_of
@@ -32,6 +33,7 @@ class _Wishes:
     allow_pickle: bool
     trust_remote_code: bool
     sha256: str | None
+    note: Note | None
 
 
 async def resolve(
@@ -47,6 +49,7 @@ async def resolve(
     sha256: str | None = None,
     public_only: bool = False,
     client: Client | None = None,
+    note: Note | None = None,
 ) -> Plan:
     """The plan of a source. Asks the hub; changes nothing on the disk.
 
@@ -55,7 +58,7 @@ async def resolve(
     `/`, `./`, `../` or `~`. With `public_only` (somebody far away asks) a path is refused, and addresses are asked as
     Client has it. `name`: of the entry, else it is made of the file's. `mmproj`: whether a projector that belongs to
     the model comes along. `allow_pickle`, `trust_remote_code`: whether files that run code are fetched. `sha256`:
-    of the file at an address (hex).
+    of the file at an address (hex). `note` is told what it waits for before it asks again.
 
     Raises BadSource where it means no model, ChoiceNeeded (with the choices) where it means several, DownloadFailed
     where the hub can't be asked.
@@ -63,7 +66,7 @@ async def resolve(
     problem = None if name is None else name_problem(name)
     if name is not None and problem is not None:
         raise BadSource(f"{shown(name)}: a model name {problem}", param="name")
-    wishes = _Wishes(name or "", mmproj, allow_pickle, trust_remote_code, sha256)
+    wishes = _Wishes(name or "", mmproj, allow_pickle, trust_remote_code, sha256, note)
     meant = parse_source(source, settings.hub)
     if not isinstance(meant, HubSource) and (quant or revision):
         raise BadSource("a quantisation or revision is chosen of a hub's repository only", param="quant")
@@ -73,7 +76,13 @@ async def resolve(
         if public_only:
             raise BadSource(f"{shown(source)}: files of the server are imported on the server only", param="source")
         return await asyncio.to_thread(
-            plan_local, meant.path, settings.storage.models_folder, wishes.name, mmproj=mmproj
+            plan_local,
+            meant.path,
+            settings.storage.models_folder,
+            wishes.name,
+            mmproj=mmproj,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
         )
     async with client_for(settings, public_only, client) as opened:
         if isinstance(meant, UrlSource):
@@ -101,7 +110,7 @@ def _agreed(what: str, one: str | None, other: str | None) -> str | None:
 async def _of_hub(
     client: Client, meant: HubSource, quant: str | None, revision: str, models_folder: Path, wishes: _Wishes
 ) -> Plan:
-    repository = await list_repository(client, meant.repo, revision)
+    repository = await list_repository(client, meant.repo, revision, wishes.note)
     source = f"{client.settings.endpoint}/{meant.repo}"
     if not any(is_gguf(file.path) for file in repository.files) and not meant.path and quant is None:
         return _of_hf(client, repository, source, models_folder, wishes)
@@ -120,6 +129,7 @@ async def _of_hub(
         revision=repository.commit,
         quant=model.quant,
         choices=choices,
+        named=bool(wishes.name),
     )
 
 
@@ -137,7 +147,7 @@ def _chosen(repository: Repository, meant: HubSource, quant: str | None) -> tupl
     if found is None:
         known = [model.files[0].path for model in models]
         raise BadSource(f"{meant.repo} has no model {shown(path)}{did_you_mean(path, known)}", param="source")
-    return found, choices_of(models)
+    return choose([found], quant, f"{meant.repo}/{path}"), choices_of(models)
 
 
 def _of_hf(client: Client, repository: Repository, source: str, models_folder: Path, wishes: _Wishes) -> Plan:
@@ -158,6 +168,7 @@ def _of_hf(client: Client, repository: Repository, source: str, models_folder: P
         revision=repository.commit,
         allow_pickle=chosen.pickled,
         trust_remote_code=chosen.code,
+        named=bool(wishes.name),
     )
 
 
@@ -178,7 +189,12 @@ async def _of_url(client: Client, text: str, settings: Settings, wishes: _Wishes
     if wishes.sha256 is not None and len(names) > 1:
         raise BadSource("a SHA-256 is given for a single file only, and this model has several", param="sha256")
     folder = settings.storage.models_folder
-    files = [await _announced(client, url.with_name(name, keep_query=True), name, folder, wishes) for name in names]
+    files = []
+    for name in names:
+        address = url.with_name(name, keep_query=True)
+        target = target_in(folder, name)
+        size, etag = await announced(client, address, wishes.note)
+        files.append(PlannedFile(target, size=size, sha256=wishes.sha256, etag=etag, urls=(str(address),)))
     stem = url.name[: -len(".gguf")] if split is None else split.stem
     return Plan(
         name=wishes.name or _entry_name(stem),
@@ -188,22 +204,8 @@ async def _of_url(client: Client, text: str, settings: Settings, wishes: _Wishes
         model=files[0].target,
         files=tuple(files),
         quant=quant_of(stem),
+        named=bool(wishes.name),
     )
-
-
-async def _announced(client: Client, url: URL, name: str, folder: Path, wishes: _Wishes) -> PlannedFile:
-    """The file with what its server says of it beforehand; a server need not answer that."""
-    target = target_in(folder, name)
-    size, etag = None, None
-    try:
-        async with client.ask(str(url), {}, authorization(client.settings, str(url)), method="HEAD") as response:
-            if response.status == 200 and response.headers.get("Content-Encoding") is None:
-                size, etag = response.content_length or None, response.headers.get("ETag")
-            if response.status in (404, 410):
-                raise DownloadFailed(f"{plain(url)}: does not exist ({response.status})", answered=response.status)
-    except Broken:
-        pass  # fetching it tries again, and will say
-    return PlannedFile(target, size=size, sha256=wishes.sha256, etag=etag, urls=(str(url),))
 
 
 def _entry_name(stem: str) -> str:

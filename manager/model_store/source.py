@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from yarl import URL
 
+from manager.downloads import plain
 from manager.mistakes import shown
 from manager.model_store.choices import BadSource
 from manager.settings_sections import HubSettings
@@ -51,13 +52,13 @@ def parse_source(text: str, hub: HubSettings) -> Source:
     """What a source is. Raises BadSource."""
     text = text.strip()
     if not text or _CONTROL.search(text):
-        raise BadSource(f"{shown(text)} is no source of a model; write {EXAMPLES}", param="source")
+        raise BadSource(f"{_shown(text)} is no source of a model; write {EXAMPLES}", param="source")
     if text.startswith(_LOCAL):
         return LocalSource(Path(text).expanduser())
     if re.match(r"https?://", text, re.IGNORECASE):
         return _of_address(text, hub)
     if "://" in text:
-        raise BadSource(f"{shown(text)}: only http and https addresses are fetched", param="source")
+        raise BadSource(f"{_shown(text)}: only http and https addresses are fetched", param="source")
     host, _, rest = text.partition("/")
     return _of_repository(text, rest if host.lower() in HUB_HOSTS else text)
 
@@ -69,7 +70,7 @@ def _of_address(text: str, hub: HubSettings) -> Source:
     except ValueError:
         host = None
     if not host:
-        raise BadSource(f"{shown(text)} is not a valid address", param="source")
+        raise BadSource(f"{_shown(text)} is not a valid address", param="source")
     known = next((address for address in (hub.endpoint, *hub.mirrors) if text.startswith(address + "/")), None)
     page = None
     if known is not None:
@@ -80,7 +81,7 @@ def _of_address(text: str, hub: HubSettings) -> Source:
     if page is not None and (not is_file or not _PAGES.isdisjoint(page.split("/")[2:3])):
         return _of_repository(text, page)
     if not is_file:
-        raise BadSource(f"{shown(text)} is no address of a .gguf file", param="source")
+        raise BadSource(f"{_shown(text)} is no address of a .gguf file", param="source")
     return UrlSource(text.partition("#")[0])
 
 
@@ -97,7 +98,7 @@ def _of_repository(text: str, rest: str) -> HubSource:
         revision, _, quant = revision.partition(":")
     parts = rest.split("/")
     if len(parts) < 2 or parts[0] in _NO_MODELS or not all(_is_name(part) for part in parts[:2]):
-        raise BadSource(f"{shown(text)} is no source of a model; write {EXAMPLES}", param="source")
+        raise BadSource(f"{_shown(text)} is no source of a model; write {EXAMPLES}", param="source")
     repo, path = "/".join(parts[:2]), parts[2:]
     if len(path) > 1 and path[0] in _PAGES:
         revision, path = revision or path[1], path[2:]
@@ -106,6 +107,11 @@ def _of_repository(text: str, rest: str) -> HubSource:
     if revision and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise BadSource(f"{shown(revision)} is no revision", param="revision")
     return HubSource(repo, "/".join(path), quant or None, revision or None)
+
+
+def _shown(text: str) -> str:
+    """What was typed, an address without its secrets."""
+    return shown(plain(text) if "://" in text else text)
 
 
 def _is_name(name: str) -> bool:

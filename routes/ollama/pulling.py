@@ -9,11 +9,12 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from manager.errors import HerdError, InvalidRequest, ModelNotFound
-from manager.pulls import PullState, Wanted
+from manager.errors import HerdError, InvalidKey, InvalidRequest, ModelNotFound
+from manager.pulls import ENDED, PullState, Wanted
 from manager.service import SERVICE, Service
 from routes import sse
 from routes.body import read_object
+from routes.callers import still_admitted
 from routes.errors import plain_error
 from routes.middleware import TARGET
 from routes.models import json_response
@@ -76,6 +77,8 @@ async def _fetched(request: web.Request, service: Service, source: str) -> Async
             # A line that was there before is a sign of life.
             last = last if state is None else _line(state) or last
             yield last
+    if one.state not in ENDED and not still_admitted(request, service):
+        raise InvalidKey("The API key of this request is not valid any more. The pull goes on without it.")
     await service.pulls.done(one)
     yield _SUCCESS
 

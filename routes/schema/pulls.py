@@ -76,6 +76,7 @@ class PullObject(Answer):
     speed: float | None = Field(description="Bytes per second.")
     files: list[PulledFile]
     model: str | None = Field(description="The name under which the model is served now.")
+    note: str | None = Field(description="What holds it up, as a server that asks it to wait; null while it goes on.")
     error: PullError | None
 
 

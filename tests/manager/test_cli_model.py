@@ -19,6 +19,7 @@ import pytest
 
 from manager.cli import transfer
 from manager.cli.transfer import shown_progress
+from manager.downloads import Patience
 from tests.conftest import EMPTY_GGUF
 from tests.fakes.hub import Fault, Hub, running_hub
 from tests.manager.conftest import Run
@@ -52,6 +53,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, run: Run) -> Iterator[Hub]:
 def entries() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(MODELS.read_text())
     return found
+
+
+def write_models(models: dict[str, Any]) -> None:
+    MODELS.parent.mkdir(exist_ok=True)
+    MODELS.write_text(json.dumps(models))
 
 
 def listed(run: Run) -> list[dict[str, Any]]:
@@ -115,6 +121,37 @@ def test_name_that_is_taken_is_told_before_anything_comes(run: Run, hub: Hub, ti
     assert not [request for request in hub.requests if request.path.endswith(FILE)]
 
 
+@pytest.mark.parametrize("name", ["mine", "my", "mine:fast", "my:fast", "mine:calm", " mine"])
+def test_name_that_can_not_be_given_is_told_before_anything_comes(
+    run: Run, hub: Hub, tiny_gguf: Path, name: str
+) -> None:
+    variants = {"aliases": ["my"], "profiles": {"fast": {}}, "personalities": {"calm": "Be calm."}}
+    write_models({"mine": {"params": {"model": str(tiny_gguf)}, **variants}})
+    for command in (("pull", REPO), ("import", "tiny.gguf")):
+        code, out, err = run("model", *command, "--name", name)
+        assert (code, out) == (2, ""), err
+    assert not [request for request in hub.requests if request.path.endswith(FILE)]
+    assert not [path for path in Path("data/models").rglob("*") if path.is_file()]
+
+
+def test_alias_of_the_same_file_is_no_name_for_it(run: Run, tiny_gguf: Path) -> None:
+    run("model", "import", "tiny.gguf", "--name", "mine")
+    written = entries()
+    write_models({"mine": written["mine"] | {"aliases": ["my"]}})
+    before = MODELS.read_bytes()
+    assert run("model", "import", "tiny.gguf", "--name", "mine")[:2] == (0, "mine\n")
+    assert run("model", "import", "tiny.gguf", "--name", "my")[0] == 2
+    assert MODELS.read_bytes() == before
+
+
+def test_what_holds_a_pull_up_is_told(run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Patience, "pause", lambda *_: 0.001)
+    (path,) = [path for path in hub.files if path.endswith(FILE)]
+    hub.fail(path, Fault(status=503))
+    code, _, err = run("model", "pull", REPO)
+    assert (code, "waiting 1 s: " in err) == (0, True), err
+
+
 def test_what_is_not_there_is_one_line_and_no_traceback(run: Run, hub: Hub) -> None:
     code, out, err = run("model", "pull", "org/none")
     assert (code in {1, 2}, out) == (True, "")
@@ -176,6 +213,23 @@ def test_import_takes_one_way_only(run: Run, tiny_gguf: Path) -> None:
     assert tiny_gguf.exists()
 
 
+def test_import_says_what_comes_along_and_what_may_run_code(run: Run, tiny_gguf: Path) -> None:
+    Path("mmproj-tiny.gguf").write_bytes(tiny_gguf.read_bytes())
+    assert "Its projector for images: mmproj-tiny.gguf" in run("model", "import", "tiny.gguf")[2]
+    folder = Path("folder")
+    folder.mkdir()
+    for name in ("config.json", "pytorch_model.bin", "modeling.py"):
+        (folder / name).write_text("{}")
+    for verb in ("import", "pull"):
+        code, _, err = run("model", verb, "./folder")
+        assert (code, "--allow-pickle" in err) == (2, True)
+    code, _, err = run("model", "pull", "./folder", "--allow-pickle", "--name", "a")
+    assert (code, "(modeling.py) is not run" in err) == (0, True), err
+    assert entries()["a"]["params"] == {"model": "folder", "allowPickle": True}
+    run("model", "import", "./folder", "--allow-pickle", "--trust-remote-code", "--name", "b")
+    assert entries()["b"]["params"] == {"model": "folder", "allowPickle": True, "trustRemoteCode": True}
+
+
 def test_import_of_what_is_no_model_is_exit_2(run: Run) -> None:
     Path("notes.gguf").write_text("no model")
     for path in ("notes.gguf", "nothing.gguf"):
@@ -227,6 +281,42 @@ def test_nothing_is_removed_where_nobody_can_be_asked(run: Run, hub: Hub, monkey
     assert (code, "--yes" in err) == (2, True)
     assert str(path) in err
     assert (path.exists(), list(entries())) == (True, ["mine"])
+
+
+@pytest.mark.parametrize("change", ["rename", "move"])
+def test_what_was_changed_while_it_was_asked_is_not_removed(
+    run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    run("model", "pull", REPO, "--name", "mine")
+    (path,) = Path("data/models").rglob(FILE)
+    entry = entries()["mine"]
+    now = {"yours": entry} if change == "rename" else {"mine": {"params": {"model": "x.gguf"}}, "yours": entry}
+
+    def answer(*_: object, **__: object) -> bool:
+        write_models(now)
+        return True
+
+    stdin = io.StringIO()
+    monkeypatch.setattr(stdin, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", stdin)
+    monkeypatch.setattr("typer.confirm", answer)
+    code, out, _ = run("model", "remove", "mine")
+    assert (code, out, path.exists(), entries()) == (2, "", True, now)
+
+
+def test_removal_that_can_not_be_done_leaves_the_entry(run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("model", "pull", REPO, "--name", "mine")
+    (path,) = Path("data/models").rglob(FILE)
+    # As on a disk that is mounted read-only; root may write everywhere else.
+    monkeypatch.setattr(os, "access", lambda folder, _: Path(folder) != path.parent.absolute())
+    code, _, err = run("model", "remove", "mine", "--yes")
+    assert (code, "nothing was removed" in err) == (1, True)
+    assert (path.exists(), list(entries())) == (True, ["mine"])
+
+
+def test_removal_of_what_is_not_there_is_exit_2(run: Run) -> None:
+    code, _, err = run("model", "remove", "nobody", "--yes")
+    assert (code, "'nobody' does not exist" in err) == (2, True)
 
 
 def test_model_of_the_settings_is_not_removed(run: Run, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

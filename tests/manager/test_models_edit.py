@@ -78,6 +78,13 @@ def test_name_that_is_taken_is_refused_with_its_owner(file: Path, name: str) -> 
     assert file.read_text() == WRITTEN
 
 
+@pytest.mark.parametrize("name", ["one:calm", "uno:calm"])
+def test_name_of_a_personality_is_taken(file: Path, name: str) -> None:
+    file.write_text(json.dumps({"one": ENTRY | {"aliases": ["uno"], "personalities": {"calm": "Be calm."}}}))
+    with pytest.raises(NameTaken, match="a personality of the entry 'one'"):
+        add_entry(file, name, ENTRY)
+
+
 def test_missing_file_is_made_for_everyone_to_read_as_the_umask_has_it(tmp_path: Path) -> None:
     file = tmp_path / "data" / "models.json"
     old = os.umask(0o027)

@@ -121,6 +121,34 @@ async def test_progress_is_told_a_few_times_a_second(place: Place) -> None:
     assert pull.as_dict()["total"] == 1000
 
 
+@pytest.mark.parametrize("asking", [True, False])
+async def test_what_holds_a_pull_up_is_told_until_it_goes_on(place: Place, asking: bool) -> None:
+    path = f"/api/models/{REPO}/revision/main" if asking else place.blob()
+    place.hub.fail(path, Fault(status=429, headers={"Retry-After": "300"}))
+    with place.feed.subscribe() as reader:
+        pull = place.start()
+        while (event := await reader.next()) is not None and event.data["note"] is None:
+            assert event.data["state"] not in module.ENDED
+    assert event is not None
+    assert event.data["note"] == pull.note == "waiting 300 s: the server answered 429 Whatever"
+    assert event.data["state"] == ("resolving" if asking else "fetching")
+    pull.advance(1, 2, 0.0)
+    assert pull.as_dict()["note"] is None
+    pull.note = "waiting"
+    await place.pulls.cancel(pull.id)
+    assert pull.as_dict()["note"] is None
+
+
+async def test_name_of_another_model_at_the_same_address_replaces_nothing(place: Place) -> None:
+    first = await place.ended()
+    place.hub.add_repository(REPO, {FILE: BIG}, commit="d" * 40)
+    other = await place.ended(name="other")
+    assert other.failure is not None
+    assert f"as a file of {first.model}" in other.failure.message
+    assert (await place.ended()).state is PullState.DONE
+    assert list(place.entries) == [first.model]
+
+
 async def test_same_pull_twice_is_one_and_a_next_one_finds_all_there(place: Place) -> None:
     first = place.start()
     assert place.start() is first
@@ -281,6 +309,14 @@ async def test_two_pulls_never_write_to_one_file(place: Place) -> None:
     await place.pulls.cancel(first.id)
     await place.pulls.done(second)
     assert list(place.entries) == ["two"]
+
+
+async def test_address_that_is_refused_is_told_without_its_secrets(place: Place) -> None:
+    pull = await place.ended("https://me:hunter2@host/a.bin?sig=s3cr3t")
+    told = json.dumps(pull.as_dict())
+    assert "https://host/a.bin" in told
+    assert "hunter2" not in told
+    assert "s3cr3t" not in told
 
 
 @pytest.mark.parametrize(

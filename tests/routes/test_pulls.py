@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import pytest
 
+from manager.auth import KeyStore
 from routes import pulls as route
 from tests.fakes.hub import Fault, Hub, running_hub
-from tests.routes.conftest import StartHerd
+from tests.routes.conftest import StartHerd, outside
 from tests.routes.herd import Events, Herd, said, until
 from tests.routes.stage import CHAT, EMPTY_GGUF, Fake, Stage
 
@@ -231,3 +232,27 @@ async def test_ollama_hears_what_fails(herd: Herd, stream: bool) -> None:
     answer = await herd.post("/api/pull", {"model": "org/none", "stream": stream})
     assert "error" in json.loads(answer.body.splitlines()[-1])
     assert (answer.status == 200) is stream
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_ollama_hears_no_more_of_a_pull_once_the_key_is_revoked(
+    hub: Hub,
+    fake: Fake,
+    stage: Stage,
+    make_key: Callable[..., str],
+    start_herd: StartHerd,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: bool,
+) -> None:
+    monkeypatch.setattr(route, "HEARTBEAT", 0.01)
+    key = make_key("goes")
+    herd = await start_herd(hub={"endpoint": hub.address}, storage={"watch": False})
+    stall(hub)
+    asked = asyncio.create_task(herd.post("/api/pull", {"model": REPO, "stream": stream}, key=key))
+    await asyncio.wait_for(hub.stalled.wait(), 5)
+    outside(lambda: KeyStore(stage.keys_file).revoke("goes"))
+    await asyncio.to_thread(herd.service.keys.load)
+    answer = await asyncio.wait_for(asked, 5)
+    assert answer.status == (200 if stream else 401)
+    assert "is not valid any more" in json.loads(answer.body.splitlines()[-1])["error"]
+    assert herd.service.pulls.list()[0].state == "fetching"

@@ -87,6 +87,7 @@ def test_only_what_is_below_the_wanted_folder_is_unpacked(write: Write, name: st
         ([("out", ".."), ("out/evil", b"x")], "leads outside|behind a link"),
         ([("here", "."), ("here/evil", b"x")], "behind a link"),
         ([("here", "."), ("up", "here/..")], "leads outside"),
+        ([("a", "b"), ("b", "a")], "leads in a circle"),
         ([("a", b"x"), ("a/b", b"x")], "taken by another"),
         ([("a", b"x"), ("./a", b"y")], "taken by another"),
     ],
@@ -119,6 +120,31 @@ def test_damaged_archive_is_told(write: Write, name: str, damage: Callable[[byte
     archive.write_bytes(damage(archive.read_bytes()))
     with pytest.raises(ConfigError, match="no archive that can be read"):
         unpacked(archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("field", "value"), [(6, 1), (8, 99)])  # flags: encrypted; a compression of the future
+def test_zip_that_python_can_not_read_is_told(field: int, value: int, tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "a.zip", [("a", b"x")])
+    data = bytearray(archive.read_bytes())
+    for mark, more in ((b"PK\3\4", 0), (b"PK\1\2", 2)):
+        data[data.index(mark) + field + more] = value
+    archive.write_bytes(data)
+    with pytest.raises(ConfigError, match="no archive that can be read"):
+        unpacked(archive, tmp_path / "out")
+
+
+def test_damaged_bzip2_is_told(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_BZIP2) as file:
+        file.writestr("a", bytes(1000))
+    archive.write_bytes(archive.read_bytes().replace(b"BZh9", b"BZx9"))
+    with pytest.raises(ConfigError, match="no archive that can be read"):
+        unpacked(archive, tmp_path / "out")
+
+
+def test_link_whose_target_is_no_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="its target is no path"):
+        unpacked(write_zip(tmp_path / "a.zip", [("a", "b\0c")]), tmp_path / "out")
 
 
 def test_what_does_not_fit_on_the_disk_is_not_begun(tmp_path: Path) -> None:

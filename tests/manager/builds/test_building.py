@@ -13,6 +13,7 @@ from filelock import FileLock
 from manager.builds.failure import BuildFailed
 from manager.builds.kept import builds, chosen
 from manager.errors import ConfigError
+from manager.package_index import Pinned
 from tests.fakes import write_binary
 from tests.manager.builds.conftest import Keep, MakeBuild, Watcher, program
 
@@ -67,10 +68,11 @@ def test_log_is_named_at_the_start_and_holds_all_that_was_said(
 
 
 def test_build_that_is_there_is_not_made_again_unless_forced(
-    make_build: MakeBuild, folder: Path, tmp_path: Path
+    make_build: MakeBuild, folder: Path, watcher: Watcher, tmp_path: Path
 ) -> None:
     first = make_build()
     assert make_build() == first
+    assert "is there already" in watcher.said[-1]
     assert len(commands(tmp_path)) == 2
     assert make_build(again=True).made_at > first.made_at
     assert len(commands(tmp_path)) == 4
@@ -81,6 +83,49 @@ def test_build_for_another_cpu_is_not_taken_for_the_same(make_build: MakeBuild, 
     keep("mine", features=["avx9000"])
     with pytest.raises(ConfigError, match=r"avx9000.*--name.*--force"):
         make_build(name="mine")
+
+
+@pytest.mark.parametrize(
+    ("order", "what"),
+    [
+        ({"extra": ("GGML_LTO=ON",)}, "GGML_LTO"),
+        ({"extra": ("GGML_CUDA_NO_VMM=ON",)}, "GGML_CUDA_NO_VMM"),
+        ({"portable": True}, "CPU, GGML_NATIVE"),
+    ],
+)
+def test_build_that_was_made_otherwise_is_not_taken_for_what_is_ordered(
+    order: dict[str, Any], what: str, make_build: MakeBuild, folder: Path
+) -> None:
+    before = make_build(name="mine")
+    with pytest.raises(ConfigError, match=rf"made otherwise \({what}\).*--name.*--force"):
+        make_build(name="mine", **order)
+    assert builds(folder) == [before]
+    assert make_build(name="mine", again=True, **order).name == "mine"
+    with pytest.raises(ConfigError, match="made otherwise"):
+        make_build(name="mine")
+
+
+def test_source_that_was_edited_is_not_taken_for_what_was_compiled(make_build: MakeBuild, tree: Path) -> None:
+    make_build()
+    (tree / "tools/server/main.cpp").write_text("int main() { return 1; }\n")
+    with pytest.raises(ConfigError, match=r"made otherwise \(source\)"):
+        make_build()
+
+
+def test_what_this_machine_adds_by_itself_makes_no_other_build(make_build: MakeBuild) -> None:
+    made = make_build(name="mine")
+    about = json.loads((made.folder / "build.json").read_text())
+    about["options"] |= {"CMAKE_CUDA_COMPILER": "/usr/bin/nvcc", "GGML_CUDA_NO_VMM": "ON"}
+    (made.folder / "build.json").write_text(json.dumps(about))
+    assert make_build(name="mine") == made
+
+
+def test_pinned_source_is_compared_without_being_fetched(make_build: MakeBuild) -> None:
+    made = make_build(name="mine")
+    known = json.loads((made.folder / "build.json").read_text())["source_sha256"]
+    assert make_build(name="mine", source=None, pinned=Pinned("none==1", known)) == made
+    with pytest.raises(ConfigError, match=r"made otherwise \(source\)"):
+        make_build(name="mine", source=None, pinned=Pinned("none==1", "0" * 64))
 
 
 @pytest.mark.parametrize(

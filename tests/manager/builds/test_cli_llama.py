@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import psutil
 import pytest
 
+from manager.cli.llama_progress import Watch
 from tests.manager.builds.conftest import Keep, program
 from tests.manager.conftest import Run
 
@@ -37,6 +40,51 @@ def test_build_prints_where_the_server_is_and_how_it_goes(run: Run, toolbox: Pat
     assert str(folder / "logs" / "b4321-cpu-portable.log") in err
     assert "Compiling: 4 of 4" in err
     assert run("llama", "build", *arguments)[:2] == (0, out)
+
+
+def test_build_is_made_even_where_the_chosen_one_is_gone(run: Run, toolbox: Path, tree: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "chosen").write_text("gone\n")
+    code, out, err = run("llama", "build", "--source", str(tree), "--backend", "cpu", "--no-smoke-test")
+    assert code == 0
+    assert out.endswith("/llama-server\n")
+    assert "No model can be loaded yet" in err
+    assert "no build 'gone'" in err
+
+
+class Terminal(io.StringIO):
+    """Somebody who types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Lines(io.StringIO):
+    """Standard error of a job without a terminal. `enough` is set with the third line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enough = Event()
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if self.getvalue().count("\n") >= 3:
+            self.enough.set()
+        return written
+
+
+def test_without_a_terminal_a_line_comes_again_and_again_while_nothing_happens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = Lines()
+    monkeypatch.setattr(sys, "stderr", lines)
+    with Watch("Compiling", every=0.001) as watch:
+        watch.progress(40, 358)
+        assert lines.enough.wait(20)
+    assert "Compiling: 40 of 358, after 0 min\n" in lines.getvalue()
+    told = lines.getvalue()
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
+    assert lines.getvalue() == told
 
 
 def test_failed_build_is_exit_1_with_the_reason(
@@ -142,7 +190,11 @@ def test_choice_that_is_gone_is_told_beside_the_list(run: Run, keep: Keep, folde
 
 def test_remove_asks_unless_told_not_to(run: Run, keep: Keep, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep("mine")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    code, _, err = run("llama", "remove", "mine")
+    assert code == 2
+    assert "nobody to ask" in err
+    monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
     code, _, err = run("llama", "remove", "mine")
     assert code == 1
     assert str(folder / "mine") in err

@@ -119,6 +119,33 @@ def test_server_of_another_system_is_told(release: Path, take: Install) -> None:
         take(str(pack(release, "llama.tar.gz")))
 
 
+def test_server_that_ends_with_an_error_is_told_with_what_it_says(release: Path, take: Install, folder: Path) -> None:
+    program(release / "build/bin/llama-server", "echo \"libc.so.6: version 'GLIBC_2.99' not found\" >&2; exit 1")
+    with pytest.raises(BuildFailed, match=r"(?s)for another system.*GLIBC_2\.99"):
+        take(str(pack(release, "llama.tar.gz")))
+    assert builds(folder) == []
+
+
+def test_other_archive_is_not_taken_for_the_one_of_that_name(release: Path, take: Install, watcher: Watcher) -> None:
+    first = pack(release, "v1.tar.gz")
+    made = take(str(first), name="mine")
+    assert take(str(first), name="mine") == made
+    assert "is there already" in watcher.said[-1]
+    (release / "LICENSE").write_text("MIT, 2026\n")
+    second = pack(release, "v2.tar.gz")
+    with pytest.raises(ConfigError, match=r"made otherwise \(source\).*--name.*--force"):
+        take(str(second), name="mine")
+    with pytest.raises(ConfigError, match="made otherwise"):  # and nothing is fetched for it
+        take("http://127.0.0.1:1/v2.tar.gz", sha256(second), name="mine")
+    assert take(str(second), name="mine", again=True).made_at > made.made_at
+
+
+def test_odd_name_is_refused_before_anything_is_fetched(take: Install, watcher: Watcher) -> None:
+    with pytest.raises(ConfigError, match="--name"):
+        take("http://127.0.0.1:1/llama.zip", "0" * 64, name="bad/name")
+    assert watcher.said == []
+
+
 def test_release_is_tried_before_it_is_kept(release: Path, take: Install, watcher: Watcher, folder: Path) -> None:
     binary = release / "build/bin"
     write_binary(binary)
@@ -155,4 +182,15 @@ def test_release_is_fetched_by_its_url_and_checked(release: Path, take: Install,
         take(f"{address}/llama.zip", "0" * 64)
     assert {path.name for path in folder.iterdir()} == {".lock"}
     made = take(f"{address}/llama.zip?x=1", sha256(archive).upper())
-    assert (made.version, made.source) == ("b4567", f"{address}/llama.zip?x=1")
+    assert (made.version, made.source) == ("b4567", f"{address}/llama.zip")
+
+
+def test_secrets_of_an_address_are_neither_told_nor_kept(
+    release: Path, take: Install, address: str, watcher: Watcher
+) -> None:
+    archive = pack(release, "llama.zip")
+    made = take(f"{address}/llama.zip?X-Sig=hush".replace("//", "//user:hunter2@"), sha256(archive))
+    seen = "\n".join([*watcher.said, (made.folder / "build.json").read_text()])
+    assert f"{address}/llama.zip" in seen
+    assert "hunter2" not in seen
+    assert "hush" not in seen

@@ -3,11 +3,14 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
-from manager.builds.cpu import instructions, portable_instructions, word
-from manager.builds.kept import builds, chosen, picked, remove, use
+from manager.builds.cpu import flags, instructions, portable_instructions, word
+from manager.builds.kept import builds, chosen, picked, use
+from manager.builds.removing import remove
 from manager.errors import ConfigError, HerdError
 from tests.manager.builds.conftest import Keep, program
 
@@ -33,6 +36,7 @@ def test_instructions_are_what_compilers_use_and_nothing_of_the_kernel(
     assert found == expected
     assert word(found) == short
     assert instructions(tmp_path / "none") == ()
+    assert flags(tmp_path / "cpuinfo") > set(found)
 
 
 def test_portable_build_needs_what_llama_cpp_takes_for_granted() -> None:
@@ -47,6 +51,12 @@ def test_newest_that_fits_this_cpu_is_chosen(folder: Path, keep: Keep) -> None:
     assert [build.name for build in builds(folder)] == ["other", "fits", "old"]
     assert (build := chosen(folder)) is not None
     assert build.name == "fits"
+
+
+def test_build_that_names_other_flags_of_this_cpu_than_we_would_fits(folder: Path, keep: Keep) -> None:
+    keep("of-another-version", features=sorted(flags()))
+    assert (build := chosen(folder)) is not None
+    assert build.lacking() == []
 
 
 def test_used_build_is_chosen_until_auto(folder: Path, keep: Keep) -> None:
@@ -99,6 +109,28 @@ def test_half_builds_and_other_folders_are_not_in_the_list(folder: Path, keep: K
     assert builds(folder / "none") == []
 
 
+@pytest.mark.parametrize("about", [{"features": 5}, {"features": [5]}, {"shared": "cublas-13"}])
+def test_build_whose_description_makes_no_sense_is_not_in_the_list(
+    about: dict[str, Any], folder: Path, keep: Keep
+) -> None:
+    keep("odd", **about)
+    assert builds(folder) == []
+
+
+@pytest.mark.parametrize("made_at", [float("nan"), float("inf"), 10**400, -1])
+def test_build_of_an_impossible_time_counts_by_that_of_its_file(made_at: float, folder: Path, keep: Keep) -> None:
+    os.utime(keep("odd", made_at=made_at), (2000, 2000))
+    assert builds(folder)[0].made_at == 2000
+
+
+def test_choice_that_can_not_be_written_is_told(folder: Path, keep: Keep) -> None:
+    keep("mine")
+    (folder / "chosen").mkdir()
+    for name in ("mine", "auto"):
+        with pytest.raises(HerdError, match="choice can't be written"):
+            use(folder, name)
+
+
 def test_server_that_was_put_there_by_hand_counts_by_its_time(folder: Path, keep: Keep) -> None:
     keep("made", made_at=1000)
     by_hand = program(folder / "b9" / "llama-server", "exit 0")
@@ -122,18 +154,37 @@ def test_removed_build_takes_the_choice_and_its_own_libraries_with_it(folder: Pa
     use(folder, "one")
     remove(folder, "one")
     assert picked(folder) is None
-    assert sorted(path.name for path in folder.iterdir()) == ["cublas-13", "two"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "cublas-13", "two"]
 
 
-def test_build_that_runs_is_not_removed(folder: Path, keep: Keep) -> None:
+def test_nothing_is_removed_while_a_build_is_made(folder: Path, keep: Keep) -> None:
+    keep("one", shared=["cublas-12"])
+    (folder / "cublas-12").mkdir()
+    with FileLock(folder / ".lock"), pytest.raises(HerdError, match="Another build is being made"):
+        remove(folder, "one")
+    assert (folder / "cublas-12").exists()
+    assert len(builds(folder)) == 1
+
+
+def test_build_that_can_not_be_removed_is_told(folder: Path, keep: Keep) -> None:
+    keep("mine")
+    (folder / ".lock").mkdir()
+    with pytest.raises(HerdError, match="mine can't be removed"):
+        remove(folder, "mine")
+    assert len(builds(folder)) == 1
+
+
+def test_build_that_runs_is_not_removed_whatever_way_leads_to_it(folder: Path, keep: Keep, tmp_path: Path) -> None:
     binary = keep("busy")
+    (tmp_path / "link").symlink_to(folder)
     binary.write_bytes(Path("/bin/sleep").read_bytes())
     with subprocess.Popen([str(binary), "1000"]) as process:
         try:
-            with pytest.raises(HerdError, match=f"in use by process {process.pid}"):
-                remove(folder, "busy")
+            for way in (folder, tmp_path / "link"):
+                with pytest.raises(HerdError, match=f"in use by process {process.pid}"):
+                    remove(way, "busy")
         finally:
             process.kill()
     assert binary.exists()
     remove(folder, "busy")
-    assert list(folder.iterdir()) == []
+    assert [path.name for path in folder.iterdir()] == [".lock"]

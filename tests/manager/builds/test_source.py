@@ -73,7 +73,7 @@ def test_version_that_can_not_be_told_is_a_hash_of_the_files(tmp_path: Path, wat
 
 
 def test_clone_tells_its_build_number_until_it_is_changed(tmp_path: Path, watcher: Watcher) -> None:
-    tree = write_tree(tmp_path / "clone")
+    tree = write_tree(tmp_path / "clone-b4321")
 
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "init.defaultBranch=main"]

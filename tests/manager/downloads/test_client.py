@@ -182,3 +182,32 @@ async def test_a_proxy_does_not_lead_strangers_to_what_is_known_to_be_private(
         with pytest.raises(DownloadFailed, match=r"private\.test is no host of the public internet"):
             await grab(client, "https://private.test/a.gguf", tmp_path)
     assert downloads.hub.requests == []
+
+
+async def test_strangers_may_ask_no_other_port_of_the_hubs_host(downloads: Downloads, tmp_path: Path) -> None:
+    async with running_hub() as elsewhere, public(endpoint=downloads.hub.address) as client:
+        elsewhere.files["/a.gguf"] = DATA
+        downloads.hub.fail("/away", Fault(status=302, headers={"Location": elsewhere.url("/a.gguf")}, stays=True))
+        for url in (elsewhere.url("/a.gguf"), downloads.hub.url("/away")):
+            with pytest.raises(DownloadFailed, match="only https addresses"):
+                await grab(client, url, tmp_path)
+        assert elsewhere.requests == []
+
+
+@pytest.mark.parametrize(("endpoint", "port"), [("https://private.test", 8443), ("http://private.test:8443", 8443)])
+async def test_strangers_may_ask_the_hubs_host_for_nothing_but_the_hub(
+    downloads: Downloads, host: HttpsHost, tmp_path: Path, endpoint: str, port: int
+) -> None:
+    async with public(host.trust, endpoint=endpoint) as client:
+        with pytest.raises(DownloadFailed, match="is no host of the public internet"):
+            await grab(client, f"https://private.test:{port}/a.gguf", tmp_path)
+
+
+async def test_strangers_may_not_ask_the_host_of_the_proxy(
+    downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://private.test:3128")
+    async with public() as client:
+        for port in (443, 3128):
+            with pytest.raises(DownloadFailed, match="is no host of the public internet"):
+                await grab(client, f"https://private.test:{port}/a.gguf", tmp_path)

@@ -324,6 +324,32 @@ async def test_a_wrong_digest_leaves_what_was_there(downloads: Downloads) -> Non
     assert downloads.left == ["a.gguf"]
 
 
+async def test_what_does_not_pass_the_check_leaves_what_was_there(downloads: Downloads) -> None:
+    downloads.target.write_bytes(b"the one before")
+    seen: list[bytes] = []
+
+    def check(path: Path) -> str | None:
+        seen.append(path.read_bytes())
+        return "that is no model"
+
+    error = await failure(downloads, check=check)
+    assert (error.message, error.elsewhere) == ("that is no model; what came was deleted", True)
+    assert (seen, downloads.target.read_bytes()) == ([DATA], b"the one before")
+    assert downloads.left == ["a.gguf"]
+
+
+async def test_each_pause_is_told_with_its_reason(downloads: Downloads, hub: Hub) -> None:
+    hub.fail(PATH, Fault(status=429, headers={"Retry-After": "300"}), Fault(cut_after=100_000), Fault(status=503))
+    hub.fail(PATH, Fault(status=429, headers={"Retry-After": "0"}))
+    notes: list[str] = []
+    await downloads.fetch(note=notes.append)
+    assert notes == [
+        "waiting 300 s: the server answered 429 Whatever",
+        "waiting 1 s: the answer broke off",
+        "waiting 2 s: the server answered 503 Whatever",
+    ]
+
+
 async def test_what_comes_compressed_is_not_taken_for_the_file(downloads: Downloads, hub: Hub) -> None:
     hub.fail(PATH, Fault(body=gzip.compress(DATA), headers={"Content-Encoding": "gzip"}))
     assert "compressed (gzip)" in (await failure(downloads)).message

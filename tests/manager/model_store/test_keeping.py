@@ -234,11 +234,11 @@ async def test_what_others_use_stays(settings: Settings, models: Path, tiny_byte
 
 
 async def test_what_another_manifest_names_stays(settings: Settings, models: Path, tiny_bytes: bytes) -> None:
-    write_all(models, {"a.gguf": tiny_bytes, "b.gguf": tiny_bytes, "mmproj-F16.gguf": tiny_bytes})
-    for name in ("a.gguf", "b.gguf"):
+    write_all(models, {"a-Q4_0.gguf": tiny_bytes, "a-Q8_0.gguf": tiny_bytes, "mmproj-F16.gguf": tiny_bytes})
+    for name in ("a-Q4_0.gguf", "a-Q8_0.gguf"):
         await import_file(models / name, settings)
-    found = await removal(settings, gguf_entry(models / "a.gguf"))
-    assert found.files == (models / "a.gguf",)
+    found = await removal(settings, gguf_entry(models / "a-Q4_0.gguf"))
+    assert found.files == (models / "a-Q4_0.gguf",)
     ((path, reason),) = found.kept
     assert path.name == "mmproj-F16.gguf"
     assert "belongs to another model" in reason

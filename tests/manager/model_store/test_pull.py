@@ -5,12 +5,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from manager.downloads import DownloadFailed, NoRoom
-from manager.model_store import BadSource, ChoiceNeeded, Plan, manifests, pull, resolve, suggested_entry, verify
+from manager.model_store import (
+    BadSource,
+    ChoiceNeeded,
+    Plan,
+    import_file,
+    manifests,
+    pull,
+    resolve,
+    suggested_entry,
+    verify,
+)
 from manager.models_file import read_models_file
 from tests.fakes.hub import COMMIT, Fault, running_hub
 from tests.manager.model_store.conftest import Store, gguf_entry, write_all
@@ -331,3 +343,161 @@ async def test_what_is_suggested_is_a_good_entry(store: Store, repository: dict[
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({name: entry}))
     assert list(await asyncio.to_thread(read_models_file, file)) == [name]
+
+
+def damage(path: Path) -> bytes:
+    """Another last byte, some time after it came; what it was before."""
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    later = path.stat().st_mtime + 10
+    os.utime(path, (later, later))
+    return before
+
+
+def list_entry(store: Store, name: str, path: Path) -> None:
+    file = store.settings.storage.models_file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({name: {"params": {"model": str(path.relative_to(store.folder))}}}))
+
+
+async def test_a_pull_does_not_replace_the_file_of_an_imported_model(store: Store) -> None:
+    source = write_all(store.folder.parent / "in", {"m.gguf": tiny(store, 1)}) / "m.gguf"
+    imported = await import_file(source, store.settings, name="mine")
+    list_entry(store, "mine", imported.plan.model)
+    store.hub.files["/m.gguf"] = tiny(store, 2)
+    with pytest.raises(BadSource, match=r"m\.gguf is there already, as a file of mine \(from /.*; remove that model"):
+        await store.pull(store.hub.url("/m.gguf"))
+    assert imported.plan.model.read_bytes() == tiny(store, 1)
+
+
+async def test_two_addresses_with_one_file_name_are_two_models(store: Store) -> None:
+    store.hub.files |= {"/a/m.gguf": tiny(store, 1), "/b/m.gguf": tiny(store, 2)}
+    first = await store.pull(store.hub.url("/a/m.gguf"))
+    same_tag = Fault(headers={"ETag": f'"{hashlib.sha256(tiny(store, 1)).hexdigest()[:32]}"'})
+    for fault in (Fault(), same_tag):
+        store.hub.fail("/b/m.gguf", fault)
+        with pytest.raises(BadSource, match=r"as a file of a model \(from http.*/a/m\.gguf\)"):
+            await store.pull(store.hub.url("/b/m.gguf"))
+    assert first.plan.model.read_bytes() == tiny(store, 1)
+
+
+async def test_another_revision_under_a_name_of_its_own_does_not_replace_the_first(
+    store: Store, repository: dict[str, bytes]
+) -> None:
+    first = (await store.pull(REPO, mmproj=False)).plan
+    await asyncio.to_thread(list_entry, store, first.name, first.model)
+    changed = {"tiny-Q4_K_M.gguf": tiny(store, 9)}
+    store.hub.add_repository(REPO, changed, commit="b" * 40, revision="v2")
+    with pytest.raises(BadSource, match=f"as a file of {first.name} .* at c0ffee"):
+        await store.pull(f"{REPO}@v2", name="r-v2")
+    assert first.model.read_bytes() == repository["tiny-Q4_K_M.gguf"]
+    assert (await store.pull(f"{REPO}@v2", name=first.name)).plan.model.read_bytes() == tiny(store, 9)
+    assert (await store.pull(f"{REPO}:Q4_K_M")).plan.model.read_bytes() == repository["tiny-Q4_K_M.gguf"]
+
+
+async def test_a_projector_is_not_replaced_under_another_model_of_the_repository(
+    store: Store, repository: dict[str, bytes]
+) -> None:
+    await store.pull(f"{REPO}:Q8_0")
+    changed = {"tiny-Q4_K_M.gguf": tiny(store, 8), "mmproj-tiny-f16.gguf": tiny(store, 9)}
+    store.hub.add_repository(REPO, changed, commit="d" * 40)
+    with pytest.raises(BadSource, match=r"mmproj-tiny-f16\.gguf is there already"):
+        await store.pull(REPO)
+    assert (await store.pull(REPO, mmproj=False)).came == len(store.tiny) + 1
+
+
+async def test_a_bad_answer_leaves_the_model_that_is_there(store: Store) -> None:
+    store.hub.files["/m.gguf"] = tiny(store, 1)
+    model = (await store.pull(store.hub.url("/m.gguf"))).plan.model
+    store.hub.files["/m.gguf"] = b"an error page that calls itself a file"
+    with pytest.raises(DownloadFailed, match=r"m\.gguf is not a GGUF file; what came was deleted"):
+        await store.pull(store.hub.url("/m.gguf"))
+    assert model.read_bytes() == tiny(store, 1)
+    assert store.there == ["m.gguf"]
+
+
+async def test_a_bad_small_file_leaves_the_one_that_is_there(store: Store) -> None:
+    store.hub.add_repository("org/tiny", HF)
+    folder = (await store.pull("org/tiny")).plan.model
+    store.hub.add_repository("org/tiny", {**HF, "tokenizer.json": b'{"new": 1}'}, commit="d" * 40)
+    store.hub.fail(f"/org/tiny/resolve/{'d' * 40}/tokenizer.json", Fault(body=b'{"bad": 1}'))
+    with pytest.raises(DownloadFailed, match=r"^tokenizer\.json is not the file that the hub lists"):
+        await store.pull("org/tiny")
+    assert (folder / "tokenizer.json").read_bytes() == HF["tokenizer.json"]
+
+
+async def test_a_new_commit_that_broke_off_is_gone_on_with_in_its_small_files(store: Store) -> None:
+    store.hub.add_repository("org/tiny", HF)
+    folder = (await store.pull("org/tiny")).plan.model
+    changed = {name: data.replace(b"{}", b"[]") for name, data in HF.items()}
+    store.hub.add_repository("org/tiny", changed, commit="d" * 40)
+    store.hub.fail(f"/org/tiny/resolve/{'d' * 40}/tokenizer.json", Fault(status=404))
+    with pytest.raises(DownloadFailed):
+        await store.pull("org/tiny")
+    await store.pull("org/tiny")
+    assert (folder / "tokenizer.json").read_bytes() == b"[]"
+
+
+@pytest.mark.parametrize("address", [False, True])
+async def test_what_changed_on_the_disk_is_fetched_again(store: Store, address: bool) -> None:
+    store.hub.add_repository(REPO, {"m-Q8_0.gguf": store.tiny})
+    store.hub.files["/m.gguf"] = store.tiny
+    source = store.hub.url("/m.gguf") if address else REPO
+    model = (await store.pull(source)).plan.model
+    data = damage(model)
+    assert [check.state for check in await verify(gguf_entry(model), store.settings)] == ["changed"]
+    assert (await store.pull(source)).came == len(data)
+    assert [check.state for check in await verify(gguf_entry(model), store.settings)] == ["ok"]
+
+
+async def test_what_was_only_touched_is_read_and_kept(store: Store, repository: dict[str, bytes]) -> None:
+    model = (await store.pull(REPO)).plan.model
+    os.utime(model, (2**31, 2**31))
+    notes: list[str] = []
+    async with store.client() as client:
+        plan = await resolve(REPO, store.settings, client=client)
+        assert (await pull(plan, store.settings, client=client, note=notes.append)).came == 0
+    assert notes == ["reading tiny-Q4_K_M.gguf again: it was changed or touched since it came"]
+
+
+async def test_what_changed_is_found_though_a_pull_broke_off_in_between(store: Store) -> None:
+    names = [f"big-Q4_K_M-0000{number}-of-00002.gguf" for number in (1, 2)]
+    store.hub.add_repository(REPO, {name: tiny(store, number) for number, name in enumerate(names)})
+    plan = (await store.pull(REPO)).plan
+    data = [damage(file.target) for file in plan.files]
+    store.hub.fail(f"/{REPO}/resolve/{COMMIT}/{names[1]}", Fault(status=404))
+    with pytest.raises(DownloadFailed):
+        await store.pull(REPO)
+    assert (await store.pull(REPO)).came == len(data[1])
+    assert [file.target.read_bytes() for file in plan.files] == data
+
+
+async def test_pauses_are_told_while_the_hub_is_asked_and_while_files_come(
+    store: Store, repository: dict[str, bytes]
+) -> None:
+    store.hub.fail(f"/api/models/{REPO}/revision/main", Fault(status=429, headers={"Retry-After": "300"}))
+    store.hub.fail(f"/{REPO}/resolve/{COMMIT}/tiny-Q4_K_M.gguf", Fault(status=503))
+    notes: list[str] = []
+    async with store.client() as client:
+        plan = await resolve(REPO, store.settings, client=client, note=notes.append)
+        assert notes == ["waiting 300 s: the server answered 429 Whatever"]
+        await pull(plan, store.settings, client=client, note=notes.append)
+    assert notes[1:] == ["waiting 1 s: the server answered 503 Whatever"]
+
+
+@pytest.mark.parametrize("source", ["org/tiny", "http://127.0.0.1:1/m.gguf"])
+async def test_where_nobody_is_there_is_said_after_two_tries(store: Store, source: str) -> None:
+    away = store.with_hub(endpoint="http://127.0.0.1:1")
+    with pytest.raises(DownloadFailed, match="given up after 2 tries: no connection to 127"):
+        await away.resolve(source)
+    assert len(away.pauses) == 1
+
+
+@pytest.mark.parametrize("colon", [False, True])
+async def test_a_file_of_another_quantisation_than_asked_for_is_a_mistake(
+    store: Store, repository: dict[str, bytes], colon: bool
+) -> None:
+    file = f"{REPO}/tiny-Q8_0.gguf"
+    with pytest.raises(ChoiceNeeded, match=r"tiny-Q8_0\.gguf has no quantisation Q4_K_M"):
+        await (store.resolve(f"{file}:Q4_K_M") if colon else store.resolve(file, quant="Q4_K_M"))
+    assert (await store.resolve(file, quant="q8_0")).quant == "Q8_0"

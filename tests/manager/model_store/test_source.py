@@ -58,3 +58,18 @@ def test_what_means_nothing_is_refused(text: str) -> None:
 
 def test_a_home_folder_is_meant_by_a_tilde() -> None:
     assert parse_source("~/b.gguf", HUB) == LocalSource(Path.home() / "b.gguf")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://bob:hunter2@files.test/m.bin?sig=S3cr#S3cr", "https://bob:hunter2@[::1/b.gguf?sig=S3cr",
+        "ftp://bob:hunter2@files.test/b.gguf?S3cr", "https://bob:hunter2@hub.test/hf/gpt2?S3cr",
+        "https://bob:hunter2@files.test/a\n.gguf?S3cr",
+    ],
+)  # fmt: skip
+def test_a_refused_address_is_shown_without_its_secrets(text: str) -> None:
+    with pytest.raises(BadSource) as caught:
+        parse_source(text, HUB)
+    assert "hunter2" not in caught.value.message
+    assert "S3cr" not in caught.value.message
