@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 from benchmarks.gpu_judging import FREED_SLACK, FREED_WITHIN, OnGpu, Token
 from benchmarks.targets import ROOT, logged, process
 from manager.auth import KeyStore
-from manager.memory_free import gpus
+from manager.engines.llama.native import drives_cuda
+from manager.memory_free import Gpus, gpus
 
 PROMPTS: Final = (
     "What is the capital of France?",
@@ -35,6 +36,7 @@ WINDOW: Final = 512  # of one stream, in tokens
 CPU, GPU = "on-cpu", "on-gpu"
 _LAYERS: Final = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _STEP: Final = 0.02
+_WRITTEN_WITHIN: Final = 5.0  # seconds until a line of an engine is in its file
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Service:
     url: str
     key: str
     size: int  # bytes of the model's file
+    log: Path  # of the second model's engine
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """What the service answers, from JSON. Raises RuntimeError for any status but 200."""
@@ -62,6 +65,14 @@ class Service:
         """One answer at temperature 0, which no earlier prompt helps."""
         asked = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens}
         return self.ask("POST", "/v1/chat/completions", {**asked, "temperature": 0, "cache_prompt": False, **more})
+
+
+def require_gpu(nvidia: Gpus | None = None, binary: Path | None = None) -> None:
+    """Raise RuntimeError where there is no NVIDIA GPU, or `binary` says that it would use none."""
+    if not (nvidia or gpus()).free():
+        raise RuntimeError("no NVIDIA GPU")
+    if binary is not None and not drives_cuda(binary):
+        raise RuntimeError(f"no NVIDIA GPU for {binary}: its --list-devices names none of CUDA")
 
 
 @contextlib.contextmanager
@@ -85,6 +96,8 @@ def service(binary: Path, model: Path, *, gpu: bool) -> Iterator[Service]:
             "LLAMAHERD_LLAMA__LAUNCHER": "native",
             "LLAMAHERD_LLAMA__BINARY": str(binary),
             "LLAMAHERD_LLAMA__LOG_LEVEL": "trace",  # tells how many layers went to the GPU
+            "LLAMAHERD_LOG__FOLDER": str(folder / "logs"),
+            "LLAMAHERD_LOG__MAX_SIZE": str(1 << 30),  # what the load said is not put away
             "LLAMAHERD_SCHEDULING__MOST_LOADED": "1",
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             **{name: value for name, value in os.environ.items() if name.startswith(("CUDA_", "NVIDIA_"))},
@@ -92,7 +105,7 @@ def service(binary: Path, model: Path, *, gpu: bool) -> Iterator[Service]:
         argv = [sys.executable, "-m", "manager.cli", "serve"]
         with process("service", argv, settings, folder):
             url = logged(folder / "service.log", re.compile(r"listening urls=(http://\S+)"))
-            yield Service(url, key, model.stat().st_size)
+            yield Service(url, key, model.stat().st_size, folder / "logs" / f"{GPU}.log")
 
 
 def texts(there: Service, model: str) -> list[list[Token]]:
@@ -146,8 +159,7 @@ class OnGpuWatch:
     def look(self) -> OnGpu:
         """To be called while the model is loaded and was used; unloads it."""
         details = self._there.ask("GET", f"/admin/models/{GPU}")
-        log = json.dumps(self._there.ask("GET", f"/admin/models/{GPU}/logs?lines=2000"))
-        layers = _LAYERS.search(log)
+        layers = self._layers()
         estimate = sum(size for device, size in details["estimate"]["devices"].items() if device.startswith("gpu"))
         by_process = gpus().used({details["pid"]})
         missing = sum(self._before) - sum(_free())
@@ -157,9 +169,21 @@ class OnGpuWatch:
             estimate=estimate,
             taken=taken if self._before else None,
             file_size=self._there.size,
-            layers=(int(layers[1]), int(layers[2])) if layers else None,
+            layers=layers,
             freed_after=self._freed_after(),
         )
+
+    def _layers(self) -> tuple[int, int] | None:
+        """By the file of its log: /admin/models/ID/logs has the last lines only, and the load was long ago."""
+        until = time.perf_counter() + _WRITTEN_WITHIN
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                found = _LAYERS.search(self._there.log.read_text(errors="replace"))
+                if found:
+                    return int(found[1]), int(found[2])
+            if time.perf_counter() > until:
+                return None
+            time.sleep(_STEP)
 
     def _freed_after(self) -> float | None:
         began = time.perf_counter()

@@ -25,6 +25,7 @@ from manager.errors import ConfigError
 from manager.exposure import refuse_weakness, warn_of_keys_in_clear
 from manager.home import return_home
 from manager.log import AccessLog
+from manager.memory_devices import refuse_two_names
 from manager.memory_ledger import Ledger
 from manager.metrics import Metrics
 from manager.pool import ModelPool
@@ -54,6 +55,7 @@ def create_app(settings: Settings) -> web.Application:
     if settings.llama.binary is not None or settings.llama.launcher == "native":
         choose_launcher(settings)
     catalog = load_catalog(settings)
+    refuse_two_names(settings, catalog)
     run_folder = RunFolder(settings.storage.run_folder)
     metrics = Metrics()
     pool = ModelPool(catalog, settings, engine_factory(settings, run_folder), Ledger(settings), metrics)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol, TextIO
 
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -17,32 +17,35 @@ from manager.errors import HerdError
 from manager.log_file import LogFile
 from manager.log_lines import formatter, json_line, note
 from manager.log_models import ModelLogs
-from manager.log_queue import InFiles, Listener, LogFiles, ToQueue
+from manager.log_queue import Console, InFiles, Listener, LogEnds, LogFiles, ToQueue
 from manager.settings_sections import LogSettings
 
 logger = logging.getLogger(__name__)
 
 FLUSH_EVERY: Final = 0.5
-# Where the terminal or the journal does not keep up, lines are dropped and counted, not memory filled.
+# Where the disk does not keep up, lines are dropped and counted, not memory filled.
 PENDING_MOST: Final = 100_000
+# Seconds that standard error has at the end to take what is left: it may be a pipe that nobody reads.
+CONSOLE_ENDS_WITHIN: Final = 2.0
 _WITHOUT_FILES: Final = LogSettings(folder=None)
 
 
 @contextmanager
-def logging_to(stream: TextIO, level: str, settings: LogSettings = _WITHOUT_FILES) -> Iterator[LogFiles | None]:
+def logging_to(stream: TextIO, level: str, settings: LogSettings = _WITHOUT_FILES) -> Iterator[LogEnds]:
     """Send the log to `stream` and to files, where these are wanted, while the context lasts.
 
-    Writing happens in a thread of its own. What can't be written ends nothing. An exception that ends the context is
-    only written to the file: who started the service hears of it in another way.
+    Writing happens in threads of its own: the files do not wait for the stream. What can't be written ends nothing. An
+    exception that ends the context is only written to the file: who started the service hears of it in another way.
     """
     lines: queue.SimpleQueue[Any] = queue.SimpleQueue()
     files = _files(settings, lines.put)
     form = formatter(settings.format)
-    console = logging.StreamHandler(stream)
-    console.setFormatter(form)
+    console = Console(stream, settings.format)
+    to_console = logging.StreamHandler(console)
+    to_console.setFormatter(form)
     in_files = InFiles(files) if files is not None else logging.NullHandler()
     in_files.setFormatter(form)
-    listener = Listener(lines, console, in_files)
+    listener = Listener(lines, to_console, in_files)
     requests = logging.getLogger("aiohttp.server")
     requests.addFilter(_without_bytes_of_requests)
     root = logging.getLogger()
@@ -54,7 +57,7 @@ def logging_to(stream: TextIO, level: str, settings: LogSettings = _WITHOUT_FILE
         files.main.check()
     failure: logging.LogRecord | None = None
     try:
-        yield files
+        yield LogEnds(console, files)
     except Exception as error:
         failure = _ended_by(error)
         raise
@@ -66,6 +69,7 @@ def logging_to(stream: TextIO, level: str, settings: LogSettings = _WITHOUT_FILE
         listener.stop()
         if failure is not None:
             in_files.handle(failure)
+        console.close(CONSOLE_ENDS_WITHIN)
 
 
 def _files(settings: LogSettings, later: Callable[[Callable[[], None]], None]) -> LogFiles | None:
@@ -92,10 +96,14 @@ def _without_bytes_of_requests(record: logging.LogRecord) -> bool:
     return True
 
 
+class _Writable(Protocol):
+    def write(self, text: str, /) -> object: ...
+
+
 class AccessLog:
     """One line per request, made on its way in about a microsecond and written in batches by a thread."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: _Writable | None = None) -> None:
         self._stream = stream or sys.stderr
         self._as_json = False
         self._file: LogFile | None = None
@@ -104,9 +112,10 @@ class AccessLog:
         self._second = 0
         self._stamp = ""
 
-    def write_as(self, form: str, file: LogFile | None) -> None:
-        """Lines are of this form from now on, as that of the setting log.format, and go to the file too."""
-        self._as_json, self._file = form == "json", file
+    def write_as(self, form: str, ends: LogEnds) -> None:
+        """Lines are of this form from now on, as that of the setting log.format, and go where all others go."""
+        self._as_json = form == "json"
+        self._stream, self._file = ends.console, ends.files.main if ends.files is not None else None
 
     def add(self, request_id: str, method: str, path: str, status: int, seconds: float, key_id: str) -> None:
         """Note one answered request. `path` has no query string: a question may be in it."""
@@ -161,8 +170,4 @@ class AccessLog:
         text = "".join(lines)
         if self._file is not None:
             self._file.write(text)
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except OSError:  # a full disk, a reader that went: requests go on
-            self._dropped += len(lines)
+        self._stream.write(text)

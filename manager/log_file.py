@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import threading
@@ -108,6 +109,9 @@ class LogFile:
         for number in range(self._keep - 1, -1, -1):
             with contextlib.suppress(FileNotFoundError):
                 self._numbered(number).replace(self._numbered(number + 1))
+        with contextlib.suppress(OSError):  # until there is none: `keep` may have been more before
+            for number in itertools.count(self._keep + 1):
+                self._numbered(number).unlink()
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}") if number else self._path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -13,6 +14,9 @@ import orjson
 from pythonjsonlogger.json import JsonFormatter
 
 ABOUT_MODEL: Final = "model=%s"
+# They move the cursor of who reads the log, colour or hide lines, or change the title of the window.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTINUES: Final = "\n    "
 
 
 class Answering:
@@ -54,6 +58,15 @@ def json_line(fields: Mapping[str, Any]) -> str:
         return json.dumps(fields) + "\n"
 
 
+def as_text(message: str) -> str:
+    """How the text form shows it: no part looks like a line of its own, and control characters are escaped."""
+    return _CONTROL.sub(_escaped, message).replace("\n", _CONTINUES)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\x{ord(found[0]):02x}"
+
+
 def note(form: str, seconds: float, logger: str, message: str) -> str:
     """A line, a warning, that came about while lines were written."""
     if form == "json":
@@ -67,6 +80,9 @@ def formatter(form: str) -> logging.Formatter:
 
 
 class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return as_text(super().format(record))
+
     def formatMessage(self, record: logging.LogRecord) -> str:
         request: str | None = getattr(record, "request", None)
         about = f"request={request} " if request else ""

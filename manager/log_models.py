@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import quote
 
 from manager.log_file import LogFile
-from manager.log_lines import json_line, note, stamp
+from manager.log_lines import as_text, json_line, note, stamp
 from manager.settings_sections import LogSettings
 
 HAND_OVER_EVERY: Final = 0.5
@@ -103,7 +103,7 @@ class ModelLogs:
             fields = {"time": time_, "logger": "engine", "model": part.model}
             yield from (json_line(fields | {"message": line}) for line in part.lines)
         else:
-            yield from (f"{time_} ENGINE {line}\n" for line in part.lines)
+            yield from (f"{time_} ENGINE {as_text(line)}\n" for line in part.lines)
         if part.lost:
             yield note(self._settings.format, part.time, __name__, f"engine's lines lost={part.lost}")
 

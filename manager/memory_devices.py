@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from manager.engines.kinds import BUILT_IN
@@ -11,7 +11,8 @@ from manager.engines.llama.native import Launcher, choose_launcher, devices, dri
 from manager.entry import ModelEntry
 from manager.errors import ConfigError
 from manager.memory import HOST
-from manager.memory_free import Free, Gpus
+from manager.memory_free import Free, Gpus, gpus, host_free
+from manager.memory_hf import torch_drives_cuda
 from manager.placement import leaves_open
 from manager.settings import Settings
 
@@ -55,6 +56,11 @@ class Devices:
             logger.debug("model=%s its GPU can't be chosen: %s", entry.name, error)
             return []
 
+    def two_names(self) -> bool:
+        """Whether a name such as gpu0 is one GPU for GGUF models and another for torch."""
+        pairs = zip(self._nvidia.places(), self._nvidia.places(self._visible), strict=False)
+        return any(ours != theirs for ours, theirs in pairs) and bool(self._of_llama(self.launcher()[1]))
+
     def launcher(self) -> tuple[Launcher, Path | None]:
         """That of GGUF models, with its binary where it has one."""
         try:
@@ -79,3 +85,19 @@ class Devices:
             return ()
         found = self._nvidia.free(self._visible)
         return found if any(gpu.total for gpu in found) and drives_cuda(binary, self._visible) else ()
+
+
+def refuse_two_names(settings: Settings, entries: Iterable[ModelEntry]) -> None:
+    """Raise ConfigError where models of both kinds would be counted on one GPU, and are on two. Blocks."""
+    visible = settings.llama.cuda_visible_devices
+    if not visible or not settings.memory.admission:
+        return
+    named = next((one.name for one in entries if one.engine == "hf" and one.hf.device_map != "cpu"), None)
+    if named is None or not torch_drives_cuda():
+        return
+    if Devices(settings, host_free, gpus(), torch_drives_cuda).two_names():
+        raise ConfigError(
+            f"llama.cuda_visible_devices is {visible}, but models of Hugging Face ({named}) run in the service itself "
+            "and have other GPUs: what is free could not be told. Set CUDA_VISIBLE_DEVICES in the environment of the "
+            "service instead, which counts for both"
+        )

@@ -6,10 +6,8 @@ import importlib
 import logging
 import os
 import shutil
-import subprocess
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,14 +15,14 @@ from typing import Any, Final
 
 import psutil
 
+from manager.memory_cgroup import memory_limits
+from manager.memory_smi import SMI, smi_rows
+
 logger = logging.getLogger(__name__)
 
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
 _OWN_GROUPS: Final = Path("/proc/self/cgroup")
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
-_SMI: Final = "nvidia-smi"
-_SMI_TIMEOUT: Final = 10.0
-_SMI_COLUMNS: Final = ("index", "uuid", "memory.total", "memory.free", "name")
 _MIB: Final = 1 << 20
 
 
@@ -42,7 +40,7 @@ def host_free(root: Path = CGROUP_ROOT, groups: Path = _OWN_GROUPS) -> Free:
     """What a new process may take without swapping. Pages of files that nobody needs count as free."""
     memory = psutil.virtual_memory()
     lowest = Free("host", memory.total, memory.available, "host")
-    for limit, used in _limits(root, groups, memory.total):
+    for limit, used in memory_limits(root, groups, memory.total):
         free = max(0, limit - used)
         if free < lowest.free:
             lowest = Free("host", limit, free, "cgroup")
@@ -70,8 +68,20 @@ class Gpus:
         """What is free on each; both numbers are 0 where a GPU does not tell, as one that uses the host's memory."""
         self._ask()
         if self._nvml is not None:
-            return tuple(self._free(number, handle) for number, handle in enumerate(self._handles(visible)))
+            return tuple(self._free(number, handle) for number, handle in enumerate(self._visible(visible).values()))
         return () if self._smi is None else _by_smi(self._smi, visible)
+
+    def lost(self) -> dict[int, str]:
+        """The GPUs that don't answer, which `free` leaves out: why, by NVML's number, which nvidia-smi shows too."""
+        self._ask()
+        return {} if self._nvml is None else self._sorted()[1]
+
+    def places(self, visible: str | None = None) -> tuple[int, ...]:
+        """Which GPUs of the machine those of `free` are, in its order, by the number that nvidia-smi shows."""
+        self._ask()
+        if self._nvml is None:
+            return () if self._smi is None else tuple(_seen(smi_rows(self._smi), visible))
+        return tuple(self._visible(visible))
 
     def used(self, pids: Collection[int], visible: str | None = None) -> dict[str, int]:
         """Bytes that these processes have together of each GPU; without those of which NVML does not know it.
@@ -82,7 +92,7 @@ class Gpus:
         if self._nvml is None:
             return {}
         found = {}
-        for number, handle in enumerate(self._handles(visible)):
+        for number, handle in enumerate(self._visible(visible).values()):
             try:
                 processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
             except self._nvml.NVMLError as error:
@@ -101,7 +111,7 @@ class Gpus:
                 return
             self._nvml = self._started()
             if self._nvml is None:
-                self._smi = shutil.which(_SMI)
+                self._smi = shutil.which(SMI)
                 if self._smi is not None and not _by_smi(self._smi, None):
                     self._smi = None
             self._asked = True
@@ -118,18 +128,41 @@ class Gpus:
             logger.debug("nvml=unavailable: %s", error)
             return None
 
-    def _handles(self, visible: str | None) -> list[Any]:
-        nvml = self._nvml
+    def _sorted(self) -> tuple[dict[int, Any], dict[int, str]]:
+        """Handles by NVML's number, and why a GPU has none, by its number. One that fails must not hide the others."""
+        nvml, working, lost = self._nvml, dict[int, Any](), dict[int, str]()
         try:
-            handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
-            chosen = os.environ.get(_VISIBLE) if visible is None else visible
-            if chosen is None:
-                return handles
-            identities = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
-            return [handles[position] for position in _visible(chosen, identities)]
+            count = nvml.nvmlDeviceGetCount()
         except nvml.NVMLError as error:
             self._complain(str(error))
-            return []
+            count = 0
+        for number in range(count):
+            try:
+                working[number] = nvml.nvmlDeviceGetHandleByIndex(number)
+            except nvml.NVMLError as error:
+                self._complain(f"GPU {number}: {error}")
+                lost[number] = str(error)
+        return working, lost
+
+    def _visible(self, visible: str | None) -> dict[int, Any]:
+        """Handles of the GPUs that work and are visible, in that order, by NVML's number. CUDA counts these alone."""
+        working, _ = self._sorted()
+        chosen = _chosen(visible)
+        if chosen is None:
+            return working
+        names = chosen.split(",")
+        by_number = all(name.strip().isdecimal() for name in names)
+        found = [*working.items()]
+        identities = [""] * len(found) if by_number else [self._identity(*one) for one in found]
+        return dict(found[position] for position in _visible(names, identities))
+
+    def _identity(self, number: int, handle: Any) -> str:
+        """The UUID; empty, which begins with no name, where it is not told."""
+        try:
+            return _text(self._nvml.nvmlDeviceGetUUID(handle))
+        except self._nvml.NVMLError as error:
+            self._complain(f"UUID of GPU {number}: {error}")
+            return ""
 
     def _free(self, number: int, handle: Any) -> Free:
         nvml, name, total, free = self._nvml, "NVIDIA GPU", 0, 0
@@ -159,74 +192,38 @@ def gpus_free(visible: str | None = None) -> tuple[Free, ...]:
     return gpus().free(visible)
 
 
-def _limits(root: Path, groups: Path, total: int) -> Iterator[tuple[int, int]]:
-    """Limit, below `total`, and use of our control group and of those around it.
-
-    These are in version 2 the one tree, in version 1 that of memory.
-    """
-    try:
-        lines = groups.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            yield from _group_limits(root, path, total, "memory.max", "memory.current", "")
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
-            yield from _group_limits(root / "memory", path, total, *names)
+def _chosen(visible: str | None) -> str | None:
+    return os.environ.get(_VISIBLE) if visible is None else visible
 
 
-def _group_limits(root: Path, path: str, total: int, limit: str, used: str, prefix: str) -> Iterator[tuple[int, int]]:
-    folder = root / path.lstrip("/")
-    # Pages of files can be taken back, those of a mapped model that is in use as well: the kernel calls both available.
-    files = {f"{prefix}inactive_file", f"{prefix}active_file"}
-    # In a container the path may be the host's, and only its own root is there.
-    for group in (folder, *(parent for parent in folder.parents if parent.is_relative_to(root))):
-        with suppress(OSError, ValueError):  # no limit is the word "max"
-            most = int((group / limit).read_text())
-            if most < total:
-                now = int((group / used).read_text())
-                yield most, max(0, now - _stat(group / "memory.stat", files))
-
-
-def _stat(file: Path, keys: Collection[str]) -> int:
-    with suppress(OSError, ValueError):
-        return sum(int(value) for name, value in map(str.split, file.read_text().splitlines()) if name in keys)
-    return 0
-
-
-def _visible(chosen: str, identities: Sequence[str]) -> list[int]:
+def _visible(names: Sequence[str], identities: Sequence[str]) -> list[int]:
     """Positions of the GPUs that CUDA_VISIBLE_DEVICES names, by number or beginning of the UUID.
 
-    As CUDA reads it: what follows a name that means nothing does not count.
+    As CUDA reads it: what follows a name that means nothing does not count, and where one is named twice, nothing does.
     """
     positions: list[int] = []
-    for name in (part.strip() for part in chosen.split(",")):
+    for name in map(str.strip, names):
         if name.isdecimal():
             found = [int(name)] if int(name) < len(identities) else []
         else:
             found = [position for position, identity in enumerate(identities) if name and identity.startswith(name)]
         if len(found) != 1:
             break
+        if found[0] in positions:
+            return []
         positions += found
     return positions
 
 
 def _by_smi(program: str, visible: str | None) -> tuple[Free, ...]:
-    query = [f"--query-gpu={','.join(_SMI_COLUMNS)}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(  # noqa: S603  the program that PATH names
-            [program, *query], stdin=subprocess.DEVNULL, capture_output=True, timeout=_SMI_TIMEOUT, check=True
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        logger.debug("%s=failed: %s", _SMI, error)
-        return ()
-    lines = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.count(",") > 3]
-    rows = [[cell.strip() for cell in line.split(",", 4)] for line in lines]
-    chosen = os.environ.get(_VISIBLE) if visible is None else visible
-    positions = range(len(rows)) if chosen is None else _visible(chosen, [row[1] for row in rows])
-    return tuple(_smi_row(number, rows[position]) for number, position in enumerate(positions))
+    rows = smi_rows(program)
+    return tuple(_smi_row(number, rows[position]) for number, position in enumerate(_seen(rows, visible)))
+
+
+def _seen(rows: Sequence[Sequence[str]], visible: str | None) -> Sequence[int]:
+    """Positions of the visible ones."""
+    chosen = _chosen(visible)
+    return range(len(rows)) if chosen is None else _visible(chosen.split(","), [row[1] for row in rows])
 
 
 def _smi_row(number: int, row: Sequence[str]) -> Free:

@@ -31,21 +31,30 @@ def did_you_mean(word: str, known: Iterable[str], *, prefix: str = "") -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: quoted, and cut where it is long."""
-    text = repr(value)
+    """A value as a message shows it: quoted, without the password of an address, and cut where it is long."""
+    text = _masked(repr(value))
     return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
 
 
-def problem(error: ErrorDetails) -> str:
-    """What is wrong with one value, as the end of a sentence that names its place."""
+def _masked(text: str) -> str:
+    """Without what may be a name and a password: from the first // to the last @, in a list too much of it."""
+    head, slashes, rest = text.partition("//")
+    hidden, at, tail = rest.rpartition("@")
+    # An address with a revision, //host/name@main, has none.
+    return f"{head}{slashes}…@{tail}" if at and (":" in hidden or "/" not in hidden) else text
+
+
+def problem(error: ErrorDetails, *, secret: bool = False) -> str:
+    """What is wrong with one value, as the end of a sentence that names its place. A `secret` is not shown."""
     kind = error["type"]
+    got = "" if secret else f" (got {shown(error['input'])})"
     if kind == "missing":
         return "is missing"
     if kind == "extra_forbidden":
         return "unknown key"
     if kind in _CONTAINERS:
-        return f"must be {_CONTAINERS[kind]} (got {shown(error['input'])})"
+        return f"must be {_CONTAINERS[kind]}{got}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if isinstance(error["input"], dict | list | tuple) and kind == "value_error":
         return message  # the rule concerns several keys; their values would be noise
-    return f"{message[0].lower()}{message[1:]} (got {shown(error['input'])})"
+    return f"{message[0].lower()}{message[1:]}{got}"

@@ -11,11 +11,15 @@ from manager.memory import FIT_MARGIN, cuda_numbers
 from manager.memory_figures import Expected, Room
 from manager.plan import Wanted, make_plan
 
-# Arguments of llama-server that say where a model goes, or bring in devices of other machines.
+# Arguments of llama-server that say where a model or a part of it goes, by which room that is decided, or bring in
+# devices of other machines.
 _PLACING: Final = frozenset(
     {
         *("-dev", "--device", "-mg", "--main-gpu", "-sm", "--split-mode", "-ts", "--tensor-split", "--rpc"),
-        *("-ngl", "--gpu-layers", "--n-gpu-layers"),
+        *("-ngl", "--gpu-layers", "--n-gpu-layers", "-ot", "--override-tensor"),
+        *("-devd", "--device-draft", "--spec-draft-device", "-mmdev", "--mmproj-device"),
+        *("-otd", "--override-tensor-draft", "--spec-draft-override-tensor"),
+        *("-fit", "--fit", "-fitt", "--fit-target"),
     }
 )
 

@@ -11,6 +11,7 @@ from manager.auth import KeyStore
 from manager.catalog import Catalog, load_catalog
 from manager.engines.llama.slots import forget_others
 from manager.errors import ConfigError, HerdError, ShuttingDown
+from manager.memory_devices import refuse_two_names
 from manager.settings import Settings
 from manager.tls import ServerTls
 
@@ -101,6 +102,7 @@ class Reloader:
     def _read(self) -> tuple[Catalog, bool]:
         # The models first: where they are refused, certificate and keys are left as they were too.
         catalog = load_catalog(self._settings, self._models.catalog.warnings)
+        refuse_two_names(self._settings, catalog)
         if self._certificate is not None:
             self._certificate.reload()
         return catalog, self._keys.reload_if_changed()

@@ -21,7 +21,7 @@ from manager.connections import ConnectionServer, Runner
 from manager.errors import ConfigError
 from manager.listener import Listener
 from manager.log import logging_to
-from manager.log_queue import LogFiles
+from manager.log_queue import LogEnds
 from manager.notify import Notifier
 from manager.places import Places
 from manager.redirect import Redirect
@@ -41,26 +41,28 @@ GC_THRESHOLDS: Final = (20_000, 20, 50)
 
 def run(settings: Settings) -> int:
     """Serve until a signal; returns the exit status. Raises ConfigError for a mistake in settings or files."""
+    # Else it would end a service that has not come to reading files again. SIG_IGN would be inherited by children.
+    signal.signal(signal.SIGHUP, lambda *_: None)
     notifier = Notifier.taken_from(os.environ)
     notifier.starting()
     passed = passed_sockets(os.environ)
     settings = passed.applied_to(settings)
     with (
-        logging_to(sys.stderr, settings.server.log_level, settings.log) as files,
+        logging_to(sys.stderr, settings.server.log_level, settings.log) as ends,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         app = composition.create_app(settings)
-        _log_to(files, settings.log.format, app[SERVICE])
+        _log_to(ends, settings.log.format, app[SERVICE])
         runner.run(_serve(app, settings, notifier, passed))
     return 0
 
 
-def _log_to(files: LogFiles | None, form: str, service: Service) -> None:
+def _log_to(ends: LogEnds, form: str, service: Service) -> None:
     """Requests and what engines write go where all else goes."""
     if service.access_log is not None:
-        service.access_log.write_as(form, files.main if files is not None else None)
-    if files is not None:
-        service.pool.engine_lines_to = files.models.add
+        service.access_log.write_as(form, ends)
+    if ends.files is not None:
+        service.pool.engine_lines_to = ends.files.models.add
 
 
 async def _serve(app: web.Application, settings: Settings, notifier: Notifier, passed: PassedSockets) -> None:

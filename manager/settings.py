@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from manager.errors import ConfigError
@@ -96,7 +96,7 @@ def _worded(error: ValidationError, given: Mapping[str, Any]) -> str:
         elif place:
             setting = place
         hint = _hint(key) if detail["type"] == "extra_forbidden" else ""
-        lines.append(f"{setting}: {problem(detail)}{hint}")
+        lines.append(f"{setting}: {problem(detail, secret=_is_secret(key))}{hint}")
     return "\n".join(dict.fromkeys(lines))
 
 
@@ -107,6 +107,12 @@ def _place(key: KeyPath, given: Mapping[str, Any], layers: tuple[Layer, ...]) ->
         return "command line"
     places = [place for layer in layers for place in sorted(layer.places(key))]
     return ", ".join(places) if len(key) == 1 else next(iter(places), "")
+
+
+def _is_secret(key: KeyPath) -> bool:
+    section: Any = Settings.model_fields[key[0]].annotation if key[0] in Settings.model_fields else None
+    field = getattr(section, "model_fields", {}).get(key[-1])
+    return field is not None and SecretStr in (field.annotation, *get_args(field.annotation))
 
 
 def _hint(key: tuple[str, ...]) -> str:

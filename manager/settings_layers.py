@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from manager.errors import ConfigError
 from manager.mistakes import did_you_mean
+from manager.settings_yaml import composed, python
 
 PREFIX: Final = "LLAMAHERD_"
 DOTENV: Final = Path(".env")
@@ -65,11 +66,19 @@ def layers_of(
     environment, dotenv = environment_layer(settings_cls, os.environ), dotenv_layer(settings_cls)
     said = (given, environment.values, dotenv.values)
     path = next((values["config_path"] for values in said if values.get("config_path")), None)
-    file = YamlLayer(settings_cls, None if path is None else Path(path).expanduser())
+    file = YamlLayer(settings_cls, None if path is None else _home_of(Path(path)))
     mistakes = [*environment.mistakes, *dotenv.mistakes, *file.mistakes]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return environment, dotenv, file
+
+
+def _home_of(path: Path) -> Path:
+    """With its ~ replaced, as AbsolutePath does."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"config_path: {path}: its ~ means no folder here; set HOME") from None
 
 
 def sections_of(settings_cls: type[BaseSettings]) -> dict[str, frozenset[str]]:
@@ -200,7 +209,7 @@ class YamlLayer(Layer):
         self.path = path
         if path is None:
             return
-        root = _composed(path)
+        root = composed(path)
         if root is None:
             return
         if not isinstance(root, yaml.MappingNode):
@@ -216,7 +225,7 @@ class YamlLayer(Layer):
             for key, value, key_line in self._items(node, path, f"{section}."):
                 place = f"{path}, line {key_line}: {section}.{key}"
                 if key in keys:
-                    self.put((section, key), _python(value, place), place)
+                    self.put((section, key), python(value, place), place)
                 else:
                     hint = did_you_mean(key, keys, prefix=f"{section}.")
                     self.mistakes.append(f"{place}: unknown key{hint}")
@@ -232,30 +241,3 @@ class YamlLayer(Layer):
                 self.mistakes.append(f"{path}, line {line}: {prefix}{key}: is there twice")
             items[key] = (key, value, line)
         return list(items.values())
-
-
-def _composed(path: Path) -> yaml.Node | None:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: the configuration file (CONFIG_PATH) does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        return yaml.compose(text, yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
-        raise ConfigError(f"{path}{place}: not valid YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-
-
-def _python(node: yaml.Node, place: str) -> Any:
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_document(node)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{place}: not a value that can be read: {error}") from None
-    finally:
-        loader.dispose()

@@ -27,10 +27,14 @@ def _in_data(name: str) -> Any:
     return lambda values: values["data_folder"] / name
 
 
-def _cache_folder() -> Path:
+def _cache_folder(values: dict[str, Any]) -> Path:
     # An empty or relative XDG_CACHE_HOME counts as not set (XDG Base Directory Specification).
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "llamaherd"
+    try:
+        return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "llamaherd"
+    except RuntimeError:  # a user without a home, as that of a container may be
+        folder: Path = values["data_folder"] / "cache"
+        return folder
 
 
 class ModelSettings(Section):

@@ -22,8 +22,12 @@ def _not_bool(value: Any) -> Any:
 
 
 def _absolute(path: Path) -> Path:
+    try:
+        path = path.expanduser()
+    except RuntimeError:
+        raise ValueError("its ~ means no folder here: set HOME, or the whole path") from None
     # Not resolve(): a link to the data is the name under which its owner knows it.
-    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  see above
+    return Path(os.path.abspath(path))  # noqa: PTH100  see above
 
 
 def _not_empty(value: Any) -> Any:

@@ -59,7 +59,8 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
     request, and this is on the way of every one.
     """
 
-    path = None if "{" in route else route  # what a request asks for, where the route tells; else its URL is parsed
+    # What a request asks for, where the route tells; else its URL is parsed.
+    path = route if route.startswith("/") and "{" not in route else None
 
     async def guard(request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()

@@ -18,6 +18,7 @@ starter model, which comes from the package index.
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import subprocess
 import sys
@@ -43,6 +44,8 @@ except ImportError as missing:
 
 MIB = 1 << 20
 CPU_TOKENS = 32  # of each stream there
+MOST_TOKENS = measuring.WINDOW - 64  # the rest of a stream's window is for its prompt
+FAILURES = (HerdError, RuntimeError, OSError, http.client.HTTPException, subprocess.CalledProcessError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +124,41 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--binary", type=Path, metavar="PATH", help="a llama-server that is there; nothing is built")
     parser.add_argument("--source", type=Path, metavar="PATH", help="folder or archive of llama.cpp to build")
     parser.add_argument("--model", type=Path, metavar="PATH", help="GGUF file; default: the starter model")
-    parser.add_argument("--tokens", type=int, default=128, metavar="N", help="of each stream on the GPU [128]")
+    parser.add_argument("--tokens", type=_tokens, default=128, metavar="N", help="of each stream on the GPU [128]")
     parser.add_argument("--json", action="store_true", help="print everything as JSON and no table")
     return parser.parse_args(argv)
+
+
+def _tokens(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= MOST_TOKENS:
+        raise argparse.ArgumentTypeError(f"it is {number}, and may be 1 to {MOST_TOKENS}")
+    return number
+
+
+def checked(options: argparse.Namespace) -> Report:
+    model = options.model.resolve() if options.model else provide_starter(load_settings())
+    for path in filter(None, (model, options.binary)):
+        if not path.is_file():
+            raise HerdError(f"{path} does not exist or is no file")
+    with_gpu = options.backend != "cpu"
+    if with_gpu:
+        measuring.require_gpu()  # before minutes of building
+    binary = built(options)
+    if with_gpu:
+        measuring.require_gpu(binary=binary)
+    return measure(options, binary, model)
 
 
 def main(argv: Sequence[str]) -> int:
     options = parse(argv)
     try:
-        model = options.model.resolve() if options.model else provide_starter(load_settings())
-        for path in filter(None, (model, options.binary)):
-            if not path.is_file():
-                raise HerdError(f"{path} does not exist or is no file")
-        report = measure(options, built(options), model)
-    except (HerdError, RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        report = checked(options)
+    except FAILURES as error:
         sys.stderr.write(f"NOTHING WAS MEASURED: {error}\n")
+        return 2
+    except (ValueError, LookupError, TypeError) as error:
+        sys.stderr.write(f"NOTHING WAS MEASURED: an answer was not understood: {error!r}\n")
         return 2
     if options.json:
         sys.stdout.write(json.dumps(asdict(report), indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import GPU, WINDOW, OnGpuWatch, require_gpu, service
 from benchmarks.gpu_judging import (
     FREED_WITHIN,
     LOGPROB_TOLERANCE,
@@ -20,6 +22,10 @@ from benchmarks.gpu_judging import (
     wrong_on_gpu,
     wrong_speeds,
 )
+from manager.memory_free import Gpus
+from tests.fakes import write_binary
+from tests.fakes.nvml import FakeNvml, Gpu
+from tests.gguf_files import write_tiny_gguf
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_check.py"
 RIGHT = OnGpu(estimate=1100 * MIB, taken=1000 * MIB, file_size=94 * MIB, layers=(31, 31), freed_after=0.3)
@@ -99,11 +105,65 @@ def test_layers_and_memory_are_where_they_are_said_to_be(changed: dict[str, obje
     assert reason in found if reason else found == ""
 
 
+def test_the_layers_are_known_however_much_the_engine_wrote_since_its_load(tmp_path: Path) -> None:
+    binary = write_binary(tmp_path)
+    first, rest = binary.read_text().split("\n", 1)
+    noise = "i=0; while [ $i -lt 500 ]; do echo noise; i=$((i + 1)); done >&2"  # more lines than the service keeps
+    binary.write_text(f"{first}\necho 'load_tensors: offloaded 30/31 layers to GPU' >&2\n{noise}\n{rest}")
+    model = write_tiny_gguf(tmp_path / "tiny.gguf")
+    with service(binary, model, gpu=False) as there:
+        watch = OnGpuWatch(there)
+        assert there.answer(GPU, "once upon a time", 4)["usage"]["completion_tokens"]
+        found = watch.look()
+        assert there.ask("GET", f"/admin/models/{GPU}")["state"] == "stopped"
+    assert (found.layers, found.file_size) == ((30, 31), model.stat().st_size)
+
+
+def ran(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(
+        argv, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment}
+    )
+
+
 def test_what_can_not_be_measured_is_no_success() -> None:
-    argv = [sys.executable, str(SCRIPT), "--backend=cpu", "--binary=/nowhere/llama-server", "--model=/nowhere.gguf"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    done = ran("--backend=cpu", "--binary=/nowhere/llama-server", "--model=/nowhere.gguf")
     assert (done.returncode, done.stdout) == (2, "")
     assert "NOTHING WAS MEASURED" in done.stderr
+
+
+def test_an_answer_that_is_not_understood_is_no_success(tmp_path: Path) -> None:
+    # The fake's answers have no logprobs.
+    done = ran(
+        *("--backend=cpu", f"--binary={write_binary(tmp_path)}"), f"--model={write_tiny_gguf(tmp_path / 'tiny.gguf')}"
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("NOTHING WAS MEASURED: an answer was not understood: ")
+
+
+def test_without_a_gpu_the_cpu_is_not_measured_first(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    binary = write_binary(tmp_path, start_counter=starts)
+    done = ran(f"--binary={binary}", f"--model={write_tiny_gguf(tmp_path / 'tiny.gguf')}", CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "NOTHING WAS MEASURED: no NVIDIA GPU\n")
+    assert not starts.exists()
+
+
+def test_a_llama_server_that_uses_no_nvidia_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    nvidia = Gpus(FakeNvml(Gpu()))
+    require_gpu(nvidia)
+    (tmp_path / "cuda").mkdir()
+    require_gpu(nvidia, write_binary(tmp_path / "cuda", devices=["CUDA0"]))
+    with pytest.raises(RuntimeError, match="names none of CUDA"):
+        require_gpu(nvidia, write_binary(tmp_path, devices=["Vulkan0"]))
+
+
+@pytest.mark.parametrize("tokens", ["0", "-5", str(WINDOW - 63), "many"])
+def test_tokens_that_can_not_be_made_are_refused(tokens: str) -> None:
+    done = ran(f"--tokens={tokens}", "--backend=cpu", "--binary=/nowhere", "--model=/nowhere.gguf")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "argument --tokens" in done.stderr
 
 
 def test_without_its_packages_it_says_that_nothing_was_measured() -> None:

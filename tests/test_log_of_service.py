@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import signal
 import stat
 from collections.abc import Callable, Iterator
@@ -27,17 +28,17 @@ def stage(tmp_path: Path) -> Stage:
 
 @pytest.fixture
 def serve(stage: Stage, short_folder: Path) -> Iterator[Serve]:
-    """Starts the service; keywords are settings of its log."""
+    """Starts the service; keywords are settings of its log, and where its standard error goes."""
     managers: list[Manager] = []
 
-    def start(**settings: str) -> Manager:
+    def start(stderr: int | None = None, **settings: str) -> Manager:
         variables = stage.variables() | {f"LLAMAHERD_LOG__{name.upper()}": value for name, value in settings.items()}
         variables |= {
             "PYTHONPATH": str(Path(__file__).parent.parent),
             "LLAMAHERD_STORAGE__RUN_FOLDER": str(short_folder / "run"),
             "LLAMAHERD_STORAGE__WATCH": "false",
         }
-        managers.append(Manager(stage, variables))
+        managers.append(Manager(stage, variables, stderr))
         return managers[-1]
 
     yield start
@@ -102,3 +103,55 @@ def test_a_start_that_fails_is_told_by_the_file_too(stage: Stage, serve: Serve) 
     assert manager.log.startswith("llamaherd: ")
     (line,) = (stage.folder / "applogs" / "main.log").read_text().splitlines()
     assert f" CRITICAL manager.log ended: {manager.log.removeprefix('llamaherd: ').splitlines()[0]}" in line
+
+
+def test_a_request_for_what_is_not_there_is_logged_with_its_path(serve: Serve) -> None:
+    manager = serve()
+    manager.listen()
+    for path in ("/v1/nothing?secret=1", "/api/nothing", "/nothing"):
+        with manager.send("GET", path) as response:
+            assert response.status == 404
+    manager.signal(signal.SIGTERM)
+    assert manager.status() == 0
+    paths = [line.split(" GET ")[1].split(" ms=")[0] for line in manager.log.splitlines() if " ACCESS " in line]
+    assert paths == ["'/v1/nothing' status=404", "'/api/nothing' status=404", "'/nothing' status=404"]
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[int]:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123  a device
+        yield full.fileno()
+
+
+@contextlib.contextmanager
+def unread() -> Iterator[int]:
+    """A pipe that is full and that nobody reads."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    try:
+        yield writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("stderr", [full_disk, unread])
+def test_where_standard_error_takes_nothing_the_file_has_all_and_the_service_ends_well(
+    serve: Serve, stderr: Callable[[], contextlib.AbstractContextManager[int]]
+) -> None:
+    with stderr() as descriptor:
+        manager = serve(descriptor)
+        manager.listen()
+        for _ in range(3):
+            with manager.send("GET", "/ping") as response:
+                assert response.read() == b"pong"
+        manager.signal(signal.SIGTERM)
+        assert manager.status() == 0
+    lines = manager.log.splitlines()
+    assert sum(" ACCESS " in line for line in lines) == 3
+    assert "dropped" not in manager.log
+    assert lines[-1].endswith(" INFO manager.server ended")

@@ -63,21 +63,23 @@ def alive(pid: int) -> bool:
 class Manager:
     """A running `llamaherd serve`."""
 
-    def __init__(self, stage: Stage, variables: Mapping[str, str]) -> None:
-        self.log_file = stage.folder / f"log-{time.monotonic_ns()}"
-        with self.log_file.open("wb") as log:
+    def __init__(self, stage: Stage, variables: Mapping[str, str], stderr: int | None = None) -> None:
+        """With another `stderr`, `log` is what its file has."""
+        own = stage.folder / f"log-{time.monotonic_ns()}"
+        self.log_file = own if stderr is None else stage.folder / "applogs" / "main.log"
+        with own.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "manager.cli", "serve"],
                 env={**variables, "PYTHONWARNINGS": "error"},
                 cwd=stage.folder,
                 stdout=log,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
             )
         self.port = 0
 
     @property
     def log(self) -> str:
-        return self.log_file.read_text()
+        return self.log_file.read_text() if self.log_file.exists() else ""
 
     def listen(self) -> None:
         """Wait until it listens."""
@@ -303,6 +305,24 @@ async def test_a_name_of_this_machine_that_others_can_reach_is_refused(
 
 
 # A running service
+
+
+def test_a_hangup_before_it_listens_does_not_end_it(
+    stage: Stage, fake: Fake, variables: dict[str, str], short_folder: Path
+) -> None:
+    """It waits in the middle of its start, for a models.json that is a pipe."""
+    text = stage.models_file.read_text()
+    stage.models_file.unlink()
+    os.mkfifo(stage.models_file)
+    manager = Manager(stage, {**variables, "LLAMAHERD_STORAGE__WATCH": "false"})
+    try:
+        with stage.models_file.open("w") as pipe:  # waits until it reads
+            manager.signal(signal.SIGHUP)
+            pipe.write(text)
+        manager.listen()
+        assert manager.models() == ["alpha"]
+    finally:
+        manager.kill()
 
 
 def test_it_says_where_it_listens_and_that_nobody_needs_a_key(fake: Fake, start: StartManager) -> None:

@@ -125,11 +125,13 @@ def _models(settings: Settings) -> str:
 
 
 def _keys(settings: Settings) -> str:
-    from manager.auth import KeyStore
+    from manager.doctor.case import Case, NotLookedAt
     from manager.exposure import refuse_weakness
 
-    keys = KeyStore(settings.storage.keys_file)
-    keys.load()
+    try:
+        keys = Case(settings).keys
+    except NotLookedAt as reason:
+        return f"keys and who gets in: not looked at ({reason}; chmod 600)"
     refuse_weakness(settings, keys)
     return f"keys: {len(keys)}"
 

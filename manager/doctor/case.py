@@ -7,18 +7,22 @@ import os
 import stat
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
 from manager.auth import KeyStore
 from manager.catalog import Catalog, load_catalog
+from manager.doctor.probe import runs
 from manager.engines.llama.native import LIST_TIMEOUT, Launcher, choose_launcher, devices
 from manager.memory_free import Free, Gpus
 from manager.settings import Settings
 
 OTHERS: Final = 0o077  # rights of group and others
+NO_GPU: Final = "-1"  # in a CUDA_VISIBLE_DEVICES
 EVERY: Final = ",".join(map(str, range(64)))  # as a CUDA_VISIBLE_DEVICES that hides none
 
 
@@ -63,8 +67,9 @@ class Case:
     def keys(self) -> KeyStore:
         """Raises ConfigError, and NotLookedAt where reading the file would change its mode."""
         path = self.settings.storage.keys_file
-        if path.exists() and stat.S_IMODE(path.stat().st_mode) & OTHERS:
-            raise NotLookedAt(f"others can read {path}")
+        with suppress(OSError):  # the store tells what is wrong
+            if stat.S_IMODE(path.stat().st_mode) & OTHERS:
+                raise NotLookedAt(f"others can read {path}")
         store = KeyStore(path)
         store.load()
         return store
@@ -95,11 +100,24 @@ class Case:
         """The NVIDIA GPUs of the machine, whatever the settings and the environment hide."""
         return self.gpus.free(EVERY)
 
+    @cached_property
+    def running(self) -> bool:
+        """Whether the service of these settings runs and answers on its port."""
+        return runs(self.settings)
+
     @property
     def visible(self) -> str | None:
         """The CUDA_VISIBLE_DEVICES of models; None: it is not set."""
         chosen = None if self.given is None else self.given.llama.cuda_visible_devices
         return os.environ.get("CUDA_VISIBLE_DEVICES") if chosen is None else chosen
+
+    @property
+    def named(self) -> tuple[str, ...] | None:
+        """The GPUs that `visible` names; none where it hides all. -1 ends the list."""
+        if self.visible is None:
+            return None
+        names = (name.strip() for name in self.visible.split(","))
+        return tuple(takewhile(lambda name: name != NO_GPU, names)) if self.visible.strip() else ()
 
 
 def run(program: str, *arguments: str, timeout: float = LIST_TIMEOUT) -> Ran:

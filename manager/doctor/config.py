@@ -11,7 +11,7 @@ from manager.doctor.finding import Finding, error, note, ok, warning
 from manager.settings import Settings
 from manager.settings_layers import DOTENV, variable_names
 
-PAGE: Final = "mend it there; 'llamaherd config show' lists every setting"
+PAGE: Final = "mend it there, and look again: llamaherd config check"
 
 
 def mistakes(case: Case) -> Iterator[Finding]:

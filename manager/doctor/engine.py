@@ -112,7 +112,7 @@ def devices(case: Case) -> Iterator[Finding]:
 
 def without_gpu(case: Case) -> Iterator[Finding]:
     """An NVIDIA GPU is there, and GGUF models don't use it."""
-    if not case.every_gpu or case.visible == "":
+    if not case.every_gpu or case.named == ():
         return
     chosen, binary = _launcher(case)
     names = ", ".join(gpu.limit for gpu in case.every_gpu)

@@ -11,6 +11,7 @@ from typing import Final
 
 from manager.doctor.case import OTHERS, Case
 from manager.doctor.finding import Finding, error, note, ok, warning
+from manager.doctor.paths import Barred, is_there, nearest
 
 WRITE: Final = os.W_OK | os.X_OK
 
@@ -34,9 +35,14 @@ def folders(case: Case) -> Iterator[Finding]:
 
 
 def _writable(setting: str, folder: Path) -> Finding:
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        there = nearest(folder)
+    except Barred as barred:
+        return barred.told(setting)
     if not there.is_dir():
-        return error(setting, f"{there} is no folder.", f"remove it, or set {setting} to another one")
+        # A device, say, is better left where it is.
+        how = f"move it away, or set {setting} to another one" if there.is_file() else f"set {setting} to a folder"
+        return error(setting, f"{there} is no folder.", how)
     if not os.access(there, WRITE):
         why = f"{there} can't be written" if there == folder else f"{folder} can't be made in {there}"
         how = f"sudo install -d -o $USER {folder}, or set {setting} to another folder"
@@ -46,7 +52,11 @@ def _writable(setting: str, folder: Path) -> Finding:
 
 def run_folder(case: Case) -> Iterator[Finding]:
     folder = case.settings.storage.run_folder
-    if not folder.exists():
+    try:
+        if not is_there(folder):
+            return
+    except Barred as barred:
+        yield barred.told("storage.run_folder")
         return
     seen = folder.stat()
     if seen.st_uid != os.geteuid() and os.geteuid() != 0:
@@ -60,7 +70,12 @@ def run_folder(case: Case) -> Iterator[Finding]:
 
 def keys(case: Case) -> Iterator[Finding]:
     path = case.settings.storage.keys_file
-    if not path.exists():
+    try:
+        found = is_there(path)
+    except Barred as barred:
+        yield barred.told("storage.keys_file")
+        return
+    if not found:
         yield note(
             "keys",
             f"There is no {path}: the service asks for no key.",

@@ -11,13 +11,14 @@ from typing import Any, Final
 
 import psutil
 
-from manager.doctor.case import Case, run
+from manager.doctor.case import EVERY, Case, run
 from manager.doctor.finding import Finding, note, ok, warning
 from manager.doctor.pci import graphics
 from manager.extras import missing_hf
 from manager.memory_hf import torch_drives_cuda
 
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+PART_OF_GPU: Final = "MIG-"
 NVCC_TIMEOUT: Final = 10.0
 _RELEASE: Final = re.compile(r"release (\d+)\.(\d+)")
 
@@ -34,7 +35,13 @@ def driver(case: Case) -> Iterator[Finding]:
 
 
 def devices(case: Case) -> Iterator[Finding]:
-    for number, gpu in enumerate(case.every_gpu):
+    for number, why in case.gpus.lost().items():
+        yield warning(
+            f"GPU {number}",
+            f"It does not answer ({why}): no model can use it.",
+            "'sudo dmesg | grep NVRM' says more; start the machine anew, and where that does not help look at the GPU",
+        )
+    for number, gpu in zip(case.gpus.places(EVERY), case.every_gpu, strict=False):  # one may be lost meanwhile
         if gpu.total:
             yield ok(f"GPU {number}", f"{gpu.limit}, {gpu.free / 1e9:.1f} of {gpu.total / 1e9:.1f} GB free")
         else:
@@ -46,12 +53,13 @@ def _details(case: Case, number: int) -> Iterator[Finding]:
     nvml = _nvml(case)
     if nvml is None:
         return
-    handle = nvml.nvmlDeviceGetHandleByIndex(number)
     with suppress(nvml.NVMLError):
+        handle = nvml.nvmlDeviceGetHandleByIndex(number)
         users = [_user(process) for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
         if users:
             yield note(f"GPU {number} is used by", ", ".join(users))
     with suppress(nvml.NVMLError):
+        handle = nvml.nvmlDeviceGetHandleByIndex(number)
         if not nvml.nvmlDeviceGetPersistenceMode(handle):
             yield note(
                 f"GPU {number} persistence",
@@ -70,22 +78,25 @@ def _user(process: Any) -> str:
 
 
 def visible(case: Case) -> Iterator[Finding]:
-    chosen = case.visible
-    if chosen is None or not case.every_gpu:
+    chosen, names = case.visible, case.named
+    if names is None or not case.every_gpu:
         return
-    if not chosen:
-        yield note(VISIBLE, "It is empty: models use no GPU.")
+    if not names:
+        yield note(VISIBLE, f"It is {chosen or 'empty'}: models use no GPU.")
         return
-    names = chosen.split(",")
     # CUDA reads up to the first name that means nothing.
     wrong = next((at for at in range(len(names)) if len(case.gpus.free(",".join(names[: at + 1]))) <= at), None)
     if wrong is None:
         yield ok(VISIBLE, f"{chosen}: {', '.join(gpu.limit for gpu in case.gpus.free(chosen))}")
+    elif names[wrong].startswith(PART_OF_GPU):
+        yield note(VISIBLE, f"It is {chosen}: the memory of a part of a GPU (MIG) is not counted.")
+    elif case.gpus.free(names[wrong]):
+        yield warning(VISIBLE, f"It is {chosen}, which names a GPU twice: CUDA then uses none.", "name each GPU once")
     else:
         rest = f", and what follows it ({','.join(names[wrong + 1 :])}) does not count" if names[wrong + 1 :] else ""
         yield warning(
             VISIBLE,
-            f"It is {chosen}, of which {names[wrong].strip()!r} is no GPU of this machine{rest}.",
+            f"It is {chosen}, of which {names[wrong]!r} is no GPU of this machine{rest}.",
             f"name GPUs by their numbers 0 to {len(case.every_gpu) - 1}, or by their UUIDs ('nvidia-smi -L')",
         )
 

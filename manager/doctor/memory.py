@@ -9,11 +9,12 @@ from typing import Final
 import psutil
 
 from manager.doctor.case import Case, NotLookedAt
-from manager.doctor.finding import Finding, error, ok, warning
+from manager.doctor.finding import Finding, error, note, ok, warning
 from manager.entry import ModelEntry
 from manager.errors import ConfigError
 from manager.memory_free import host_free
-from manager.memory_ledger import Expected, Ledger, Room
+from manager.memory_ledger import Ledger, Room
+from manager.placement import Placement, best_alone
 
 # Linux: no more is promised than there is (vm.overcommit_memory, proc(5)).
 STRICT: Final = "2"
@@ -60,12 +61,14 @@ def default_model(case: Case) -> Iterator[Finding]:
     entry = None if name is None else case.catalog.get(name)
     if entry is None or entry.unavailable is not None:
         return  # the area of models tells it
-    expected, room = asyncio.run(_asked(case, entry))
-    never, lacking = _lacking(expected, room.most), _lacking(expected, room.there)
+    way, room = asyncio.run(_asked(case, entry))
+    never, lacking = _lacking(way, room.most), _lacking(way, room.there)
     if never:
         yield error(
             "default model", f"{entry.name} can never fit: {never}.", "a smaller ctxSize, quantisation or model"
         )
+    elif case.running:  # models of its own take what is not free, and would go
+        yield note("default model", f"Whether {entry.name} fits now is not judged: the service runs.")
     elif lacking:
         yield warning(
             "default model",
@@ -73,19 +76,21 @@ def default_model(case: Case) -> Iterator[Finding]:
             "'llamaherd model inspect' shows what takes it; end other programs, or lower ctxSize",
         )
     else:
-        needed = ", ".join(f"{_size(size)} on {device}" for device, size in expected.needed.items())
+        needed = ", ".join(f"{_size(size)} on {device}" for device, size in way.expected.needed.items())
         yield ok("default model", f"{entry.name} fits now: {needed or 'its engine does not say what it takes'}")
 
 
-async def _asked(case: Case, entry: ModelEntry) -> tuple[Expected, Room]:
+async def _asked(case: Case, entry: ModelEntry) -> tuple[Placement, Room]:
+    """The way in which the service would place it, if nothing else ran."""
     ledger = Ledger(case.settings, nvidia=case.gpus)
-    return await ledger.expected(entry), await ledger.room({})
+    room = await ledger.room({})
+    return best_alone(await ledger.placements(entry), room), room
 
 
-def _lacking(expected: Expected, there: Mapping[str, int]) -> str:
+def _lacking(way: Placement, there: Mapping[str, int]) -> str:
     return ", ".join(
         f"{device} needs {_size(size)} and has {_size(there.get(device, 0))}"
-        for device, size in expected.needed.items()
+        for device, size in way.needs.items()
         if size > there.get(device, 0)
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Final
 
 from manager.doctor.case import Case
 from manager.doctor.finding import Finding, error, note, ok, warning
+from manager.doctor.paths import Barred, nearest
 from manager.entry import ModelEntry
 from manager.errors import ConfigError
 from manager.extras import missing_hf
@@ -17,6 +19,7 @@ GIB: Final = 1024**3
 # Below this a disk is as good as full: a small model has as much.
 SCARCE: Final = 2 * GIB
 SHOWN: Final = 8
+_SETTING: Final = "mend that setting, and look again: llamaherd config check"
 _FIRST: Final = "fetch one: llamaherd model pull SOURCE, or the small one: llamaherd model fetch-starter"
 
 
@@ -25,16 +28,35 @@ def models_file(case: Case) -> Iterator[Finding]:
     try:
         catalog = case.catalog
     except ConfigError as mistake:
-        for line in mistake.message.splitlines():
-            yield error("models.json", line, f"mend {path}: an editor that knows JSON schema marks mistakes")
+        yield from _mistakes(path, mistake)
         return
     listed = sum(entry.source == "models.json" for entry in catalog)
-    if path.is_file():
+    if os.access(path, os.F_OK):
         yield ok("models.json", f"{path}, models: {listed}")
     else:
         yield note("models.json", f"There is no {path}.")
     if not len(catalog):
         yield warning("models", "There is no model to serve.", _FIRST)
+
+
+def _mistakes(path: Path, mistake: ConfigError) -> Iterator[Finding]:
+    try:
+        nearest(path)
+    except Barred as barred:
+        yield barred.told("storage.models_file")
+        return
+    for line in mistake.message.splitlines():
+        yield error("models.json", line, _mend(path) if line.startswith(str(path)) else _SETTING)
+
+
+def _mend(path: Path) -> str:
+    if not path.exists():  # what is above it is no folder
+        return "set storage.models_file, or storage.data_folder, to another place"
+    if path.is_dir():
+        return "remove that folder, or set storage.models_file to a file"
+    if not os.access(path, os.R_OK):
+        return f"give the service's user the right to read it: sudo chown USER: {path}"
+    return f"mend {path}: an editor that knows JSON schema marks mistakes"
 
 
 def entries(case: Case) -> Iterator[Finding]:
@@ -105,7 +127,11 @@ def disk(case: Case) -> Iterator[Finding]:
     storage = case.settings.storage
     folders = {"models_folder": storage.models_folder, "cache_folder": storage.cache_folder}
     for setting, folder in folders.items():
-        free = shutil.disk_usage(_there(folder)).free
+        try:
+            free = shutil.disk_usage(nearest(folder)).free
+        except Barred as barred:
+            yield barred.told(f"storage.{setting}")
+            continue
         text = f"{free / 1e9:.1f} GB free for {folder} (storage.{setting})"
         if free < SCARCE:
             yield warning("disk", f"Only {text}.", f"make room, or set storage.{setting} to a larger disk")
@@ -117,19 +143,18 @@ def disk(case: Case) -> Iterator[Finding]:
 def _slots(folder: Path, budget: int) -> Iterator[Finding]:
     if not budget:
         return
+    try:
+        free = shutil.disk_usage(nearest(folder)).free
+    except Barred as barred:
+        yield barred.told("storage.slots_folder")
+        return
     used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
-    free = shutil.disk_usage(_there(folder)).free
     if budget - used > free:
         yield warning(
             "slots",
             f"storage.slots_budget lets {folder} grow by {(budget - used) / 1e9:.1f} GB; {free / 1e9:.1f} GB are free.",
             f"set storage.slots_budget to {max(0, used + free // 2)} or less",
         )
-
-
-def _there(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 CHECKS: Final = (models_file, entries, names, templates, disk)

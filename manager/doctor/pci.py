@@ -21,14 +21,15 @@ NOUVEAU: Final = "nouveau"
 def graphics(case: Case) -> Iterator[Finding]:
     found = list(_display(case.sys / "bus" / "pci" / "devices"))
     drivers = [driver for vendor, driver in found if vendor == NVIDIA]
-    if drivers and not case.every_gpu:
+    known = case.every_gpu or case.gpus.lost()
+    if drivers and not known:
         yield _unusable(case, len(drivers), drivers)
     count = Counter(vendor for vendor, _ in found)
     for vendor, name, backend in OTHERS:
         if count[vendor]:
             build = f"llamaherd llama build --backend {backend}"
             yield note(name, f"{count[vendor]} graphics device of {name}, which CUDA does not use.", build)
-    if not found and not case.every_gpu:
+    if not found and not known:
         yield ok("graphics", "no GPU: models run on the CPU")
 
 

@@ -120,6 +120,46 @@ def test_broken_file_of_keys_is_a_mistake(ask: Ask) -> None:
     assert "data/keys.json" in err
 
 
+def test_file_of_keys_that_others_can_read_is_left_as_it_is(ask: Ask) -> None:
+    path = Path("data/keys.json")
+    KeyStore(path).create("alice", "", ("inference",))
+    path.chmod(0o644)
+    code, out, _ = ask("check")
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert (code, "not looked at (others can read" in out) == (0, True)
+
+
+SECRET = "hf_S3CRET"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"hub: {{token: !secret {SECRET}}}",
+        f"hub: {{token: [{SECRET}]}}",
+        f"hub: {{token: {{a: {SECRET}}}}}",
+        f"tls: {{passphrase: *{SECRET}}}",
+        f"tls: {{passphrase: !{SECRET} x}}",
+        f"hub: {{token: !!int {SECRET}}}",
+        f"hub: {{token: !!bool {SECRET}}}",
+        f"hub: {{token: !!timestamp {SECRET}}}",
+        f"hub: {{endpoint: 'https://user:{SECRET}@hub.lan'}}",
+        f"hub: {{endpoint: 'https://user:a/{SECRET} b@hub.lan'}}",
+        f"hub: {{endpoint: 'https://{SECRET}@hub.lan'}}",
+        f"hub: {{mirrors: ['https://a.lan', 'https://user:{SECRET}@hub.lan']}}",
+        f"hub: {{mirrors: {{'https://a.lan/b': 'https://{SECRET}@hub.lan'}}}}",
+        f"hub: {{endpoint: 'https://user:{SECRET * 20}@hub.lan'}}",
+    ],
+)
+@pytest.mark.parametrize("verb", ["show", "check"])
+def test_mistake_in_a_secret_or_in_an_address_with_a_password_shows_neither(run: Run, text: str, verb: str) -> None:
+    Path("config.yml").write_text(text)
+    code, out, err = run("config", verb, "--config", "config.yml")
+    assert (code, out) == (2, "")
+    assert err.startswith("llamaherd: config.yml, line 1")
+    assert not any(part in (out + err).lower() for part in (SECRET.lower(), SECRET.lower().replace("_", "")))
+
+
 @pytest.mark.parametrize("verb", ["show", "check"])
 def test_mistakes_of_settings_are_all_told(run: Run, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     monkeypatch.setenv("LLAMAHERD_SERVER__PORT", "many")

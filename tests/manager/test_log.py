@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
+import os
 import re
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
 from manager import log as module
+from manager import log_queue
 from manager.errors import ConfigError
 from manager.log import AccessLog, logging_to
-from manager.log_file import LogFile
 from manager.log_lines import ANSWERING, Answering
+from manager.log_queue import Console
 from manager.settings_sections import LogSettings
-from tests.manager.bench import turn, until
+from tests.manager.bench import turn
 
 
 @pytest.fixture(autouse=True)
@@ -76,12 +80,123 @@ def test_lines_are_written_by_another_thread() -> None:
     assert threading.current_thread().name not in threads
 
 
+def test_no_message_looks_like_a_line_of_its_own_or_moves_the_cursor() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, "info"):
+        logging.getLogger("x").info("%s", "a\tb\x1b[2J\r\0\x7f\x9b ü\n2026-01-01T00:00:00.000Z INFO x forged\nend")
+    _, message = stream.getvalue().split(" x ", 1)
+    assert message == ("a\tb\\x1b[2J\\x0d\\x00\\x7f\\x9b ü\n    2026-01-01T00:00:00.000Z INFO x forged\n    end\n")
+
+
 def test_nothing_is_sent_after_the_end() -> None:
     stream = io.StringIO()
     with logging_to(stream, "info"):
         pass
     logging.getLogger("x").warning("too late")
     assert stream.getvalue() == ""
+
+
+# Streams that take nothing
+
+
+def test_a_stream_that_fails_tells_later_what_it_lacks_and_the_file_lacks_nothing(tmp_path: Path) -> None:
+    class FullOnce(io.StringIO):
+        full = True
+
+        def write(self, text: str) -> int:
+            if self.full:
+                self.full = False
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    stream = FullOnce()
+    with logging_to(stream, "info", LogSettings(folder=tmp_path)):
+        logging.getLogger("x").info("one\nmore of it")
+        logging.getLogger("x").info("two")
+    assert [line.split("Z ")[1] for line in stream.getvalue().splitlines()] == [
+        "INFO x two",
+        "WARNING manager.log_queue to standard error: lines dropped=2",
+    ]
+    lines = (tmp_path / "main.log").read_text().splitlines()
+    assert [line.split("Z ")[-1] for line in lines] == ["INFO x one", "    more of it", "INFO x two"]
+
+
+@pytest.fixture
+def unread() -> Iterator[TextIO]:
+    """A pipe that is full and that nobody reads; at the end its reader goes."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * select.PIPE_BUF)
+    os.set_blocking(writer, True)
+    with os.fdopen(writer, "w") as stream:
+        yield stream
+        os.close(reader)
+        for thread in threading.enumerate():
+            if thread.name == "console":
+                thread.join(5)
+                assert not thread.is_alive()
+
+
+def test_neither_the_files_nor_the_end_wait_for_a_stream_that_nobody_reads(
+    unread: TextIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONSOLE_ENDS_WITHIN", 0.01)
+    log = AccessLog()
+    with logging_to(unread, "info", LogSettings(folder=tmp_path)) as ends:
+        log.write_as("text", ends)
+        logging.getLogger("x").info("one")
+        log.add("r1", "GET", "/ping", 200, 0.0, "-")
+        asyncio.run(ended(log))
+        logging.getLogger("x").info("two")
+    lines = (tmp_path / "main.log").read_text().splitlines()
+    assert sorted(line.split("Z ")[1][:17] for line in lines) == ["ACCESS request=r1", "INFO x one", "INFO x two"]
+
+
+def test_what_a_stream_does_not_take_in_time_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_queue, "HELD_MOST", 0)
+    gate = threading.Event()
+
+    class Slow(io.StringIO):
+        def write(self, text: str) -> int:
+            gate.wait(5)
+            return super().write(text)
+
+    stream = Slow()
+    console = Console(stream, "text")
+    console.write("one\n")
+    console.write("two\nthree\n")
+    gate.set()
+    console.close(5)
+    one, told = stream.getvalue().splitlines()
+    assert one == "one"
+    assert told.endswith("to standard error: lines dropped=2")
+
+
+def test_a_line_that_was_written_in_part_is_ended_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takes = iter([7, 0])  # bytes, as a disk that gets full
+    written = bytearray()
+
+    def write(_: int, data: bytes) -> int:
+        taken = next(takes, len(data))
+        if not taken:
+            raise OSError(28, "No space left on device")
+        written.extend(data[:taken])
+        return taken
+
+    with (tmp_path / "stream").open("w") as stream:
+        monkeypatch.setattr(os, "write", write)
+        console = Console(stream, "json")
+        console.write("one\ntwo\nthree\n")
+        console.write("four\n")
+        console.close(5)
+        monkeypatch.undo()
+    *lines, told = written.decode().splitlines()
+    assert lines == ["one", "two", "four"]
+    assert json.loads(told)["message"] == "to standard error: lines dropped=2"
 
 
 # JSON
@@ -97,11 +212,15 @@ def written_as_json(stream: io.StringIO) -> list[dict[str, Any]]:
 JSON = LogSettings(format="json", folder=None)
 
 
-def test_a_line_of_json_has_level_logger_message_and_the_model_that_it_is_about() -> None:
+def test_a_line_of_json_has_level_logger_message_and_the_model_that_it_is_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stream = io.StringIO()
-    with logging_to(stream, "info", JSON):
-        logging.getLogger("x").info("pid=%d bytes=%s\n%s", 7, None, "\udcff ü")
-        logging.getLogger("x").warning("model=%s state=%s", "some model", "ready")
+    with monkeypatch.context() as patch:
+        patch.setattr(logging.getLogger(), "handlers", [])  # pytest's keep what xdist can't send, half a character
+        with logging_to(stream, "info", JSON):
+            logging.getLogger("x").info("pid=%d bytes=%s\n%s", 7, None, "\udcff ü")
+            logging.getLogger("x").warning("model=%s state=%s", "some model", "ready")
     assert written_as_json(stream) == [
         {"level": "INFO", "logger": "x", "message": "pid=7 bytes=None\n\udcff ü"},
         {"level": "WARNING", "logger": "x", "message": "model=some model state=ready", "model": "some model"},
@@ -121,13 +240,14 @@ def test_a_traceback_is_a_field_of_its_line() -> None:
     assert line["exception"].endswith("ValueError: oops")
 
 
-async def test_an_access_line_of_json_has_its_parts_as_fields() -> None:
+def test_an_access_line_of_json_has_its_parts_as_fields() -> None:
     stream = io.StringIO()
-    log = AccessLog(stream)
-    log.write_as("json", None)
-    log.add("r1", "POST", '/a"b\n\udcff', 200, 0.01234, "k1")
-    log.add("r2", "GET", "/ping", 401, 0.0, "-")
-    await ended(log)
+    log = AccessLog()
+    with logging_to(stream, "info", JSON) as ends:
+        log.write_as("json", ends)
+        log.add("r1", "POST", '/a"b\n\udcff', 200, 0.01234, "k1")
+        log.add("r2", "GET", "/ping", 401, 0.0, "-")
+        asyncio.run(ended(log))
     common = {"level": "INFO", "logger": "access"}
     assert written_as_json(stream) == [
         {**common, "request": "r1", "key": "k1", "method": "POST", "path": '/a"b\n\udcff', "status": 200, "ms": 12.3},
@@ -258,40 +378,15 @@ async def test_access_line_tells_request_key_path_status_and_time() -> None:
     )
 
 
-async def test_access_lines_go_to_the_file_too(tmp_path: Path) -> None:
+def test_access_lines_go_to_the_file_too(tmp_path: Path) -> None:
     stream = io.StringIO()
-    log = AccessLog(stream)
-    log.write_as("text", LogFile(tmp_path / "main.log", 1024, 1))
-    log.add("r1", "GET", "/ping", 200, 0.0, "-")
-    await ended(log)
+    log = AccessLog()
+    with logging_to(stream, "info", LogSettings(folder=tmp_path)) as ends:
+        log.write_as("text", ends)
+        log.add("r1", "GET", "/ping", 200, 0.0, "-")
+        asyncio.run(ended(log))
     assert "request=r1" in stream.getvalue()
-    assert await asyncio.to_thread((tmp_path / "main.log").read_text) == stream.getvalue()
-
-
-async def test_a_stream_that_fails_ends_neither_the_log_nor_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FLUSH_EVERY", 0.001)
-    tries: list[str] = []
-    twice = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    class Full(io.StringIO):
-        def write(self, text: str) -> int:
-            tries.append(text)
-            if len(tries) == 1:
-                raise OSError(28, "No space left on device")
-            loop.call_soon_threadsafe(twice.set)
-            return len(text)
-
-    log = AccessLog(Full())
-    task = asyncio.create_task(log.run())
-    async with asyncio.timeout(5):
-        log.add("r1", "GET", "/", 200, 0.0, "-")
-        await until(lambda: tries)
-        log.add("r2", "GET", "/", 200, 0.0, "-")
-        await twice.wait()
-    assert "access lines dropped=1" in "".join(tries[1:])
-    task.cancel()
-    await asyncio.wait({task})
+    assert (tmp_path / "main.log").read_text() == stream.getvalue()
 
 
 async def test_path_cannot_forge_a_line() -> None:
@@ -304,12 +399,13 @@ async def test_path_cannot_forge_a_line() -> None:
 
 async def test_lines_are_written_in_batches_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FLUSH_EVERY", 0.001)
-    flushed = asyncio.Event()
+    written = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     class Stream(io.StringIO):
-        def flush(self) -> None:
-            loop.call_soon_threadsafe(flushed.set)
+        def write(self, text: str) -> int:
+            loop.call_soon_threadsafe(written.set)
+            return super().write(text)
 
     stream = Stream()
     log = AccessLog(stream)
@@ -317,7 +413,7 @@ async def test_lines_are_written_in_batches_while_it_runs(monkeypatch: pytest.Mo
     for number in range(3):
         log.add(f"r{number}", "GET", "/", 200, 0.0, "-")
     async with asyncio.timeout(5):
-        await flushed.wait()
+        await written.wait()
     assert [line.split("request=")[1][:2] for line in stream.getvalue().splitlines()] == ["r0", "r1", "r2"]
     task.cancel()
     await asyncio.wait({task})

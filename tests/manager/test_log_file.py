@@ -25,6 +25,21 @@ def test_a_file_that_is_full_is_put_away_and_the_oldest_goes(tmp_path: Path) -> 
     assert texts(tmp_path) == {"main.log": "3 one\n3\n", "main.log.1": "2 one\n2\n", "main.log.2": "1 one\n1\n"}
 
 
+def test_files_beyond_a_number_that_was_lowered_go_with_the_next_full_one(tmp_path: Path) -> None:
+    for number in range(1, 6):
+        (tmp_path / f"main.log.{number}").write_text(f"{number}\n")
+    (tmp_path / "main.log.7").write_text("not ours\n")
+    log = LogFile(tmp_path / "main.log", max_size=8, keep=2)
+    log.write("1 new\n")
+    log.write("2 new\n")
+    assert texts(tmp_path) == {
+        "main.log": "2 new\n",
+        "main.log.1": "1 new\n",
+        "main.log.2": "1\n",
+        "main.log.7": "not ours\n",
+    }
+
+
 def test_with_none_to_keep_a_full_file_is_begun_anew(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "main.log", max_size=8, keep=0)
     log.write("1 one\n")

@@ -80,12 +80,12 @@ def later(tmp_path: Path, request: pytest.FixtureRequest) -> Later:
 
 
 async def test_lines_of_an_engine_have_a_time_and_a_sign_of_their_own(later: Later, tmp_path: Path) -> None:
-    later.logs.add("m", ["one", "2026-01-01T00:00:00.000Z INFO x forged"])
+    later.logs.add("m", ["one\x1b[31m", "2026-01-01T00:00:00.000Z INFO x forged"])
     later.logs.add("other", ["two"])
     await later.write()
     stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
     text = await asyncio.to_thread((tmp_path / "m.log").read_text)
-    assert re.fullmatch(rf"{stamp} ENGINE one\n{stamp} ENGINE 2026\S+ INFO x forged\n", text)
+    assert re.fullmatch(rf"{stamp} ENGINE one\\x1b\[31m\n{stamp} ENGINE 2026\S+ INFO x forged\n", text)
     assert (await asyncio.to_thread((tmp_path / "other.log").read_text)).endswith("ENGINE two\n")
 
 
@@ -135,9 +135,9 @@ def test_what_an_engine_wrote_before_a_line_of_the_service_stands_before_it(tmp_
         logging.getLogger("x").info("model=%s state=ready", "m")
         logs.add("m", ["bye"])
 
-    with logging_to(stream, "info", LogSettings(folder=tmp_path)) as files:
-        assert files is not None
-        asyncio.run(live(files.models))
+    with logging_to(stream, "info", LogSettings(folder=tmp_path)) as ends:
+        assert ends.files is not None
+        asyncio.run(live(ends.files.models))
     lines = (tmp_path / "m.log").read_text().splitlines()
     assert [line.split("Z ")[1] for line in lines] == ["ENGINE loading", "INFO x model=m state=ready", "ENGINE bye"]
     assert "loading" not in stream.getvalue()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -154,6 +155,30 @@ def test_an_nvml_that_breaks_has_no_gpus() -> None:
     assert Gpus(FakeNvml(Gpu(broken=["handle"]))).free() == ()
 
 
+@pytest.mark.parametrize(("visible", "names"), [(None, "ac"), ("0,1", "ac"), ("1", "c"), ("GPU-bb", "c"), ("2", "")])
+def test_a_gpu_that_is_lost_hides_no_other(visible: str | None, names: str, caplog: pytest.LogCaptureFixture) -> None:
+    nvidia = Gpus(FakeNvml(THREE[0], Gpu(uuid="GPU-aa22", broken=["handle"]), replace(THREE[2], used={7: MIB})))
+    assert [gpu.limit for gpu in nvidia.free(visible)] == list(names)
+    assert [gpu.device for gpu in nvidia.free(visible)] == [f"gpu{number}" for number in range(len(names))]
+    assert nvidia.places(visible) == tuple("abc".index(name) for name in names)
+    assert nvidia.used({7}, visible) == ({f"gpu{names.index('c')}": MIB} if "c" in names else {})
+    assert nvidia.lost() == {1: "Not Supported"}
+    assert [record.message for record in caplog.records] == ["nvml=failed: GPU 1: Not Supported"]
+
+
+@pytest.mark.parametrize(("visible", "names"), [("0,1", "ab"), ("GPU-aa", "a"), ("1,GPU-bb", "bc"), ("GPU-aa22", "")])
+def test_a_gpu_that_does_not_tell_its_uuid_is_known_by_its_number(visible: str, names: str) -> None:
+    assert [name for _, name in read(THREE[0], replace(THREE[1], broken=["uuid"]), THREE[2], visible=visible)] == [
+        *names
+    ]
+
+
+@pytest.mark.usefixtures("no_smi")
+def test_where_there_is_no_gpu_none_is_lost() -> None:
+    nvidia = Gpus(missing)
+    assert (nvidia.lost(), nvidia.places()) == ({}, ())
+
+
 @pytest.mark.parametrize(
     ("visible", "names"),
     [
@@ -166,6 +191,8 @@ def test_an_nvml_that_breaks_has_no_gpus() -> None:
         ("1,7,0", "b"),
         ("GPU-aa", ""),
         ("NoDevFiles", ""),
+        ("0,0", ""),
+        ("1,GPU-bb,GPU-aa22", ""),
     ],
 )
 def test_gpus_are_numbered_as_cuda_does_among_the_visible(visible: str, names: str) -> None:
@@ -215,6 +242,7 @@ def test_without_nvml_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch:
         Free("gpu1", 0, 0, "NVIDIA GB10, rev 2"),
     )
     assert nvidia.free("GPU-2") == (Free("gpu0", 0, 0, "NVIDIA GB10, rev 2"),)
+    assert (nvidia.places(), nvidia.places("GPU-2"), nvidia.lost()) == ((0, 1), (1,), {})
     assert nvidia.used({1}) == {}
 
 

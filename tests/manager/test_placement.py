@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -12,18 +13,22 @@ from typing import Any
 import psutil
 import pytest
 
+from manager import memory_devices
+from manager.app import create_app
 from manager.catalog import Catalog
 from manager.engines import Engine
 from manager.engines.llama.engine import LlamaEngine
 from manager.entry import HfParams, LlamaParams, ModelEntry
-from manager.errors import LoadFailed
+from manager.errors import ConfigError, LoadFailed
 from manager.memory import FIT_MARGIN, HOST
+from manager.memory_devices import refuse_two_names
 from manager.memory_free import Free, Gpus
 from manager.memory_ledger import Ledger
 from manager.metrics import Metrics
 from manager.placement import Numbering, leaves_open, on_gpu
 from manager.pool import ModelPool
 from manager.run_folder import RunFolder
+from manager.service import SERVICE
 from manager.settings import Settings
 from manager.state import ModelState
 from tests.conftest import MakeSettings
@@ -100,6 +105,13 @@ async def devices(ledger: Ledger, one: ModelEntry) -> list[str | None]:
         {"extra_args": ["-ts", "3,1"]},
         {"extra_args": ["--device=CUDA1"]},
         {"extra_args": ["--rpc", "other:50052"]},
+        {"extra_args": ["-ot", "exps=CUDA1"]},
+        {"extra_args": ["--override-tensor=exps=CUDA1"]},
+        {"extra_args": ["-otd", "exps=CUDA1"]},
+        {"extra_args": ["--spec-draft-device", "CUDA1"]},
+        {"extra_args": ["-mmdev", "CUDA1"]},
+        {"extra_args": ["-fit", "off"]},
+        {"extra_args": ["--fit-target", "512,4096"]},
     ],
 )
 async def test_an_entry_that_says_where_it_goes_goes_there(said: dict[str, Any], box: Box, model: Path) -> None:
@@ -147,6 +159,68 @@ async def test_gpus_are_numbered_as_cuda_visible_devices_has_them(
     ledger = box.ledger(settings, *gpus)
     assert list((await ledger.total()).values())[1:] == [size * GIB for size in totals]
     assert len(await ledger.placements(entry(model))) == (3 if len(totals) == 2 else 1)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of this machine, and torch can use them."""
+    monkeypatch.setattr(memory_devices, "gpus", lambda: Gpus(FakeNvml(*alike(2))))
+    monkeypatch.setattr(memory_devices, "torch_drives_cuda", lambda: True)
+
+
+def refusal(settings: Settings, *entries: ModelEntry) -> str:
+    try:
+        refuse_two_names(settings, entries)
+    except ConfigError as error:
+        return error.message
+    return ""
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("visible", "service", "refused"),
+    [
+        ("1", None, True),
+        ("GPU-1", "0", True),
+        ("1,0", None, True),
+        ("0", None, False),  # gpu0 is the same for both
+        ("GPU-1", "1", False),
+        ("", None, False),
+        (None, "1", False),
+    ],
+)
+def test_gpus_that_would_share_a_name_are_refused(
+    visible: str | None, service: str | None, refused: bool, box: Box, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = box.settings(1, llama={"cuda_visible_devices": visible})
+    no_gpu = box.make_settings(llama={"launcher": "embedded", "cuda_visible_devices": visible})
+    if service is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", service)
+    folder = ModelEntry("hf", model, HfParams(model="hf"), engine="hf")
+    assert refusal(settings, entry(model), folder).startswith(f"llama.cuda_visible_devices is {visible}, ") == refused
+    on_cpu = replace(folder, params=HfParams(model="hf", device_map="cpu"))
+    assert not refusal(settings, entry(model), on_cpu)
+    assert not refusal(no_gpu, folder)
+    monkeypatch.setattr(memory_devices, "torch_drives_cuda", lambda: False)
+    assert not refusal(settings, folder)
+
+
+@pytest.mark.usefixtures("two_gpus")
+async def test_neither_start_nor_reload_takes_gpus_that_would_share_a_name(box: Box, model: Path) -> None:
+    settings = box.settings(1, llama={"cuda_visible_devices": "1"})
+    models = settings.storage.models_file
+    folder = models.parent / "models" / "folder"
+    await asyncio.to_thread(folder.mkdir, parents=True)
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    listed: dict[str, Any] = {"m": {"params": {"model": str(model)}}}
+    models.write_text(json.dumps(listed))
+    service = create_app(settings)[SERVICE]
+    models.write_text(json.dumps({**listed, "hf": {"engine": "hf", "params": {"model": str(folder)}}}))
+    with pytest.raises(ConfigError, match=r"^llama.cuda_visible_devices is 1, .*\(hf\)"):
+        create_app(settings)
+    with pytest.raises(ConfigError, match=r"^llama.cuda_visible_devices is 1, .*\(hf\)"):
+        await service.reloader.reload()
+    assert service.pool.catalog.names == ("m",)
 
 
 # what it needs there

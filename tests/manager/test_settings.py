@@ -25,6 +25,18 @@ def _nothing_is_set(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user whom only a number names: no HOME, no entry in /etc/passwd."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
 def write_yaml(monkeypatch: pytest.MonkeyPatch, text: str, name: str = "config.yml") -> Path:
     path = Path(name).absolute()
     path.write_text(text, encoding="utf-8")
@@ -201,6 +213,17 @@ def test_cache_folder_follows_xdg(value: str, folder: Path | None, monkeypatch: 
 # vision
 
 
+def test_user_without_a_home_keeps_the_cache_in_the_data_folder(no_home: None) -> None:
+    storage = load_settings({"storage": {"data_folder": "/srv/data"}}).storage
+    assert storage.cache_folder == Path("/srv/data/cache")
+
+
+@pytest.mark.parametrize("given", [{"storage": {"data_folder": "~/data"}}, {"config_path": "~/config.yml"}])
+def test_tilde_of_a_user_without_a_home_is_a_mistake(no_home: None, given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="its ~ means no folder here"):
+        load_settings(given)
+
+
 def test_vision_needs_path_and_projector_and_the_message_says_where_it_was_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -349,7 +372,7 @@ def test_yaml_syntax_errors_give_line_and_column(monkeypatch: pytest.MonkeyPatch
             "server:\n  port: 2024-13-45\n",
             "config.yml, line 2: server.port: not a value that can be read: month must be in 1..12",
         ),
-        ("server:\n  port: !!python/object 1\n", "python/object'"),
+        ("server:\n  port: !!python/object 1\n", "could not determine a constructor for the tag"),
     ],
 )
 def test_yaml_that_means_nothing_is_a_mistake(text: str, end: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,7 @@ def test_mistakes_in_settings_come_first_and_what_needs_none_is_still_told(
     assert code == 1
     assert [one["text"].partition(":")[0] for one in found[:2]] == ["LLAMAHERD_SERVER__PORT", "LLAMAHERD_LOG__KEEP"]
     assert {one["level"] for one in found[:2]} == {"error"}
+    assert {one["advice"] for one in found[:2]} == {"mend it there, and look again: llamaherd config check"}
     assert {"Python", "clock"} <= {one["name"] for one in found}
     skipped = [one["area"] for one in found if one["text"] == "the settings have mistakes."]
     assert skipped == list(dict.fromkeys(skipped))  # once for each area

@@ -39,6 +39,9 @@ def test_file_in_the_place_of_a_folder_is_an_error_of_its_setting(look: Look, tm
     (tmp_path / "file").touch()
     found = look("files", log={"folder": tmp_path / "file" / "logs"})["log.folder"]
     assert (found.level, found.text) == (Level.ERROR, f"{tmp_path / 'file'} is no folder.")
+    assert "move it away" in str(found.advice)
+    found = look("files", log={"folder": "/dev/null/logs"})["log.folder"]
+    assert (found.text, found.advice) == ("/dev/null is no folder.", "set log.folder to a folder")
 
 
 def test_run_folder_that_others_may_look_into_is_a_warning(look: Look, short_folder: Path) -> None:

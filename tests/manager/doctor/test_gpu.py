@@ -44,12 +44,32 @@ def test_gpu_that_does_not_tell_its_memory_is_a_note(look: Look) -> None:
     assert (found.level, "does not tell its memory" in found.text) == (Level.NOTE, True)
 
 
+def test_gpu_that_is_lost_is_named_with_its_number_and_the_others_keep_theirs(look: Look) -> None:
+    found = look("gpu", nvml=Nvml(Gpu(broken=["handle"]), Gpu(name="NVIDIA T4", used={1: GIB})))
+    assert found["GPU 0"].level is Level.WARNING
+    assert "does not answer (Not Supported)" in found["GPU 0"].text
+    assert found["GPU 1"].text.startswith("NVIDIA T4, ")
+    assert "GPU 1 is used by" in found
+
+
+def test_only_gpu_that_is_lost_is_not_called_missing(look: Look, machine: Path) -> None:
+    pci(machine, "0000:01:00.0", NVIDIA, driver="nvidia")
+    found = look("gpu", nvml=Nvml(Gpu(broken=["handle"])))
+    assert found["GPU 0"].level is Level.WARNING
+    assert "PCI" not in found["driver"].text
+
+
 @pytest.mark.parametrize(
     ("value", "level", "says"),
     [
         ("1,0", Level.OK, "1,0: NVIDIA T4, NVIDIA A10"),
         ("GPU-b", Level.OK, "GPU-b: NVIDIA T4"),
         ("", Level.NOTE, "models use no GPU"),
+        ("-1", Level.NOTE, "It is -1: models use no GPU"),
+        ("1,-1,0", Level.OK, "1,-1,0: NVIDIA T4"),
+        ("MIG-abc", Level.NOTE, "the memory of a part of a GPU (MIG) is not counted"),
+        ("0,0", Level.WARNING, "names a GPU twice"),
+        ("1,GPU-b", Level.WARNING, "names a GPU twice"),
         ("0,7,1", Level.WARNING, "of which '7' is no GPU of this machine, and what follows it (1) does not count"),
         ("cuda:0", Level.WARNING, "of which 'cuda:0' is no GPU of this machine."),
     ],

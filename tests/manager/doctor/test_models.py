@@ -8,8 +8,9 @@ import pytest
 
 from manager.doctor import Level
 from tests.conftest import EMPTY_GGUF
+from tests.fakes.nvml import Gpu
 from tests.gguf_files import write_tiny_gguf
-from tests.manager.doctor.conftest import Look
+from tests.manager.doctor.conftest import Look, Nvml, llama_server
 
 
 @pytest.fixture
@@ -109,3 +110,30 @@ def test_model_whose_header_says_nothing_breaks_no_check(look: Look, models: Pat
     (models / "empty.gguf").write_bytes(EMPTY_GGUF)
     list_models(models, a=gguf("empty.gguf"))
     assert look("memory")["default model"].level is Level.OK
+
+
+def test_models_json_that_is_a_folder_is_to_be_removed(look: Look, models: Path) -> None:
+    (models.parent / "models.json").mkdir()
+    found = look("models")["models.json"]
+    assert (found.level, "remove that folder" in str(found.advice)) == (Level.ERROR, True)
+
+
+def test_models_json_below_what_is_no_folder_belongs_elsewhere(look: Look) -> None:
+    found = look("models", storage={"models_file": "/dev/null/models.json"})["models.json"]
+    assert (found.level, "set storage.models_file" in str(found.advice)) == (Level.ERROR, True)
+
+
+def test_mistake_of_the_settings_is_not_mended_in_models_json(look: Look, models: Path) -> None:
+    list_models(models, a=gguf("tiny.gguf"))
+    found = look("models", model={"name": "a", "path": models / "cut.gguf"})["models.json"]
+    assert (found.level, "mend that setting" in str(found.advice)) == (Level.ERROR, True), found
+
+
+def test_default_model_that_has_room_on_one_gpu_of_several_fits(
+    look: Look, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = llama_server(tmp_path / "bin" / "llama-server", "CUDA0: A (1 MiB)", "CUDA1: B (1 MiB)")
+    list_models(models, a=gguf("tiny.gguf", params={"gpuLayers": -1}))
+    nvml = Nvml(Gpu(free=1 << 20, uuid="GPU-0"), Gpu(free=24 << 30, uuid="GPU-1"))
+    found = look("memory", nvml=nvml, llama={"binary": binary})["default model"]
+    assert (found.level, "gpu1" in found.text, "gpu0" in found.text) == (Level.OK, True, False), found.text
