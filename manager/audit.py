@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import queue
 import stat
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from manager.errors import ConfigError
-from manager.private_file import open_private
+from manager.rotated_file import RotatedFile
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +33,7 @@ class Audit:
 
     def __init__(self, path: Path, *, size_most: int = SIZE_MOST) -> None:
         """Make the file, with mode 0600, where it is missing. Blocks. Raises ConfigError where it can't be written."""
-        self._path = path
+        self._file = RotatedFile(path, FILES)
         self._size_most = size_most
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -68,46 +66,17 @@ class Audit:
 
     def _append(self, line: bytes, *, rotate: bool = False) -> None:
         try:
-            with self._locked() as handle:
+            with self._file.locked() as handle:
                 if not rotate or os.fstat(handle).st_size < self._size_most:
                     _write_line(handle, line)
                     return
-                self._rotate()
-            with self._locked() as handle:
+                self._file.rotate()
+            with self._file.locked() as handle:
                 _write_line(handle, line)
         except OSError as error:
             raise ConfigError(
-                f"{self._path} (setting storage.audit_file): can't write: {error.strerror or error}."
+                f"{self._file.path} (setting storage.audit_file): can't write: {error.strerror or error}."
             ) from None
-
-    @contextmanager
-    def _locked(self) -> Iterator[int]:
-        """A descriptor of the file, which no other process writes or moves away meanwhile, if it asks as we do."""
-        while True:
-            handle = open_private(self._path, os.O_RDWR | os.O_APPEND)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-                if self._is_ours(handle):
-                    yield handle
-                    return
-            finally:
-                os.close(handle)
-
-    def _is_ours(self, handle: int) -> bool:
-        """Whether the path leads to this file still: another process may have moved it while we waited."""
-        try:
-            return os.path.samestat(os.fstat(handle), self._path.stat())
-        except FileNotFoundError:
-            return False
-
-    def _rotate(self) -> None:
-        """Let the locked file make room for a new one; of the old ones FILES stay, .1 the latest."""
-        for number in range(FILES - 1, -1, -1):
-            with suppress(FileNotFoundError):
-                self._numbered(number).replace(self._numbered(number + 1))
-
-    def _numbered(self, number: int) -> Path:
-        return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
 
 
 def _line(event: Mapping[str, Any]) -> bytes:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import itertools
 import logging
 import os
 import threading
@@ -12,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from manager.private_file import open_private
+from manager.rotated_file import RotatedFile
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +27,8 @@ class LogFile:
 
     def __init__(self, path: Path, max_size: int, keep: int) -> None:
         """`max_size`: bytes; only a single line that is longer than that makes a larger file."""
-        self._path = path
+        self._file = RotatedFile(path, keep)
         self._max_size = max_size
-        self._keep = keep
         self._lost: int | None = None  # lines, since it can't be written
         self._lock = threading.Lock()
 
@@ -56,12 +53,12 @@ class LogFile:
                 self._note_failure(error, data.count(b"\n", start))
                 return
             if self._lost is not None:
-                logger.warning("file=%s can be written again, lines lost=%d", self._path, self._lost)
+                logger.warning("file=%s can be written again, lines lost=%d", self._file.path, self._lost)
                 self._lost = None
 
     def _note_failure(self, error: OSError, lines: int) -> None:
         if self._lost is None:
-            logger.warning("file=%s can't be written, its lines are lost: %s", self._path, error.strerror or error)
+            logger.warning("file=%s can't be written, its lines are lost: %s", self._file.path, error.strerror or error)
         self._lost = (self._lost or 0) + lines
 
     def _add(self, data: bytes, start: int) -> int:
@@ -72,7 +69,7 @@ class LogFile:
             if end == start and not size:
                 end = data.find(b"\n", start) + 1 or len(data)
             if end == start:
-                self._rotate()
+                self._file.rotate()
                 return 0
             try:
                 _write_all(handle, memoryview(data)[start:end])
@@ -84,37 +81,9 @@ class LogFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        """A descriptor of the file, which no other process writes or moves away meanwhile, if it asks as we do."""
-        while True:
-            self._path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-            handle = open_private(self._path, os.O_RDWR | os.O_APPEND)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-                if self._is_ours(handle):
-                    yield handle
-                    return
-            finally:
-                os.close(handle)
-
-    def _is_ours(self, handle: int) -> bool:
-        """Whether the path leads to this file still: another process may have moved it while we waited."""
-        try:
-            return os.path.samestat(os.fstat(handle), self._path.stat())
-        except FileNotFoundError:
-            return False
-
-    def _rotate(self) -> None:
-        """Put the locked file away."""
-        self._numbered(self._keep).unlink(missing_ok=True)
-        for number in range(self._keep - 1, -1, -1):
-            with contextlib.suppress(FileNotFoundError):
-                self._numbered(number).replace(self._numbered(number + 1))
-        with contextlib.suppress(OSError):  # until there is none: `keep` may have been more before
-            for number in itertools.count(self._keep + 1):
-                self._numbered(number).unlink()
-
-    def _numbered(self, number: int) -> Path:
-        return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
+        self._file.path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        with self._file.locked() as handle:
+            yield handle
 
 
 def _end_of_lines(data: bytes, start: int, room: int) -> int:

@@ -20,9 +20,10 @@ LEVELS = tuple(
         errors logbuf mistakes state
         addresses api_key audit auth key_file key_record key_rules events exposure feed gauges groups guesses inflight \
         log log_file log_lines log_models log_queue media_kinds metrics notify package_index places policy \
-        private_file public_hosts quota quota_windows remote_images settings settings_layers settings_sections \
-        settings_server settings_types settings_yaml tls usage usage_report usage_store discovery downloads entry \
-        extras gguf_file gguf_header gguf_types params plan refusal summary templates variants variants_file watch
+        private_file public_hosts quota quota_windows remote_images rotated_file settings settings_layers \
+        settings_sections settings_server settings_types settings_yaml tls usage usage_report usage_store \
+        discovery downloads entry extras gguf_file gguf_header gguf_types params plan refusal summary templates \
+        variants variants_file watch
         builds catalog catalog_builder confinement engines engine_metrics memory memory_cgroup memory_folder \
         memory_free memory_hf memory_devices memory_figures memory_layers memory_learnt memory_ledger \
         memory_measured memory_model memory_sizes memory_smi models_file placement process model_listing \

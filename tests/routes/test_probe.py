@@ -186,6 +186,6 @@ async def test_programs_that_look_whether_anybody_is_there_find_somebody(herd: H
 
 
 async def test_what_ollama_has_and_we_have_not_is_told_in_its_words(herd: Herd) -> None:
-    answer = await herd.post("/api/pull", {"model": "x"})
+    answer = await herd.post("/api/create", {"model": "x"})
     assert answer.status == 404
-    assert answer.error == "There is no route POST /api/pull."
+    assert answer.error == "There is no route POST /api/create."
