@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -71,7 +72,22 @@ def say_note(note: str) -> None:
 def run_interruptible(work: Coroutine[Any, Any, T], advice: str) -> T:
     """The result of the work; Ctrl-C ends it, and the command with status 130 and this advice."""
     try:
-        return asyncio.run(work)
-    except KeyboardInterrupt:
+        return asyncio.run(_ended_by_interrupt(work))
+    except (KeyboardInterrupt, asyncio.CancelledError):
         typer.echo(f"\nStopped. {advice}", err=True)
         raise typer.Exit(INTERRUPTED) from None
+
+
+async def _ended_by_interrupt(work: Coroutine[Any, Any, T]) -> T:
+    """Cancelled by SIGINT, which wakes the loop up.
+
+    The one of asyncio.run does not where the signal comes just before the loop begins to wait for a silent server.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  we are in it
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, task.cancel)
+    try:
+        return await work
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)

@@ -92,7 +92,7 @@ async def test_stream_that_the_engine_refuses_after_a_comment_ends_with_an_error
         assert await events.next() == b": loading alpha\n"
         fake.open_gate()
         *comments, error = await events.rest()
-    assert all(comment.startswith(b": loading alpha") for comment in comments)
+    assert all(comment.startswith(b": ") for comment in comments)  # it may be loaded for a moment before it refuses
     assert data_of(error)["error"]["code"] == "generation_failed"
 
 
