@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from benchmarks.gpu_judging import FREED_SLACK, FREED_WITHIN, OnGpu, Token
 from benchmarks.targets import ROOT, logged, process
 from manager.auth import KeyStore
+from manager.builds.smoke import OFFLOADED
 from manager.engines.llama.native import drives_cuda
 from manager.memory_free import Gpus, gpus
 
@@ -34,7 +35,6 @@ STREAMS: Final = (1, 8, 32)
 COMPARED: Final = 48  # tokens of an answer
 WINDOW: Final = 512  # of one stream, in tokens
 CPU, GPU = "on-cpu", "on-gpu"
-_LAYERS: Final = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _STEP: Final = 0.02
 _WRITTEN_WITHIN: Final = 5.0  # seconds until a line of an engine is in its file
 
@@ -178,7 +178,7 @@ class OnGpuWatch:
         until = time.perf_counter() + _WRITTEN_WITHIN
         while True:
             with contextlib.suppress(FileNotFoundError):
-                found = _LAYERS.search(self._there.log.read_text(errors="replace"))
+                found = OFFLOADED.search(self._there.log.read_text(errors="replace"))
                 if found:
                     return int(found[1]), int(found[2])
             if time.perf_counter() > until:

@@ -52,6 +52,11 @@ def one_address(address: str, prefix: int = IPV6_PREFIX) -> str:
     return str(ip) if ip is not None else address
 
 
+def callable_at(host: str) -> str:
+    """The host by which this machine itself reaches a service that listens on `host`, which may mean all addresses."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  no bind
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a service on `host`."""
     if host.lower() == "localhost":

@@ -23,7 +23,7 @@ from manager.settings import Settings
 TOKENS: Final = 8
 _LINES: Final = 15  # of the log, in the reason of a failure
 _PROMPT: Final = "Once upon a time there was"
-_OFFLOADED: Final = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+OFFLOADED: Final = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ async def _try(binary: Path, model: Path, settings: Settings, run_folder: RunFol
     finally:
         await engine.stop()
     log = "\n".join(engine.log.tail(1000))
-    layers = _OFFLOADED.search(log)
+    layers = OFFLOADED.search(log)
     smoke = Smoke(found, (int(layers[1]), int(layers[2])) if layers else None)
     if found and smoke.offloaded is not None and smoke.offloaded[0] < smoke.offloaded[1]:
         raise _failed(engine, f"only {layers and layers[0]}: is the memory of the GPU taken by others?")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from manager.cli import llama_list
-from manager.cli.options import ConfigOption, settings_from
+from manager.cli.options import ConfigOption, confirm, settings_from
 
 if TYPE_CHECKING:
     from manager.builds.kept import Build
@@ -137,14 +137,11 @@ def remove(
     """Delete a build from the disk."""
     from manager.builds.kept import builds_folder, find
     from manager.builds.removing import remove as delete
-    from manager.errors import ConfigError
 
     folder = builds_folder(settings_from(config, {}))
     build = find(folder, name)
     if not yes:
-        if not sys.stdin.isatty():
-            raise ConfigError("nothing was removed: there is nobody to ask. --yes says that it may be")
-        typer.confirm(f"Delete {build.folder}?", abort=True, err=True)
+        confirm(f"Delete {build.folder}?")
     delete(folder, name)
     typer.echo(f"Removed {name}.")
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manager.cli.options import ConfigOption, DataFolderOption, JsonOption, settings_from, show, size
+from manager.cli.options import ConfigOption, DataFolderOption, JsonOption, confirm, settings_from, show, size
 from manager.cli.transfer import run_interruptible, shown_progress
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def remove_model(
     entry, removal = _planned(name, settings, keep_files)
     _say_removal(entry, settings, removal)
     if not yes:
-        _confirm()
+        confirm("Remove it?")
         _check_unchanged(name, settings, entry, removal)
     if removal is not None:
         check_deletable(removal)
@@ -100,14 +99,6 @@ def _say_removal(entry: ModelEntry, settings: Settings, removal: Removal | None)
     for file, reason in removal.kept:
         typer.echo(f"Kept:    {file} ({reason})", err=True)
     typer.echo(f"{size(removal.size)} in all.", err=True)
-
-
-def _confirm() -> None:
-    from manager.errors import ConfigError
-
-    if not sys.stdin.isatty():
-        raise ConfigError("nothing was removed: there is nobody to ask. --yes says that it may be")
-    typer.confirm("Remove it?", abort=True, err=True)
 
 
 def verify_models(

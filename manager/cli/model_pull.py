@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manager.cli.options import ConfigOption, DataFolderOption, JsonOption, settings_from, size
+from manager.cli.options import ConfigOption, DataFolderOption, JsonOption, base_url, settings_from, size
 from manager.cli.transfer import run_interruptible, say_note, shown_progress
 
 if TYPE_CHECKING:
@@ -176,8 +176,5 @@ def _finish(pulled: Pulled, settings: Settings, asked: str | None, entry: bool, 
 def _example(settings: Settings, name: str) -> str:
     import shlex
 
-    server = settings.server
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(server.host, server.host)  # noqa: S104
-    address = f"{'https' if settings.tls.wanted else 'http'}://{host}:{server.port}/v1/chat/completions"
     body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello!"}]}, ensure_ascii=False)
-    return f"curl {address} -d {shlex.quote(body)}"
+    return f"curl {base_url(settings)}/v1/chat/completions -d {shlex.quote(body)}"

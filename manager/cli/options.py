@@ -32,6 +32,29 @@ def settings_from(config: Path | None, sections: dict[str, dict[str, Any]]) -> S
     return load_settings({"config_path": config, **sections})
 
 
+def base_url(settings: Settings) -> str:
+    """The service's address as this machine may call it, for examples; the port is PORT where the system chooses it."""
+    from manager.addresses import callable_at
+
+    host = callable_at(settings.server.host)
+    if settings.tls.wanted and settings.tls.host is not None:
+        host = settings.tls.host  # the certificate's name, not an address
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{'https' if settings.tls.wanted else 'http'}://{host}:{settings.server.port or 'PORT'}"
+
+
+def confirm(question: str) -> None:
+    """Go on after a yes. Raises ConfigError where there is no terminal to ask at."""
+    import sys
+
+    from manager.errors import ConfigError
+
+    if not sys.stdin.isatty():
+        raise ConfigError("nothing was removed: there is nobody to ask. --yes says that it may be")
+    typer.confirm(question, abort=True, err=True)
+
+
 def expiry(text: str, now: datetime) -> float:
     """Seconds since the epoch of `30d`, `12h`, or an ISO date or time; without a zone it is UTC."""
     text = text.strip()

@@ -10,7 +10,7 @@ import typer
 
 from manager.cli.key_options import store_of
 from manager.cli.model import provide_model
-from manager.cli.options import ConfigOption, DataFolderOption, settings_from
+from manager.cli.options import ConfigOption, DataFolderOption, base_url, settings_from
 
 if TYPE_CHECKING:
     from manager.settings import Settings
@@ -118,14 +118,8 @@ def _make_first_key(settings: Settings) -> None:
 
 
 def _curl(settings: Settings, token: str) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.server.host, settings.server.host)  # noqa: S104 no bind
-    if settings.tls.wanted and settings.tls.host is not None:
-        host = settings.tls.host  # the certificate's name, not an address
-    if ":" in host:
-        host = f"[{host}]"
-    scheme = "https" if settings.tls.wanted else "http"
     return (
-        f"curl {scheme}://{host}:{settings.server.port or 'PORT'}/v1/chat/completions \\\n"
+        f"curl {base_url(settings)}/v1/chat/completions \\\n"
         f"  -H 'Authorization: Bearer {token}' \\\n"
         "  -H 'Content-Type: application/json' \\\n"
         """  -d '{"messages": [{"role": "user", "content": "Why is the sky blue?"}]}'"""

@@ -11,6 +11,7 @@ from typing import Final
 
 import psutil
 
+from manager.addresses import callable_at
 from manager.settings import Settings
 from manager.settings_server import TlsSettings
 
@@ -119,8 +120,7 @@ def _answer(host: str, port: int, tls: bool) -> tuple[int | None, bytes, bytes]:
 
 
 def _connected(host: str, port: int) -> socket.socket:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  no bind
-    return socket.create_connection((host, port), timeout=PING_TIMEOUT)
+    return socket.create_connection((callable_at(host), port), timeout=PING_TIMEOUT)
 
 
 def _context() -> ssl.SSLContext:

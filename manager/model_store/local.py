@@ -9,7 +9,7 @@ from manager.discovery import hf_files, hf_problem
 from manager.gguf_file import gguf_problem, split_name
 from manager.model_store.choices import PICKLES, BadSource
 from manager.model_store.hub import HubFile
-from manager.model_store.plan import Plan, PlannedFile
+from manager.model_store.plan import Plan, PlannedFile, entry_name
 from manager.model_store.quants import Model, belongs, is_gguf, projector_of, quant_of
 from manager.model_store.targets import relative, target_in
 
@@ -48,7 +48,7 @@ def plan_local(
         plan = _of_gguf(path, models_folder, mmproj=mmproj)
     else:
         plan = _of_folder(path, models_folder, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
-    return replace(plan, name=name or plan.name.replace(",", "_"))
+    return replace(plan, name=name or entry_name(plan.name))
 
 
 def _of_folder(folder: Path, models_folder: Path, *, allow_pickle: bool, trust_remote_code: bool) -> Plan:

@@ -58,3 +58,8 @@ class Plan:
     @property
     def is_local(self) -> bool:
         return any(file.local is not None for file in self.files)
+
+
+def entry_name(stem: str) -> str:
+    """The name of a model's entry, made of that of its file or folder: a comma would end it (models_file)."""
+    return stem.replace(",", "_")

@@ -18,7 +18,7 @@ from manager.model_store.choices import BadSource, Choice
 from manager.model_store.hf_choice import choose_hf
 from manager.model_store.hub import HubFile, Repository, file_urls, list_repository
 from manager.model_store.local import plan_local
-from manager.model_store.plan import Plan, PlannedFile
+from manager.model_store.plan import Plan, PlannedFile, entry_name
 from manager.model_store.quants import Model, choices_of, choose, is_gguf, models_of, projector_of, quant_of
 from manager.model_store.source import HubSource, LocalSource, UrlSource, parse_source
 from manager.model_store.targets import target_in
@@ -119,7 +119,7 @@ async def _of_hub(
     folder = models_folder / meant.repo
     files = [*model.files, *([] if projector is None else [projector])]
     return Plan(
-        name=wishes.name or _entry_name(model.stem.rpartition("/")[2]),
+        name=wishes.name or entry_name(model.stem.rpartition("/")[2]),
         source=source,
         engine="llama",
         models_folder=models_folder,
@@ -159,7 +159,7 @@ def _of_hf(client: Client, repository: Repository, source: str, models_folder: P
     )
     folder = models_folder / repository.name
     return Plan(
-        name=wishes.name or _entry_name(folder.name),
+        name=wishes.name or entry_name(folder.name),
         source=source,
         engine="hf",
         models_folder=models_folder,
@@ -197,7 +197,7 @@ async def _of_url(client: Client, text: str, settings: Settings, wishes: _Wishes
         files.append(PlannedFile(target, size=size, sha256=wishes.sha256, etag=etag, urls=(str(address),)))
     stem = url.name[: -len(".gguf")] if split is None else split.stem
     return Plan(
-        name=wishes.name or _entry_name(stem),
+        name=wishes.name or entry_name(stem),
         source=plain(url.with_name(names[0])),
         engine="llama",
         models_folder=folder,
@@ -206,7 +206,3 @@ async def _of_url(client: Client, text: str, settings: Settings, wishes: _Wishes
         quant=quant_of(stem),
         named=bool(wishes.name),
     )
-
-
-def _entry_name(stem: str) -> str:
-    return stem.replace(",", "_")

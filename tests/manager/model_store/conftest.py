@@ -20,6 +20,12 @@ from tests.fakes.hub import Hub, running_hub
 from tests.gguf_files import write_tiny_gguf
 
 
+def names(folder: Path) -> list[str]:
+    """The files in a folder of models, manifests aside."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+    return sorted(path.as_posix() for path in found if path.parts[0] != ".manifests")
+
+
 @dataclass
 class Store:
     """`resolve` and `pull` as in the service, without a pause that takes time."""
@@ -55,9 +61,7 @@ class Store:
 
     @property
     def there(self) -> list[str]:
-        """The files in the folder of models, manifests aside."""
-        found = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
-        return sorted(path.as_posix() for path in found if path.parts[0] != ".manifests")
+        return names(self.folder)
 
 
 def gguf_entry(path: Path, name: str = "model", mmproj: Path | None = None) -> ModelEntry:
@@ -74,6 +78,17 @@ def write_all(folder: Path, files: Mapping[str, bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings) -> Settings:
+    return make_settings()
+
+
+@pytest.fixture
+def models(settings: Settings) -> Path:
+    settings.storage.models_folder.mkdir(parents=True)
+    return settings.storage.models_folder
 
 
 @pytest.fixture(scope="session")

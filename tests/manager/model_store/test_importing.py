@@ -20,23 +20,11 @@ from manager.model_store.reading import git_blob
 from manager.model_store.removal import Removal
 from manager.model_store.suggest import suggested_entry
 from manager.settings import Settings
-from tests.conftest import MakeSettings
-from tests.manager.model_store.conftest import write_all
+from tests.manager.model_store.conftest import names, write_all
 
 HF: Final = {"config.json": b"{}", "model.safetensors": b"s" * 100}
 # git hash-object of 64,000,000 zero bytes
 GIT_BLOB: Final = "ac8a519b014c871ae29f4ff30ad81dc1d2269b4b"
-
-
-@pytest.fixture
-def settings(make_settings: MakeSettings) -> Settings:
-    return make_settings()
-
-
-@pytest.fixture
-def models(settings: Settings) -> Path:
-    settings.storage.models_folder.mkdir(parents=True)
-    return settings.storage.models_folder
 
 
 @pytest.fixture
@@ -51,11 +39,6 @@ def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def nobody(count: int) -> None:
     """Who does not ask how far it is."""
-
-
-def names(folder: Path) -> list[str]:
-    found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
-    return sorted(path.as_posix() for path in found if path.parts[0] != ".manifests")
 
 
 @pytest.mark.parametrize("way", ["move", "copy"])

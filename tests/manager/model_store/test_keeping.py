@@ -28,22 +28,10 @@ from manager.model_store import (
 )
 from manager.model_store.reading import Tell, in_thread
 from manager.settings import Settings
-from tests.conftest import MakeSettings
 from tests.gguf_files import write_header_only, write_tiny_gguf
-from tests.manager.model_store.conftest import gguf_entry, hf_entry, write_all
+from tests.manager.model_store.conftest import gguf_entry, hf_entry, names, write_all
 
 HF = {"config.json": b"{}", "model.safetensors": b"s" * 100, "tokenizer.json": b"{}", "README.md": b"read me"}
-
-
-@pytest.fixture
-def settings(make_settings: MakeSettings) -> Settings:
-    return make_settings()
-
-
-@pytest.fixture
-def models(settings: Settings) -> Path:
-    settings.storage.models_folder.mkdir(parents=True)
-    return settings.storage.models_folder
 
 
 @pytest.fixture
@@ -51,11 +39,6 @@ def mine(tmp_path: Path, tiny_bytes: bytes) -> Path:
     """A split model with its projector, somewhere else."""
     names = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "mmproj-m-f16.gguf"]
     return write_all(tmp_path / "mine", {name: tiny_bytes + bytes([number]) for number, name in enumerate(names)})
-
-
-def names(folder: Path) -> list[str]:
-    found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
-    return sorted(path.as_posix() for path in found if path.parts[0] != ".manifests")
 
 
 async def removal(settings: Settings, entry: ModelEntry, *others: ModelEntry) -> Removal:
