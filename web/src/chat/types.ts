@@ -1,0 +1,69 @@
+/** What a conversation is, as IndexedDB and exported files have it. Times are milliseconds since the epoch. */
+
+export interface ChatImage {
+  id: string;
+  name: string;
+  /** `data:image/…;base64,…`, made small enough to be sent. */
+  url: string;
+}
+
+/** Sampling and limits of requests; what is missing is left to the model's own defaults. */
+export interface Parameters {
+  temperature?: number;
+  top_p?: number;
+  top_k?: number;
+  min_p?: number;
+  typical_p?: number;
+  repeat_penalty?: number;
+  presence_penalty?: number;
+  frequency_penalty?: number;
+  seed?: number;
+  max_tokens?: number;
+  ctx?: number;
+  stop?: string[];
+}
+
+/** How an answer came about. Seconds. */
+export interface AnswerStats {
+  model: string;
+  personality: string | null;
+  /** From the request to the first token; loading included. */
+  firstToken: number | null;
+  seconds: number;
+  promptTokens: number | null;
+  cachedTokens: number | null;
+  completionTokens: number | null;
+  tokensPerSecond: number | null;
+  finishReason: string | null;
+}
+
+/** A turn. Its `parent` is the turn before it; turns with the same parent are branches of each other. */
+export interface Message {
+  id: string;
+  parent: string | null;
+  role: 'user' | 'assistant';
+  text: string;
+  reasoning: string;
+  images: ChatImage[];
+  at: number;
+  stats: AnswerStats | null;
+  /** Why the answer ended early: it was stopped, or an error in words. */
+  stopped: boolean;
+  error: string | null;
+}
+
+export interface Conversation {
+  id: string;
+  title: string;
+  /** Whether somebody gave it its title; else that is made of the first turn. */
+  named: boolean;
+  created: number;
+  changed: number;
+  model: string | null;
+  personality: string | null;
+  system: string;
+  parameters: Parameters;
+  messages: Record<string, Message>;
+  /** The last turn of the branch that is shown. */
+  leaf: string | null;
+}

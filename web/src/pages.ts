@@ -1,0 +1,52 @@
+import Activity from '@lucide/svelte/icons/activity';
+import Boxes from '@lucide/svelte/icons/boxes';
+import KeyRound from '@lucide/svelte/icons/key-round';
+import MessageSquare from '@lucide/svelte/icons/message-square';
+import ScrollText from '@lucide/svelte/icons/scroll-text';
+import Settings from '@lucide/svelte/icons/settings';
+import type { Component } from 'svelte';
+
+import type { Scope } from './api/types';
+
+export interface Page {
+  name: string;
+  title: string;
+  icon: typeof Activity;
+  /** What a key must be for. */
+  scope: Scope;
+  load: () => Promise<{ default: Component }>;
+}
+
+/** Each is fetched when it is first shown. */
+export const pages: Page[] = [
+  {
+    name: 'chat',
+    title: 'Chat',
+    icon: MessageSquare,
+    scope: 'inference',
+    load: () => import('./chat/ChatPage.svelte'),
+  },
+  {
+    name: 'models',
+    title: 'Models',
+    icon: Boxes,
+    scope: 'admin',
+    load: () => import('./models/ModelsPage.svelte'),
+  },
+  {
+    name: 'activity',
+    title: 'Activity',
+    icon: Activity,
+    scope: 'admin',
+    load: () => import('./activity/ActivityPage.svelte'),
+  },
+  { name: 'logs', title: 'Logs', icon: ScrollText, scope: 'admin', load: () => import('./logs/LogsPage.svelte') },
+  { name: 'keys', title: 'Keys', icon: KeyRound, scope: 'admin', load: () => import('./keys/KeysPage.svelte') },
+  {
+    name: 'settings',
+    title: 'Settings',
+    icon: Settings,
+    scope: 'inference',
+    load: () => import('./settings/SettingsPage.svelte'),
+  },
+];
