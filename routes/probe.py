@@ -17,11 +17,6 @@ async def ping(_: web.Request) -> web.Response:
     return web.Response(text="pong")
 
 
-async def root(_: web.Request) -> web.Response:
-    """GET /: programs that know only Ollama look here whether anybody is there."""
-    return web.Response(text="llamaherd is running")
-
-
 async def health(request: web.Request) -> web.Response:
     """GET /health. Names only to a holder of a key, where keys are on."""
     service = request.app[SERVICE]

@@ -1,6 +1,7 @@
 # Sourced by the other scripts. `set_up LEVEL` makes .venv ready and changes to the repository's folder.
 # Levels: run, check, test; each has all of the one before it. WITH_HF=1 adds what Hugging Face models need to any of
 # them; once installed, that stays a part of the set-up. `set_up_clients` makes what tests/clients starts.
+# `set_up_web` makes web/ ready to be checked and tested, `build_web` builds what the service serves of it.
 # shellcheck shell=bash
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -8,6 +9,8 @@ VENV=$ROOT/.venv
 STAMP=$VENV/llamaherd-setup
 CLIENTS=$ROOT/.venv-clients
 NODE_CLIENTS=$ROOT/tests/clients/node
+WEB=$ROOT/web
+WEB_BUILT=$ROOT/routes/web_app/built
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -76,6 +79,55 @@ set_up_clients() {
     exec 9>&-
 }
 
+# What the web app needs of Node: the packages of its lock file. Fails where there is no Node that will do.
+set_up_web() {
+    cd "$ROOT" || die "$ROOT can't be entered."
+    node_will_do || return 1
+    lock
+    install_node_packages "$WEB" "what the web app is made of" || return 1
+    exec 9>&-
+}
+
+# The files of the web app, where they are not those of these sources. Fails with a word where they can't be made:
+# the service runs without them, or with those that it has.
+build_web() {
+    cd "$ROOT" || die "$ROOT can't be entered."
+    local wanted stamp=$WEB/node_modules/llamaherd-built
+    if [ ! -w "$ROOT" ]; then
+        [ -f "$WEB_BUILT/index.html" ]
+        return
+    fi
+    if ! node_will_do; then
+        [ -f "$WEB_BUILT/index.html" ] || say "The web app is not built: that needs Node 20 or newer and npm" \
+            "(apt-get install nodejs npm). The API does without."
+        return 1
+    fi
+    wanted=$(web_sources | sha256sum | cut -d' ' -f1)
+    if [ -f "$WEB_BUILT/index.html" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    if ! set_up_web; then
+        say "The web app is not built, see above. The API does without."
+        return 1
+    fi
+    say "Building the web app ..."
+    lock
+    if ! (cd "$WEB" && npm run --silent build -- --logLevel warn >&2); then
+        say "The web app could not be built, see above. The API does without."
+        return 1
+    fi
+    echo "$wanted" >"$stamp"
+    exec 9>&-
+}
+
+node_will_do() {
+    command -v npm >/dev/null && node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20)' 2>/dev/null
+}
+
+web_sources() {
+    (cd "$WEB" && find . -path ./node_modules -prune -o -type f -print0 | sort -z | xargs -0 sha256sum)
+}
+
 # The cache folder of what the tests build.
 tests_cache() {
     local base=${XDG_CACHE_HOME:-}
@@ -138,15 +190,19 @@ install_clients() {
 }
 
 install_node_clients() {
-    local wanted stamp=$NODE_CLIENTS/node_modules/llamaherd-setup
-    wanted=$(cat "$NODE_CLIENTS/package.json" "$NODE_CLIENTS/package-lock.json" | sha256sum | cut -d' ' -f1)
+    install_node_packages "$NODE_CLIENTS" "the clients for Node" || die "npm could not install the clients for Node."
+}
+
+# The packages of a folder's lock file, where they are not there already.
+install_node_packages() {
+    local folder=$1 what=$2 wanted stamp=$1/node_modules/llamaherd-setup
+    wanted=$(cat "$folder/package.json" "$folder/package-lock.json" | sha256sum | cut -d' ' -f1)
     if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
-    say "Installing the clients for Node ..."
+    say "Installing $what ..."
     # --ignore-scripts: packages are to be unpacked, not to run anything.
     # Not --prefix, with which npm would look for its global settings in there.
-    (cd "$NODE_CLIENTS" && npm ci --silent --no-audit --no-fund --ignore-scripts) ||
-        die "npm could not install the clients for Node."
+    (cd "$folder" && npm ci --silent --no-audit --no-fund --ignore-scripts) || return 1
     echo "$wanted" >"$stamp"
 }

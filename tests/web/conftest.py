@@ -1,0 +1,113 @@
+"""A browser, and services for it to look at: one with a real model, and one with fakes for what must go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from routes.web_app import BUILT
+from tests.e2e.conftest import STARTER, TEACHER
+from tests.e2e.service import Service, running
+from tests.routes.stage import Fake, Stage
+from tests.web.browser import AXE, PATIENCE, Visitor, chromium, started
+
+Visit = Callable[[Service], Visitor]
+StartStaged = Callable[[], AbstractContextManager[Service]]
+
+expect.set_options(timeout=PATIENCE * 1000)
+
+
+@pytest.fixture(autouse=True)
+def _left_children_fail() -> None:
+    """The browser is a child that stays; services are looked at where they end."""
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if chromium() is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    if not (BUILT / "index.html").is_file() or not AXE.is_file():
+        pytest.skip("the web app is not built: scripts/test-web builds it")
+    with started() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    named = os.environ.get("WEB_SCREENSHOTS")
+    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def visit(browser: Browser, pictures: Path) -> Iterator[Visit]:
+    """Makes visitors, each with a profile of its own. A test fails where something went wrong in a page of theirs."""
+    visitors: list[Visitor] = []
+
+    def begin(service: Service) -> Visitor:
+        context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light", locale="en-GB")
+        visitors.append(Visitor(context, service.url, pictures))
+        return visitors[-1]
+
+    yield begin
+    for visitor in visitors:
+        visitor.context.close()
+    for visitor in visitors:
+        visitor.mishaps.check()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The real service with SmolLM2, which tests share. Models differ by name only, so that each test has its own."""
+    folder = tmp_path_factory.mktemp("web")
+    (folder / "data").mkdir()
+    (folder / "models").mkdir()
+    (folder / "models" / "smol.gguf").symlink_to(os.environ[STARTER])
+    (folder / "models" / "found.gguf").symlink_to(os.environ[STARTER])
+    params = {"model": "smol.gguf", "ctxSize": 2048, "parallel": 2, "threads": 1, "nPredict": 200}
+    smol = {
+        "params": params,
+        "template": "chatml",
+        "personalities": {"geography teacher": TEACHER},
+        "description": "Small, and quick to answer.",
+    }
+    models = {
+        "smol": smol,
+        "smol-two": smol,
+        "smol-cold": {**smol, "ttl": 600},
+        "missing": {"params": {"model": "no.gguf"}},
+    }
+    (folder / "data" / "models.json").write_text(json.dumps(models, indent=2))
+    environment = {
+        "GGUF_MODELS_DIR": str(folder / "models"),
+        "LLAMAHERD_STORAGE__MODELS_FOLDER": str(folder / "models"),
+        "LLAMAHERD_LLAMA__LAUNCHER": "embedded",
+        "LLAMAHERD_ACTIVITY__SAMPLE_EVERY": "0.5",
+        "LLAMAHERD_SERVER__DRAIN_TIMEOUT": "5",
+    }
+    with running(folder, environment) as service:
+        yield service
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+@pytest.fixture
+def fake(stage: Stage) -> Fake:
+    """The fake llama-server of the model "parrot", which says what it is told."""
+    return stage.model("parrot", ctx_size=1000)
+
+
+@pytest.fixture
+def start_staged(stage: Stage) -> StartStaged:
+    """Start a service over the stage, whose models are fakes."""
+    return lambda: running(stage.folder, {**stage.variables(), "LLAMAHERD_SERVER__DRAIN_TIMEOUT": "1"})
