@@ -141,7 +141,7 @@ export async function* messagesOf(response: Response, signal?: AbortSignal): Asy
 
 /** Whether an error means that somebody stopped what was going on. */
 export function isAbort(error: unknown): boolean {
-  return error instanceof DOMException && error.name === 'AbortError';
+  return (error as { name?: unknown } | null)?.name === 'AbortError';
 }
 
 /** An error in a sentence for people. */
