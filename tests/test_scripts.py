@@ -20,6 +20,7 @@ SCRIPTS = [
     *(
         "scripts/start",
         "scripts/test",
+        "scripts/test-web",
         "scripts/test-native",
         "scripts/test-wheel",
         "scripts/test-cuda",
@@ -31,6 +32,21 @@ SCRIPTS = [
 
 # What the clients of the tests are made of.
 CLIENTS_OF = [f"tests/clients/{name}" for name in ("requirements.txt", "node/package.json", "node/package-lock.json")]
+
+WEB_OF = ["web/package.json", "web/package-lock.json", "web/src/main.ts"]
+
+# Called as npm: notes what it is asked to do, builds the web app's page, and fails on demand.
+FAKE_NPM = """#!/bin/bash
+echo "npm $* in $PWD" >>"$FAKE_LOG"
+case "$1" in
+    ci) mkdir -p node_modules; exit "${FAKE_NPM_EXIT:-0}" ;;
+    run) mkdir -p ../routes/web_app/built; echo built >../routes/web_app/built/index.html; exit "${FAKE_BUILD_EXIT:-0}" ;;
+esac
+"""
+# Called as node: its version is one that will do, or not.
+FAKE_NODE = """#!/bin/bash
+exit "${FAKE_NODE_OLD:-0}"
+"""
 
 # Called as .venv/bin/python: a version, a pip that notes its arguments and fails on demand, and nothing else.
 FAKE_PYTHON = """#!/bin/bash
@@ -55,14 +71,16 @@ class Tree:
         self.log = folder / "log"
         self.path = folder / "bin"
         self.path.mkdir()
-        for tool in ("bash", "cat", "cp", "cut", "dirname", "mkdir", "rm", "sha256sum"):
+        for tool in ("bash", "cat", "cp", "cut", "dirname", "find", "mkdir", "rm", "sha256sum", "sort", "xargs"):
             where = shutil.which(tool)
             assert where is not None
             (self.path / tool).symlink_to(where)
         (self.root / "scripts").mkdir(parents=True)
         shutil.copy(ROOT / "scripts/setup.sh", self.root / "scripts")
         (self.root / "tests/clients/node").mkdir(parents=True)
-        for name in ("pyproject.toml", "constraints.txt", *CLIENTS_OF):
+        (self.root / "web/src").mkdir(parents=True)
+        (self.root / "routes/web_app").mkdir(parents=True)
+        for name in ("pyproject.toml", "constraints.txt", *CLIENTS_OF, *WEB_OF):
             (self.root / name).write_text("")
 
     def add_python(self, name: str) -> None:
@@ -70,9 +88,7 @@ class Tree:
         (self.path / name).chmod(0o755)
 
     def add_npm(self) -> None:
-        """A Node, and an npm that notes what it is asked to do and fails on demand."""
-        npm = '#!/bin/bash\necho "npm $* in $PWD" >>"$FAKE_LOG"; mkdir -p node_modules; exit "${FAKE_NPM_EXIT:-0}"\n'
-        for name, text in (("npm", npm), ("node", "#!/bin/bash\n")):
+        for name, text in (("npm", FAKE_NPM), ("node", FAKE_NODE)):
             (self.path / name).write_text(text)
             (self.path / name).chmod(0o755)
 
@@ -261,6 +277,59 @@ def test_without_node_its_client_is_left_out(tree: Tree) -> None:
     assert "There is no Node" in done.stderr
 
 
+@pytest.fixture
+def web(tree: Tree) -> Tree:
+    """A tree that is set up, with npm."""
+    tree.add_npm()
+    tree.set_up("run")
+    tree.done()
+    return tree
+
+
+def test_the_web_app_is_built_once(web: Tree) -> None:
+    assert web.call("build_web").returncode == 0
+    installed, built = web.done()
+    assert installed == f"npm ci --silent --no-audit --no-fund --ignore-scripts in {web.root}/web"
+    assert built.startswith("npm run --silent build")
+    assert (web.root / "routes/web_app/built/index.html").exists()
+    assert web.call("build_web").returncode == 0
+    assert web.done() == []
+
+
+@pytest.mark.parametrize(("name", "again"), [("web/src/main.ts", 1), ("web/package-lock.json", 2)])
+def test_a_web_app_whose_sources_changed_is_built_again(web: Tree, name: str, again: int) -> None:
+    web.call("build_web")
+    web.done()
+    (web.root / name).write_text("changed")
+    assert web.call("build_web").returncode == 0
+    assert len(web.done()) == again
+
+
+@pytest.mark.parametrize("fault", ["FAKE_NPM_EXIT", "FAKE_BUILD_EXIT"])
+def test_a_web_app_that_can_t_be_built_is_told_and_tried_again(web: Tree, fault: str) -> None:
+    done = web.call("build_web || echo goes on", **{fault: "1"})
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
+    assert "The API does without" in done.stderr
+    web.done()
+    assert web.call("build_web").returncode == 0
+    assert web.done()
+
+
+def test_without_a_node_that_will_do_the_web_app_is_left_out_with_a_word(tree: Tree) -> None:
+    for knobs in ({}, {"FAKE_NODE_OLD": "1"}):
+        done = tree.call("build_web || echo goes on", **knobs)
+        assert (done.returncode, done.stdout) == (0, "goes on\n")
+        assert "needs Node 20 or newer and npm" in done.stderr
+        tree.add_npm()
+    assert not tree.done()
+
+
+def test_without_node_a_web_app_that_is_there_is_nothing_to_tell_of(web: Tree) -> None:
+    web.call("build_web")
+    (web.path / "npm").unlink()
+    assert web.call("build_web || true").stderr == ""
+
+
 def test_generate_auth_key_prints_the_key_alone(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     script = shutil.copy(ROOT / "scripts/generate_auth_key.py", tmp_path / "scripts")
@@ -301,9 +370,13 @@ def test_clients_are_pinned_with_all_that_they_need_and_no_address() -> None:
     ours = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     theirs = dict(line.split("==") for line in lines if "==" in line)
     assert theirs["openai"] == ours["openai"]
-    lock = (ROOT / "tests/clients/node/package-lock.json").read_text()
+
+
+@pytest.mark.parametrize("folder", ["tests/clients/node", "web"])
+def test_lock_files_of_npm_pin_by_hash_and_hold_no_address_of_a_registry(folder: str) -> None:
+    lock = (ROOT / folder / "package-lock.json").read_text()
     assert "integrity" in lock
-    assert "resolved" not in lock
+    assert '"resolved"' not in lock
 
 
 def canonical(name: str) -> str:

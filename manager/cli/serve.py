@@ -113,7 +113,8 @@ def _make_first_key(settings: Settings) -> None:
     key = typer.style(token, bold=True)
     typer.echo(
         f"{line}\nYour API key. It is shown this once; it may do everything:\n\n    {key}\n\n"
-        f"Try it in another terminal:\n\n{_curl(settings, token)}\n{line}"
+        f"Open {base_url(settings)}/ in a browser and sign in with it, or try it in another terminal:\n\n"
+        f"{_curl(settings, token)}\n{line}"
     )
 
 

@@ -9,7 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    StorageState,
+    expect,
+    sync_playwright,
+)
 
 ROOT: Final = Path(__file__).parents[2]
 AXE: Final = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
@@ -84,16 +93,11 @@ class Visitor:
         self.mishaps = Mishaps()
         self._pictures = pictures
 
-    def open(self, where: str = "", key: str | None = None) -> Page:
-        """A tab on that page, as `models`; with a key, it is signed in."""
+    def open(self, where: str = "") -> Page:
+        """A tab on that page, as `models`."""
         page = self.context.new_page()
         self.mishaps.watch(page)
-        page.goto(self.url)
-        if key is not None:
-            page.evaluate("key => localStorage.setItem('llamaherd.key', key)", key)
         page.goto(f"{self.url}/#/{where}")
-        if key is not None:
-            page.reload()
         return page
 
     def picture(self, page: Page, name: str) -> None:
@@ -110,6 +114,11 @@ class Visitor:
         page.emulate_media(color_scheme="light")
         if size is not None:
             page.set_viewport_size(size)
+
+
+def signed_in(url: str, key: str) -> StorageState:
+    """The profile of a browser that has signed in there."""
+    return {"cookies": [], "origins": [{"origin": url, "localStorage": [{"name": "llamaherd.key", "value": key}]}]}
 
 
 def overflows(page: Page) -> bool:
@@ -142,4 +151,4 @@ def eventually(condition: Callable[[], bool], page: Page) -> None:
     raise AssertionError("it never came true")
 
 
-__all__ = ["Visitor", "chromium", "eventually", "expect", "serious_faults", "started", "texts"]
+__all__ = ["Visitor", "chromium", "eventually", "expect", "serious_faults", "signed_in", "started", "texts"]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -15,9 +16,15 @@ from routes.web_app import BUILT
 from tests.e2e.conftest import STARTER, TEACHER
 from tests.e2e.service import Service, running
 from tests.routes.stage import Fake, Stage
-from tests.web.browser import AXE, PATIENCE, Visitor, chromium, started
+from tests.web.browser import AXE, DESKTOP, PATIENCE, Visitor, chromium, signed_in, started
 
-Visit = Callable[[Service], Visitor]
+
+class Visit(Protocol):
+    """A visitor of that service; with a key, it is signed in."""
+
+    def __call__(self, service: Service, key: str | None = None) -> Visitor: ...
+
+
 StartStaged = Callable[[], AbstractContextManager[Service]]
 
 expect.set_options(timeout=PATIENCE * 1000)
@@ -51,8 +58,13 @@ def visit(browser: Browser, pictures: Path) -> Iterator[Visit]:
     """Makes visitors, each with a profile of its own. A test fails where something went wrong in a page of theirs."""
     visitors: list[Visitor] = []
 
-    def begin(service: Service) -> Visitor:
-        context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light", locale="en-GB")
+    def begin(service: Service, key: str | None = None) -> Visitor:
+        context = browser.new_context(
+            viewport={"width": DESKTOP[0], "height": DESKTOP[1]},
+            color_scheme="light",
+            locale="en-GB",
+            storage_state=signed_in(service.url, key) if key else None,
+        )
         visitors.append(Visitor(context, service.url, pictures))
         return visitors[-1]
 
