@@ -16,6 +16,8 @@ FIRST: Final = 3  # SD_LISTEN_FDS_START
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 _MAIN: Final = frozenset({"https", "main", "unknown", ""})
 _HTTP: Final = "http"
+# Where a setting comes from that such a socket decides.
+SOCKET: Final = "a socket of systemd"
 # How systemd calls the sockets of a unit that gives them no name.
 _UNNAMED: Final = ".socket"
 
@@ -51,7 +53,8 @@ class PassedSockets:
         # Of several the one that lets others in: it decides what the service must ask for.
         widest = next((one for one in self.main if not is_loopback(one.host)), self.main[0])
         server = settings.server.model_copy(update={"host": widest.host, "port": widest.port})
-        return settings.model_copy(update={"server": server})
+        origins = {**settings.origins, **dict.fromkeys(("server.host", "server.port"), SOCKET)}
+        return settings.model_copy(update={"server": server, "origins": origins})
 
 
 def passed_sockets(environment: MutableMapping[str, str]) -> PassedSockets:

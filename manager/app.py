@@ -12,7 +12,7 @@ from aiohttp import web
 
 import routes
 from manager.audit import Audit
-from manager.auth import KeyStore
+from manager.auth import ApiKey, KeyStore
 from manager.catalog import load_catalog
 from manager.confinement import Confinement
 from manager.engines import Engine
@@ -25,6 +25,7 @@ from manager.errors import ConfigError
 from manager.exposure import refuse_weakness, warn_of_keys_in_clear
 from manager.home import return_home
 from manager.log import AccessLog
+from manager.log_recent import RecentLog
 from manager.memory_devices import refuse_two_names
 from manager.memory_ledger import Ledger
 from manager.metrics import Metrics
@@ -33,6 +34,7 @@ from manager.pulls import Pulls
 from manager.reload import Reloader
 from manager.remote_images import RemoteImages
 from manager.run_folder import RunFolder
+from manager.samples import keep_sampling
 from manager.service import SERVICE, Service
 from manager.settings import Settings
 from manager.tls import ServerTls, follow
@@ -47,7 +49,7 @@ LOOK_AT_KEYS_EVERY: Final = 1.0
 
 def create_app(settings: Settings) -> web.Application:
     """The application, with nothing running yet. Raises ConfigError for any mistake in settings, keys or models."""
-    keys = KeyStore(settings.storage.keys_file)
+    keys = KeyStore(settings.storage.keys_file, keep_admin=True)
     keys.load()
     refuse_weakness(settings, keys)
     Confinement(settings.children).check()
@@ -57,10 +59,11 @@ def create_app(settings: Settings) -> web.Application:
     catalog = load_catalog(settings)
     refuse_two_names(settings, catalog)
     run_folder = RunFolder(settings.storage.run_folder)
-    metrics = Metrics()
-    pool = ModelPool(catalog, settings, engine_factory(settings, run_folder), Ledger(settings), metrics)
+    metrics, ledger = Metrics(), Ledger(settings)
+    pool = ModelPool(catalog, settings, engine_factory(settings, run_folder), ledger, metrics)
     app = web.Application(client_max_size=settings.server.max_body)
-    access_log = AccessLog() if settings.server.access_log else None
+    recent_log = RecentLog()
+    access_log = AccessLog(recent=recent_log) if settings.server.access_log else None
     service = app[SERVICE] = Service(
         settings=settings,
         keys=keys,
@@ -72,6 +75,7 @@ def create_app(settings: Settings) -> web.Application:
         tls=tls,
         remote_images=RemoteImages(settings.media) if settings.media.remote else None,
         metrics=metrics,
+        recent_log=recent_log,
     )
     service.reloader = Reloader(settings, keys, pool, lambda: _note_keys(service), tls)
     service.pulls = Pulls(settings, pool.feed, lambda: pool.catalog, service.reloader.reload)
@@ -84,6 +88,7 @@ def create_app(settings: Settings) -> web.Application:
     if service.remote_images is not None:
         app.cleanup_ctx.append(_fetching(service.remote_images))
     app.cleanup_ctx.append(_pool)
+    app.cleanup_ctx.append(_sampled(ledger))
     app.cleanup_ctx.append(_reloads)
     if settings.scheduling.home is not None:
         app.cleanup_ctx.append(_at_home(settings.scheduling.home, settings.scheduling.home_after))
@@ -157,6 +162,15 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
     await app[SERVICE].pool.close()
 
 
+def _sampled(ledger: Ledger) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def sample(app: web.Application) -> AsyncIterator[None]:
+        service = app[SERVICE]
+        async with _background(keep_sampling(service.samples, service.inflight, service.pool, ledger)):
+            yield
+
+    return sample
+
+
 async def _reloads(app: web.Application) -> AsyncIterator[None]:
     """Changed files are read again, where that is wanted."""
     service = app[SERVICE]
@@ -184,9 +198,20 @@ def _note_keys(service: Service) -> None:
 
 
 async def _keys_followed(app: web.Application) -> AsyncIterator[None]:
-    """A key that is made or revoked on the command line counts within a second."""
-    async with _background(_follow_keys(app[SERVICE])):
+    """A key that is made or revoked on the command line counts within a second, over HTTP at once."""
+    service, loop = app[SERVICE], asyncio.get_running_loop()
+
+    def tell(event: str, key: ApiKey) -> None:  # in a thread, and whether or not the client still waits
+        loop.call_soon_threadsafe(_key_changed, service, event, key.id)
+
+    service.keys.on_change = tell
+    async with _background(_follow_keys(service)):
         yield
+
+
+def _key_changed(service: Service, event: str, key_id: str) -> None:
+    _note_keys(service)
+    service.pool.feed.publish("key", {"event": event, "id": key_id})
 
 
 async def _follow_keys(service: Service) -> None:
@@ -196,8 +221,8 @@ async def _follow_keys(service: Service) -> None:
         await asyncio.sleep(LOOK_AT_KEYS_EVERY)
         try:
             if await asyncio.to_thread(service.keys.reload_if_changed):
-                _note_keys(service)
                 logger.info("keys read again keys=%d", len(service.keys))
+            _note_keys(service)  # whoever has read them
             refused = ""
         except ConfigError as error:
             if error.message != refused:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hmac
 import logging
 import secrets
+import threading
 import time
-from collections.abc import Callable, Collection, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Unpack
@@ -15,7 +16,7 @@ from typing import Final, Unpack
 from manager import key_file
 from manager.api_key import PREFIX, SCOPES, ApiKey, digest_of, generate_key
 from manager.errors import ConfigError, InvalidKey
-from manager.key_rules import Changes, changed, fitted, one, rotated
+from manager.key_rules import Changes, changed, check_first, check_last, fitted, one, rotated
 
 __all__ = ["PREFIX", "SCOPES", "ApiKey", "KeyStore", "digest_of", "generate_key"]
 
@@ -33,10 +34,11 @@ class KeyStore:
 
     Whatever changes the file reads it again first, under a lock between processes: a key that the command
     line made or revoked is never lost to the service, nor the other way round. Only `authenticate`, `find`, `list`
-    and `len` leave the disk alone.
+    and `len` leave the disk alone. All may be called in any thread.
 
-    `on_change` is called with `created`, `changed`, `rotated` or `revoked` and the key, once that is written; should
-    it raise, it stays written. `clock` is seconds since the epoch.
+    `keep_admin`: there is always a key left that administers, from the first one on. `on_change` is called with
+    `created`, `changed`, `rotated` or `revoked` and the key, once that is written, in the same thread; should it
+    raise, it stays written. `clock` is seconds since the epoch.
     """
 
     def __init__(
@@ -44,17 +46,21 @@ class KeyStore:
         path: Path,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
+        keep_admin: bool = False,
         on_change: Callable[[str, ApiKey], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = path
+        self.on_change = on_change
         self._lock_timeout = lock_timeout
-        self._on_change = on_change
+        self._keep_admin = keep_admin
         self._clock = clock
         self._keys: tuple[ApiKey, ...] = ()
         self._by_digest: dict[str, ApiKey] = {}  # by former digests too
         self._used: dict[str, float] = {}  # by id; newer than what the file says
         self._seen: key_file.Version | None = None
+        # From reading the file until that counts: an older reading must not come after a newer one.
+        self._turn = threading.Lock()
 
     def __len__(self) -> int:
         """How many keys are stored. Expired ones count: expiry must never turn authentication off."""
@@ -62,20 +68,22 @@ class KeyStore:
 
     def load(self) -> None:
         """Read the file; a missing one means no keys. Raises ConfigError on a mistake and keeps what it had."""
-        self._adopt(*key_file.read(self.path))
+        with self._turn:
+            self._adopt(*key_file.read(self.path))
 
     def reload_if_changed(self) -> bool:
         """Read the file where it is not the one last read; says whether it was. Raises as `load` does.
 
         A file that has gone is refused too: taking it away must not open a service that asks for keys.
         """
-        seen = key_file.version(self.path)
-        if seen == self._seen:
-            return False
-        if seen is None:
-            raise ConfigError(f"{self.path}: the file has gone; the keys that were read from it stay valid.")
-        self.load()
-        return True
+        with self._turn:
+            seen = key_file.version(self.path)
+            if seen == self._seen:
+                return False
+            if seen is None:
+                raise self._gone()
+            self._adopt(*key_file.read(self.path))
+            return True
 
     def authenticate(self, token: str) -> ApiKey:
         """The key that `token` is. Raises InvalidKey where it is unknown or expired. Never touches the disk.
@@ -125,7 +133,8 @@ class KeyStore:
     ) -> tuple[str, ApiKey]:
         """Store a new key; returns the key, which can't be had again, and what is known of it.
 
-        Names are unique among keys that have not expired. Raises InvalidRequest naming the argument at fault.
+        Names are unique among keys that have not expired. Raises InvalidRequest naming the argument at fault, and
+        ConfigError where the file can't be read or written; so do `change`, `rotate` and `revoke`.
         """
         token, now = generate_key(), self._now()
         made = ApiKey(
@@ -143,8 +152,10 @@ class KeyStore:
             at_once=at_once,
         )
         with self._locked():
-            keys, _ = key_file.read(self.path)
+            keys = self._stored()
             made = fitted(made, keys, now)
+            if self._keep_admin:
+                check_first(made, keys, now)
             self._write((*keys, made))
         self._tell("created", made)
         return token, made
@@ -152,7 +163,7 @@ class KeyStore:
     def change(self, id_or_name: str, **changes: Unpack[Changes]) -> ApiKey:
         """Give the key with this id or name other fields; None takes away a limit, a list of models, the expiry.
 
-        Raises InvalidRequest naming the argument at fault.
+        Raises InvalidRequest naming the argument at fault, and LastAdminKey.
         """
         return self._renew("changed", id_or_name, lambda key, keys: changed(key, changes, keys, self._now()))
 
@@ -167,10 +178,12 @@ class KeyStore:
         return token, self._renew("rotated", id_or_name, lambda key, _: rotated(key, digest, overlap, self._now()))
 
     def revoke(self, id_or_name: str) -> ApiKey:
-        """Forget the key with this id or name. Raises InvalidRequest where that is no key, or several."""
+        """Forget the key with this id or name. Raises InvalidRequest where that is no key, or several; LastAdminKey."""
         with self._locked():
-            keys, _ = key_file.read(self.path)
+            keys = self._stored()
             gone = one(keys, id_or_name)
+            if self._keep_admin:
+                check_last(gone, None, keys, self._now())
             self._write(key for key in keys if key is not gone)
         self._tell("revoked", gone)
         return gone
@@ -192,12 +205,24 @@ class KeyStore:
 
     def _renew(self, event: str, id_or_name: str, renewed: Callable[[ApiKey, tuple[ApiKey, ...]], ApiKey]) -> ApiKey:
         with self._locked():
-            keys, _ = key_file.read(self.path)
+            keys = self._stored()
             old = one(keys, id_or_name)
             new = renewed(old, keys)
+            if self._keep_admin:
+                check_last(old, new, keys, self._now())
             self._write(new if key is old else key for key in keys)
         self._tell(event, new)
         return new
+
+    def _stored(self) -> tuple[ApiKey, ...]:
+        """The keys of the file. One that has gone is no empty one: keys that are valid would be lost to the next."""
+        keys, seen = key_file.read(self.path)
+        if seen is None and self._seen is not None:
+            raise self._gone()
+        return keys
+
+    def _gone(self) -> ConfigError:
+        return ConfigError(f"{self.path}: the file has gone; the keys that were read from it stay valid.")
 
     def _write(self, keys: Iterable[ApiKey]) -> None:
         keys = tuple(keys)
@@ -212,15 +237,17 @@ class KeyStore:
 
     def _tell(self, event: str, key: ApiKey) -> None:
         logger.info("key=%s event=%s name=%r scopes=%s", key.id, event, key.name, ",".join(sorted(key.scopes)))
-        if self._on_change is not None:
-            self._on_change(event, key)
+        if self.on_change is not None:
+            self.on_change(event, key)
 
     def _now(self) -> float:
         """In whole seconds, as the file has them."""
         return float(int(self._clock()))
 
-    def _locked(self) -> AbstractContextManager[None]:
-        return key_file.locked(self.path, self._lock_timeout)
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with key_file.locked(self.path, self._lock_timeout), self._turn:
+            yield
 
 
 def _check_former(key: ApiKey, digest: str, now: float) -> None:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from manager.catalog_builder import CatalogBuilder
 from manager.entry import HfParams, LlamaParams, Lora, ModelEntry, Template
-from manager.errors import ConfigError, ModelNotFound
+from manager.errors import ModelNotFound
 from manager.gguf_file import check_gguf
-from manager.mistakes import did_you_mean, shown
-from manager.models_file import read_models_file
+from manager.mistakes import Mistakes, did_you_mean, shown
+from manager.models_file import parse_models_file, read_text
 from manager.settings import Settings
 from manager.variants import RequestFilter
 
@@ -23,6 +23,7 @@ __all__ = [
     "Lora",
     "ModelEntry",
     "Template",
+    "catalog_of",
     "check_gguf",
     "load_catalog",
 ]
@@ -103,20 +104,35 @@ def load_catalog(settings: Settings, said: Collection[str] = ()) -> Catalog:
 
     What is odd is logged, but for what is in `said`: files are read again often, and once is enough.
     """
-    path = settings.storage.models_file
+    builder, default = _built(settings, read_text(settings.storage.models_file))
+    for warning in builder.warnings:
+        if warning not in said:
+            logger.warning("%s", warning)
+    return Catalog(builder.entries, default, builder.warnings)
+
+
+def catalog_of(settings: Settings, text: str) -> Catalog:
+    """What `load_catalog` would read, were this the text of models.json. Raises as it does; nothing is logged."""
+    builder, default = _built(settings, text)
+    return Catalog(builder.entries, default, builder.warnings)
+
+
+def _built(settings: Settings, text: str | None) -> tuple[CatalogBuilder, str | None]:
+    """All entries, with `text` as that of models.json, and the name of the default model, where one is set.
+
+    Raises Mistakes with every one, and ConfigError where a folder of models can't be read.
+    """
     builder = CatalogBuilder(settings)
-    for name, raw in read_models_file(path).items():
+    entries, mistakes = parse_models_file(text, settings.storage.models_file)
+    for name, raw in entries.items():
         builder.add_from_file(name, raw)
     builder.add_from_settings()
-    if builder.mistakes:
-        raise ConfigError("\n".join(builder.mistakes))
+    if mistakes or builder.mistakes:
+        raise Mistakes([*mistakes, *builder.mistakes])
     builder.add_discovered()
     default = settings.model.name or builder.single
     names = [name for entry in builder.entries for name in (entry.name, *entry.aliases)]
     if default is not None and default not in names:
         hint = did_you_mean(default, [entry.name for entry in builder.entries])
         builder.warnings.append(f"model={default} is to be the default but does not exist{hint}")
-    for warning in builder.warnings:
-        if warning not in said:
-            logger.warning("%s", warning)
-    return Catalog(builder.entries, default, builder.warnings)
+    return builder, default

@@ -17,7 +17,7 @@ from manager.entry import HfParams, LlamaParams, ModelEntry, ModelParams, Templa
 from manager.errors import ConfigError
 from manager.extras import missing_hf
 from manager.gguf_file import gguf_problem, split_name
-from manager.mistakes import shown
+from manager.mistakes import Mistake, shown
 from manager.models_file import FileEntry, name_problem
 from manager.settings import Settings
 from manager.templates import find_template
@@ -31,7 +31,7 @@ class CatalogBuilder:
 
     def __init__(self, settings: Settings) -> None:
         self.entries: list[ModelEntry] = []
-        self.mistakes: list[str] = []
+        self.mistakes: list[Mistake] = []
         self.warnings: list[str] = []
         self.single: str | None = None  # the name of the model that the settings describe
         self._settings = settings
@@ -40,20 +40,22 @@ class CatalogBuilder:
         self._defaults = _default_params(settings)
 
     def add_from_file(self, name: str, raw: FileEntry) -> None:
-        place = f"{self._storage.models_file}: {name}"
         names = (name, *raw.aliases)
         ids = [f"{used}:{profile}" for profile in raw.profiles for used in names]
         for used in (*names, *ids):
             if used in self._owners:
-                what = "the name" if used == name else "profiles: the name" if used in ids else "aliases: the name"
-                self.mistakes.append(f"{place}: {what} {shown(used)} is taken by {self._owners[used]}")
+                key = () if used == name else ("profiles",) if used in ids else ("aliases",)
+                self._refuse(f"the name {shown(used)} is taken by {self._owners[used]}", name, *key)
             self._owners[used] = f"{'a profile of ' if used in ids else ''}the entry {name}"
         try:
             self.entries.append(self._from_file(name, raw))
         except _PathError as error:
-            self.mistakes.append(f"{place}.params.{error}")
+            self._refuse(error.reason, name, "params", error.key)
         except ConfigError as error:
-            self.mistakes.append(f"{place}.template: {error}")
+            self._refuse(error.message, name, "template")
+
+    def _refuse(self, message: str, *path: str) -> None:
+        self.mistakes.append(Mistake(message, path, self._storage.models_file))
 
     def _from_file(self, name: str, raw: FileEntry) -> ModelEntry:
         folder = self._storage.models_folder
@@ -112,21 +114,24 @@ class CatalogBuilder:
         same = next((entry for entry in self.entries if name in (entry.name, *entry.aliases)), None)
         if same is not None:
             if _real(same.path) != real:
-                self.mistakes.append(
-                    f"model.name: {shown(name)} is {model.path} by the settings (MODEL_PATH, MODEL_NAME), "
+                self._refuse_setting(
+                    f"{shown(name)} is {model.path} by the settings (MODEL_PATH, MODEL_NAME), "
                     f"but {same.path} by {self._storage.models_file}"
                 )
             return
         reason = name_problem(name)
         if reason is not None:
-            self.mistakes.append(f"model.name: {shown(name)}: a model name {reason}")
+            self._refuse_setting(f"{shown(name)}: a model name {reason}")
             return
         if name in self._owners:
-            self.mistakes.append(f"model.name: {shown(name)} is taken by {self._owners[name]}")
+            self._refuse_setting(f"{shown(name)} is taken by {self._owners[name]}")
         self._owners[name] = "the settings (MODEL_PATH, MODEL_NAME)"
         params = self._filled(LlamaParams(model=str(model.path), mmproj=None if mmproj is None else str(mmproj)))
         entry = ModelEntry(name=name, path=model.path, params=params, mmproj=mmproj, source="environment")
         self.entries.append(self._judged(entry))
+
+    def _refuse_setting(self, message: str) -> None:
+        self.mistakes.append(Mistake(message, ("model", "name")))
 
     def add_discovered(self) -> None:
         known = {_real(path) for entry in self.entries for path in _places(entry)}
@@ -139,12 +144,17 @@ class CatalogBuilder:
             hf = {model.path for model in models}
             found += models
         fresh = []
+        # An entry that only says more of a model that is found must not hide others that are called alike.
+        named = {(entry.name, _real(entry.path)) for entry in self.entries}
+        kept = set()
         for model in found:
             real = _real(model.path)
+            if (model.name, real) in named:
+                kept.add(model.name)
             if real not in known:
                 known.add(real)
                 fresh.append(model)
-        for name, model in distinct(fresh, self._owners):
+        for name, model in distinct(fresh, self._owners, kept):
             if name_problem(name) is not None:
                 self.warnings.append(f"file={str(model.path)!a} skipped=its name {name_problem(name)}")
             else:
@@ -205,7 +215,12 @@ class CatalogBuilder:
 
 
 class _PathError(Exception):
-    """A path in models.json that can't be meant."""
+    """A path in models.json that can't be meant: `key` is that of params which has it."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key = key
+        self.reason = reason
 
 
 def _resolved(params: LlamaParams, folder: Path) -> LlamaParams:
@@ -221,22 +236,22 @@ def _path(folder: Path, raw: FileEntry) -> Path:
     if KINDS.get(raw.engine).files is not None:
         return _inside(folder, text, "model")
     if _CONTROL.search(text):
-        raise _PathError(f"model: {shown(text)} has control characters")
+        raise _PathError("model", f"{shown(text)} has control characters")
     return Path(text)
 
 
 def _inside(folder: Path, text: str, key: str) -> Path:
     """The path that an entry names, absolute. A relative one must stay in the folder."""
     if not text.strip() or _CONTROL.search(text):
-        raise _PathError(f"{key}: {shown(text)} is not a path")
+        raise _PathError(key, f"{shown(text)} is not a path")
     if Path(text).is_absolute():
         return Path(text)
     if PureWindowsPath(text).drive:
-        raise _PathError(f"{key}: {shown(text)} is a path on a Windows drive, which does not exist here")
+        raise _PathError(key, f"{shown(text)} is a path on a Windows drive, which does not exist here")
     parts: list[str] = []
     for part in PurePosixPath(text.replace("\\", "/")).parts:
         if part == ".." and not parts:
-            raise _PathError(f"{key}: {shown(text)} leads out of the models folder {folder}")
+            raise _PathError(key, f"{shown(text)} leads out of the models folder {folder}")
         if part == "..":
             parts.pop()
         elif part != "/":

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -123,15 +123,18 @@ def _visible(folder: Path) -> list[Path]:
         return []
 
 
-def distinct(models: Iterable[FoundModel], taken: Iterable[str]) -> Iterator[tuple[str, FoundModel]]:
+def distinct(
+    models: Iterable[FoundModel], taken: Iterable[str], kept: Collection[str] = ()
+) -> Iterator[tuple[str, FoundModel]]:
     """Each model with an id of its own: its name, else folder/name, else with more folders, else with a number.
 
-    A model whose name is in `taken` is left out: who took the name wins.
+    A model whose name is in `taken` is left out: who took the name wins. But not where the name is one of `kept`: who
+    has that is a model that was found, too, and would have it anyway.
     """
     taken = frozenset(taken)
     used = set(taken)
     for model in models:
-        if model.name in taken:
+        if model.name in taken and model.name not in kept:
             continue
         name = next(candidate for candidate in _candidates(model) if candidate not in used)
         used.add(name)

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 
 class HerdError(Exception):
@@ -46,6 +47,8 @@ class HerdError(Exception):
     status: int = 500
     type: str = "server_error"
     code: str = "internal_error"
+    # More of it on the wire, beside these, where an error is an object as OpenAI's are.
+    more: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
+from manager.capture import Capture
+
 LINES_OF_EVENT: Final = 2  # what it says, and an empty one
 
 
@@ -26,7 +28,8 @@ class Running:
     of its route. `started` is in seconds since the epoch, `began`, `leased_at` (it has its model) and `first_at` (its
     engine's first byte) are of time.monotonic. `sent` is in bytes, `lines` counts those of its stream. `asked`: its
     engine got it and has tokens to count. `tokens` is what that reported at the end; where it said nothing, `prompt` is
-    about how many it had to read.
+    about how many it had to read. `counted`: of what it streamed, how many tokens samples have counted already.
+    `capture`: None where nothing is captured of it.
     """
 
     __slots__ = (
@@ -34,6 +37,8 @@ class Running:
         "_task",
         "asked",
         "began",
+        "capture",
+        "counted",
         "first_at",
         "id",
         "key",
@@ -63,6 +68,8 @@ class Running:
         self.asked = False
         self.prompt = 0
         self.tokens: Tokens | None = None
+        self.counted = 0
+        self.capture: Capture | None = None
         self._task = asyncio.current_task()
         self._cancelled = False
 
@@ -73,8 +80,18 @@ class Running:
     @property
     def used(self) -> Tokens | None:
         """What it took; where its client left before the engine's report, about that: a token an event."""
-        events = self.lines // LINES_OF_EVENT
+        events = self.streamed
         return self.tokens or (Tokens(self.prompt, 0, events) if self.prompt or events else None)
+
+    @property
+    def streamed(self) -> int:
+        """About how many tokens its stream has had so far."""
+        return self.lines // LINES_OF_EVENT
+
+    @property
+    def running_since(self) -> float | None:
+        """When it got its model, in seconds since the epoch."""
+        return None if self.leased_at is None else self.started + self.leased_at - self.began
 
     @property
     def first_byte_at(self) -> float | None:
@@ -86,6 +103,10 @@ class Running:
         if self._task is not None and not self._cancelled:
             self._cancelled = True
             self._task.cancel()
+
+    def release(self) -> None:
+        """Let its task go, which it may outlive."""
+        self._task = None
 
     def excuse(self) -> bool:
         """Whether `cancel`, and nobody else, is why its task was cancelled; the task then lives on.
@@ -120,6 +141,7 @@ class InFlight:
         """It is over for its engine; from here on it can't be cancelled."""
         del self._running[running]
         running.excuse()  # a cancel that another error was faster than must not count for the task's next wait
+        running.release()
 
     def cancel(self, request_id: str) -> int:
         """End every request of that id; returns how many there were."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Collection
 from dataclasses import replace
@@ -17,7 +18,23 @@ from manager.api_key import (
     TOKENS_MOST,
     ApiKey,
 )
-from manager.errors import InvalidRequest
+from manager.errors import HerdError, InvalidRequest
+
+
+class KeyNotFound(InvalidRequest):
+    """No key has that id or name."""
+
+    status = 404
+    type = "not_found_error"
+    code = "key_not_found"
+
+
+class LastAdminKey(HerdError):
+    """Nobody could administer the service any more."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "last_admin_key"
 
 
 class Changes(TypedDict, total=False):
@@ -34,10 +51,10 @@ class Changes(TypedDict, total=False):
 
 
 def one(keys: Collection[ApiKey], id_or_name: str) -> ApiKey:
-    """The key with this id, else with this name. Raises InvalidRequest where that is no key, or several."""
+    """The key with this id, else with this name. Raises KeyNotFound, and InvalidRequest where there are several."""
     found = [key for key in keys if key.id == id_or_name] or [key for key in keys if key.name == id_or_name]
     if not found:
-        raise InvalidRequest(f"No key has the id or the name {id_or_name!r}.", param="key")
+        raise KeyNotFound(f"No key has the id or the name {id_or_name!r}.", param="key")
     if len(found) > 1:
         ids = ", ".join(key.id for key in found)
         raise InvalidRequest(f"{len(found)} keys are named {id_or_name!r}; give an id: {ids}.", param="key")
@@ -72,6 +89,43 @@ def rotated(key: ApiKey, digest: str, overlap: float, now: float) -> ApiKey:
     if key.expired(now):
         raise InvalidRequest(f"The key {key.name!r} has expired; change its expiry first.", param="key")
     return replace(key, digest=digest, former=key.digest, former_until=float(int(now + overlap)))
+
+
+def check_first(key: ApiKey, others: Collection[ApiKey], now: float) -> None:
+    """Raise InvalidRequest naming the field at fault where nobody could administer the service beside this new key."""
+    if any(_administers(other, now) for other in others):
+        return
+    reason = "from now on a key is asked for, and nobody could make another one"
+    if "admin" not in key.scopes:
+        raise InvalidRequest(f"The first key needs the scope 'admin': {reason}.", param="scopes")
+    if key.expires is not None:
+        raise InvalidRequest(f"The first key must not expire: {reason} after that.", param="expires")
+
+
+def check_last(old: ApiKey, new: ApiKey | None, keys: Collection[ApiKey], now: float) -> None:
+    """Raise LastAdminKey where no other key administers than `old`, and what becomes of it does so less, or no longer.
+
+    `new` is None where it is revoked.
+    """
+    if not _administers(old, now) or any(_administers(key, now) for key in keys if key.id != old.id):
+        return
+    if new is None:
+        what = "can't be revoked"
+    elif "admin" not in new.scopes:
+        what = "needs the scope 'admin'"
+    elif _end(new) < _end(old):
+        what = "can't end sooner"
+    else:
+        return
+    raise LastAdminKey(f"The key {old.name!r} is the last that may administer: it {what}. Make another one first.")
+
+
+def _administers(key: ApiKey, now: float) -> bool:
+    return "admin" in key.scopes and not key.expired(now)
+
+
+def _end(key: ApiKey) -> float:
+    return math.inf if key.expires is None else key.expires
 
 
 def _conform(key: ApiKey) -> ApiKey:

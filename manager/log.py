@@ -18,6 +18,7 @@ from manager.log_file import LogFile
 from manager.log_lines import formatter, json_line, note
 from manager.log_models import ModelLogs
 from manager.log_queue import Console, InFiles, Listener, LogEnds, LogFiles, ToQueue
+from manager.log_recent import RecentLog, ToRecent
 from manager.settings_sections import LogSettings
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ def logging_to(stream: TextIO, level: str, settings: LogSettings = _WITHOUT_FILE
     to_console.setFormatter(form)
     in_files = InFiles(files) if files is not None else logging.NullHandler()
     in_files.setFormatter(form)
-    listener = Listener(lines, to_console, in_files)
+    recent = RecentLog()
+    listener = Listener(lines, to_console, in_files, ToRecent(recent))
     requests = logging.getLogger("aiohttp.server")
     requests.addFilter(_without_bytes_of_requests)
     root = logging.getLogger()
@@ -57,7 +59,7 @@ def logging_to(stream: TextIO, level: str, settings: LogSettings = _WITHOUT_FILE
         files.main.check()
     failure: logging.LogRecord | None = None
     try:
-        yield LogEnds(console, files)
+        yield LogEnds(console, files, recent)
     except Exception as error:
         failure = _ended_by(error)
         raise
@@ -103,8 +105,9 @@ class _Writable(Protocol):
 class AccessLog:
     """One line per request, made on its way in about a microsecond and written in batches by a thread."""
 
-    def __init__(self, stream: _Writable | None = None) -> None:
+    def __init__(self, stream: _Writable | None = None, recent: RecentLog | None = None) -> None:
         self._stream = stream or sys.stderr
+        self._recent = recent or RecentLog()
         self._as_json = False
         self._file: LogFile | None = None
         self._pending: list[str] = []
@@ -116,6 +119,7 @@ class AccessLog:
         """Lines are of this form from now on, as that of the setting log.format, and go where all others go."""
         self._as_json = form == "json"
         self._stream, self._file = ends.console, ends.files.main if ends.files is not None else None
+        self._recent = ends.recent
 
     def add(self, request_id: str, method: str, path: str, status: int, seconds: float, key_id: str) -> None:
         """Note one answered request. `path` has no query string: a question may be in it."""
@@ -168,6 +172,7 @@ class AccessLog:
     def _write(self, lines: list[str]) -> None:
         # In a thread of its own the lock of the interpreter is held only for the join.
         text = "".join(lines)
+        self._recent.add(lines)
         if self._file is not None:
             self._file.write(text)
         self._stream.write(text)

@@ -45,9 +45,9 @@ def model_of(record: logging.LogRecord) -> str | None:
 
 
 def stamp(seconds: float) -> str:
-    """RFC 3339 in UTC with milliseconds, of seconds since the epoch."""
-    whole = int(seconds)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((seconds - whole) * 1000):03d}Z"
+    """RFC 3339 in UTC with milliseconds, of seconds since the epoch. What is read of one makes the same one."""
+    whole, micros = divmod(round(seconds * 1e6), 1_000_000)  # rounded: a float is a little more or less than it says
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{micros // 1000:03d}Z"
 
 
 def json_line(fields: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Final, TextIO
 from manager.log_file import LogFile
 from manager.log_lines import model_of, note, request_now
 from manager.log_models import ModelLogs
+from manager.log_recent import RecentLog
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ class LogEnds:
 
     console: Console
     files: LogFiles | None
+    recent: RecentLog
 
 
 class ToQueue(logging.handlers.QueueHandler):

@@ -133,8 +133,11 @@ class Ledger:
 
     async def total(self) -> Mapping[str, int]:
         """How much memory the host, or its control group, and each GPU have, in bytes."""
-        devices = await asyncio.to_thread(self._seen.all)
-        return {device.device: device.total for device in devices}
+        return {device.device: device.total for device in await self.devices()}
+
+    async def devices(self) -> tuple[Free, ...]:
+        """The host, or its control group, and each GPU, as they are now."""
+        return tuple(await asyncio.to_thread(self._seen.all))
 
     def learn(self, entry: ModelEntry, peak: Mapping[str, int], *, served: bool) -> None:
         """Take in the most that a life of this entry took; `served`: it had requests. `flush` writes it."""

@@ -3,16 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from pydantic_core import ErrorDetails
+
+from manager.errors import ConfigError
 
 # Comparing is quadratic in the length, and a name may come from a stranger.
 _LONGEST_COMPARED = 200
 _LONGEST_SHOWN = 80
 # What pydantic names after Python's types.
 _CONTAINERS = {"model_type": "an object", "dict_type": "an object", "tuple_type": "a list", "list_type": "a list"}
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """`message` is what is wrong at `path`, the keys from the outermost one in, of `file` (None: of the settings).
+
+    `line` and `column` count lines and characters from 1, and are None where nobody has looked for them.
+    """
+
+    message: str
+    path: tuple[str, ...] = ()
+    file: Path | None = None
+    line: int | None = None
+    column: int | None = None
+
+    @property
+    def place(self) -> str | None:
+        """The path as people read it, with dots; None where the mistake is about the whole."""
+        return ".".join(step if _is_plain(step) else shown(step) for step in self.path) or None
+
+    def __str__(self) -> str:
+        file = None if self.file is None else f"{self.file}{self._position}"
+        return ": ".join(part for part in (file, self.place, self.message) if part is not None)
+
+    @property
+    def _position(self) -> str:
+        return "" if self.line is None else f", line {self.line}, column {self.column}"
+
+
+class Mistakes(ConfigError):
+    """Everything that is wrong with a file, and with what the settings say of it. There is at least one."""
+
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__("\n".join(map(str, self.mistakes)))
+
+
+def _is_plain(step: str) -> bool:
+    """Whether it can be told from what stands around it without quotes."""
+    return bool(step) and step.isprintable() and step == step.strip() and "," not in step and step[0] != "/"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

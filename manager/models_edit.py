@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from itertools import takewhile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from manager.errors import ConfigError
+from manager.json_text import outermost, with_member, without_member
 from manager.key_file import locked
-from manager.mistakes import shown
+from manager.mistakes import Mistakes, shown
 from manager.models_file import FileEntry, read_models_file
 from manager.private_file import Place, place_of
 
 LOCK_WITHIN: Final = 10.0  # seconds
-_SPACE: Final = " \t\r\n"
-_STEP: Final = "  "
-_EMPTY: Final = "{}\n"
+EMPTY: Final = "{}\n"  # a file without entries
 
 
 class NameTaken(ConfigError):
@@ -32,12 +30,19 @@ class NameTaken(ConfigError):
     code = "name_taken"
 
 
-class _Member(NamedTuple):
-    """A member of the outermost object: `start` is where its name begins, `end` where its value has ended."""
+class FileChanged(ConfigError):
+    """The file is not the one any more that was to be changed."""
 
-    name: str
-    start: int
-    end: int
+    status = 409
+    type = "invalid_request_error"
+    code = "models_file_changed"
+
+
+class NotWritten(ConfigError):
+    """The file can't be written, or another process keeps it for itself. It is as before."""
+
+    status = 409
+    code = "models_file_not_written"
 
 
 def add_entry(models_file: Path, name: str, entry: Mapping[str, Any]) -> None:
@@ -46,19 +51,20 @@ def add_entry(models_file: Path, name: str, entry: Mapping[str, Any]) -> None:
     A missing file is made. Raises NameTaken, and ConfigError where the file is broken, would be with the entry, or
     can't be written: then it is as before.
     """
-    with _editing(models_file) as (text, entries):
+    with editing(models_file) as (text, entries):
         owner = owner_of(name, entries)
         if owner is not None:
             raise NameTaken(f"{models_file}: the name {shown(name)} is taken by {owner}", param="name")
-        _replace(models_file, text, _with(text or _EMPTY, name, entry))
+        text_with = text or EMPTY
+        replace_text(models_file, text, with_member(text_with, outermost(text_with), name, entry))
 
 
 def remove_entry(models_file: Path, name: str) -> bool:
     """Cut the entry and its comma out; whether there was one. Blocks. Raises ConfigError as add_entry does."""
-    with _editing(models_file) as (text, entries):
+    with editing(models_file) as (text, entries):
         if name not in entries:
             return False
-        _replace(models_file, text, _without(text, name))
+        replace_text(models_file, text, without_member(text, outermost(text), name))
     return True
 
 
@@ -89,17 +95,32 @@ def owner_of(name: str, entries: Mapping[str, _Named]) -> str | None:
 
 
 @contextlib.contextmanager
-def _editing(models_file: Path) -> Iterator[tuple[str, dict[str, FileEntry]]]:
-    """The text (empty: there is no file) and its entries, while no other process of ours changes it."""
-    with locked(models_file, LOCK_WITHIN):
-        text = _text(models_file)
+def editing(models_file: Path) -> Iterator[tuple[str, dict[str, FileEntry]]]:
+    """The text (empty: there is no file) and its entries, while no other process of ours changes it. Blocks.
+
+    Raises Mistakes where the file is broken, else NotWritten and FileChanged.
+    """
+    with locked_file(models_file):
+        text = written_text(models_file)
         entries = read_models_file(models_file)
         _check_unchanged(models_file, text)
         yield text, entries
 
 
-def _text(models_file: Path) -> str:
-    """With its byte order mark and line ends; empty where there is no file."""
+@contextlib.contextmanager
+def locked_file(models_file: Path) -> Iterator[None]:
+    """No other process of ours changes the file meanwhile. Blocks. Raises NotWritten, also for every OSError in it."""
+    try:
+        with locked(models_file, LOCK_WITHIN):
+            yield
+    except ConfigError as error:
+        if type(error) is ConfigError:
+            raise NotWritten(error.message) from error
+        raise
+
+
+def written_text(models_file: Path) -> str:
+    """With its byte order mark and line ends; empty where there is no file. Raises OSError."""
     try:
         # What is not UTF-8 is for read_models_file to tell.
         return models_file.read_bytes().decode(errors="replace")
@@ -109,63 +130,15 @@ def _text(models_file: Path) -> str:
 
 def _check_unchanged(models_file: Path, text: str) -> None:
     """An editor knows nothing of our lock, and what it saved must not be lost."""
-    if _text(models_file) != text:
-        raise ConfigError(f"{models_file}: it was changed while we were about to; nothing was written. Try again")
+    if written_text(models_file) != text:
+        raise FileChanged(f"{models_file}: it was changed while we were about to; nothing was written. Try again")
 
 
-def _members(text: str) -> tuple[int, list[_Member]]:
-    """Where the inside of the outermost object begins, and its members in their order. `text` is valid."""
-    decoder = json.JSONDecoder()
-    inside = at = text.index("{") + 1
-    members: list[_Member] = []
-    while text[at := _skip(text, at)] != "}":
-        start = _skip(text, at + 1) if members else at
-        name, colon = decoder.raw_decode(text, start)
-        _, at = decoder.raw_decode(text, _skip(text, _skip(text, colon) + 1))
-        members.append(_Member(name, start, at))
-    return inside, members
+def replace_text(models_file: Path, old: str, new: str) -> None:
+    """Put the new text in place of the old one, once it is whole on the disk and has been read without a mistake.
 
-
-def _skip(text: str, at: int) -> int:
-    while text[at] in _SPACE:
-        at += 1
-    return at
-
-
-def _with(text: str, name: str, entry: Mapping[str, Any]) -> str:
-    inside, members = _members(text)
-    newline = "\r\n" if "\r\n" in text else "\n"
-    if not members:
-        at = text.index("}", inside)
-        return text[:inside] + f"{newline}{_STEP}{_written(name, entry, newline + _STEP, _STEP)}{newline}" + text[at:]
-    last = members[-1]
-    before = text[: last.start]
-    space = before[len(before.rstrip(_SPACE)) :]
-    if "\n" not in space:
-        return f"{text[: last.end]}, {_written(name, entry)}{text[last.end :]}"
-    indent = space.rpartition("\n")[2]
-    return f"{text[: last.end]},{space}{_written(name, entry, newline + indent, indent or _STEP)}{text[last.end :]}"
-
-
-def _written(name: str, entry: Mapping[str, Any], newline: str = "", step: str | None = None) -> str:
-    """The member as JSON: on one line, or indented by `step`, with `newline` at the beginning of each further line."""
-    value = json.dumps(entry, indent=step, ensure_ascii=False)
-    return f"{json.dumps(name, ensure_ascii=False)}: {value.replace(chr(10), newline)}"
-
-
-def _without(text: str, name: str) -> str:
-    inside, members = _members(text)
-    number = sum(1 for _ in takewhile(lambda member: member.name != name, members))
-    member = members[number]
-    if len(members) == 1:
-        return text[:inside] + text[text.index("}", member.end) :]
-    if number == len(members) - 1:
-        return text[: members[-2].end] + text[member.end :]
-    return text[: member.start] + text[members[number + 1].start :]
-
-
-def _replace(models_file: Path, old: str, new: str) -> None:
-    """Put the new text in place of the old one, once it is whole on the disk and has been read without a mistake."""
+    The caller holds the lock. Raises Mistakes, FileChanged, OSError.
+    """
     with place_of(models_file) as place:  # where the name is a link, the link stays
         temporary = f".{place.name}-{secrets.token_hex(8)}"
         try:
@@ -198,5 +171,5 @@ def _create(place: Place, name: str) -> int:
 def _check(models_file: Path, written: Path) -> None:
     try:
         read_models_file(written)
-    except ConfigError as error:
-        raise ConfigError(error.message.replace(str(written), str(models_file))) from None
+    except Mistakes as error:
+        raise Mistakes(replace(mistake, file=models_file) for mistake in error.mistakes) from None

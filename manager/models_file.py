@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -19,7 +21,7 @@ from pydantic.alias_generators import to_camel
 from manager.engines.kinds import KINDS, EngineKind
 from manager.entry import HfParams, LlamaParams, ModelParams
 from manager.errors import ConfigError
-from manager.mistakes import did_you_mean, problem, shown
+from manager.mistakes import Mistake, Mistakes, did_you_mean, problem, shown
 from manager.variants_file import FileFilter, FileProfile, variant_mistakes
 
 # Arguments that would take llama-server off its socket, its key or its routes: it could never be reached.
@@ -118,87 +120,115 @@ class _Object(dict[str, Any]):
 def read_models_file(path: Path) -> dict[str, FileEntry]:
     """The entries in the order of the file; none where there is no file.
 
-    Raises one ConfigError with file, entry and key of every mistake; for a syntax error with line and column.
+    Raises Mistakes with file, entry and key of each; for a syntax error with line and column. ConfigError where the
+    file can't be read.
     """
+    entries, mistakes = parse_models_file(read_text(path), path)
+    if mistakes:
+        raise Mistakes(mistakes)
+    return entries
+
+
+def read_text(path: Path) -> str | None:
+    """The text of the file, with \\n at the ends of its lines; None where there is no file. Raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        return {}
+        return None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
-    data = _parsed(path, text)
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must be an object with an entry for each model")
-    mistakes = list(_defects(data, ""))
+
+
+def parse_models_file(text: str | None, path: Path) -> tuple[dict[str, FileEntry], list[Mistake]]:
+    """The entries of the text (None: of no file) that are right, and what is wrong with it. `path` is its file."""
+    if text is None:
+        return {}, []
+    mistakes: list[Mistake] = []
     entries: dict[str, FileEntry] = {}
-    for name, value in data.items():
-        if name != _SCHEMA_KEY:
-            entry = _entry(name, value, mistakes)
+    try:
+        data = _parsed(text)
+        if isinstance(data, dict):
+            mistakes += _defects(data, ())
+        else:
+            mistakes.append(Mistake("must be an object with an entry for each model"))
+            data = {}
+        for name, value in data.items():
+            entry = None if name == _SCHEMA_KEY else _entry(name, value, mistakes)
             if entry is not None:
                 entries[name] = entry
-    if mistakes:
-        raise ConfigError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
-    return entries
+    except _NotJson as error:
+        mistakes.append(error.mistake)
+    except RecursionError:
+        mistakes.append(Mistake("not valid JSON: it is nested too deeply"))
+    wrong = {mistake.path[0] for mistake in mistakes if mistake.path}
+    entries = {name: entry for name, entry in entries.items() if name not in wrong}
+    return entries, [replace(mistake, file=path) for mistake in mistakes]
 
 
-def _parsed(path: Path, text: str) -> Any:
+class _NotJson(Exception):
+    def __init__(self, mistake: Mistake) -> None:
+        super().__init__(mistake)
+        self.mistake = mistake
+
+
+def _parsed(text: str) -> Any:
+    """Raises _NotJson and RecursionError."""
+
     def pairs(items: list[tuple[str, Any]]) -> _Object:
         result = _Object(items)
         if len(result) != len(items):
-            keys = [key for key, _ in items]
-            result.twice = tuple(key for key in result if keys.count(key) > 1)
+            result.twice = tuple(key for key, times in Counter(key for key, _ in items).items() if times > 1)
         return result
 
     def constant(word: str) -> Any:
-        raise ConfigError(f"{path}: {word} is not a number that JSON allows")
+        raise _NotJson(Mistake(f"{word} is not a number that JSON allows"))
 
     try:
         return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
     except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg[0].lower()}{error.msg[1:]}"
-        ) from None
-    except (RecursionError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+        said = f"not valid JSON: {error.msg[0].lower()}{error.msg[1:]}"
+        raise _NotJson(Mistake(said, line=error.lineno, column=error.colno)) from None
+    except ValueError as error:
+        raise _NotJson(Mistake(f"not valid JSON: {error}")) from None
 
 
-def _defects(value: Any, place: str) -> Iterable[str]:
+def _defects(value: Any, path: tuple[str, ...]) -> Iterable[Mistake]:
     """What JSON lets pass and we don't: keys that are there twice, text that is no Unicode."""
     if isinstance(value, _Object):
         for key in value.twice:
-            yield f"{place}{key}: is there twice"
+            yield Mistake("is there twice", (*path, key))
         for key, item in value.items():
             if _SURROGATE.search(key):
-                yield f"{place}{key!a}: the name has half of a character (\\ud800 to \\udfff)"
+                yield Mistake("the name has half of a character (\\ud800 to \\udfff)", (*path, key))
             else:
-                yield from _defects(item, f"{place}{key}.")
+                yield from _defects(item, (*path, key))
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            yield from _defects(item, f"{place}{number}.")
+            yield from _defects(item, (*path, str(number)))
     elif isinstance(value, str) and _SURROGATE.search(value):
-        yield f"{place[:-1]}: the text has half of a character (\\ud800 to \\udfff)"
+        yield Mistake("the text has half of a character (\\ud800 to \\udfff)", path)
 
 
-def _entry(name: str, value: Any, mistakes: list[str]) -> FileEntry | None:
+def _entry(name: str, value: Any, mistakes: list[Mistake]) -> FileEntry | None:
     before = len(mistakes)
     reason = name_problem(name)
     if reason is not None:
-        mistakes.append(f"{shown(name)}: a model name {reason}")
+        mistakes.append(Mistake(f"a model name {reason}", (name,)))
     if not isinstance(value, dict):
-        mistakes.append(f"{name}: must be an object, not {shown(value)}")
+        mistakes.append(Mistake(f"must be an object, not {shown(value)}", (name,)))
         return None
     written: dict[tuple[str, ...], str] = {}
-    fields = _keys(value, (), FileEntry, written, name, mistakes)
+    fields = _keys(value, (name,), FileEntry, written, mistakes)
     engine = fields.get("engine", "llama")
     try:
         kind = _kind(engine)
     except ConfigError as error:
-        mistakes.append(f"{name}.engine: {error.message}")
+        mistakes.append(Mistake(error.message, (name, "engine")))
         return None
     if isinstance(fields.get("params"), dict):
-        fields["params"] = _keys(fields["params"], ("params",), kind.params, written, name, mistakes)
+        fields["params"] = _keys(fields["params"], (name, "params"), kind.params, written, mistakes)
     if len(mistakes) > before:
         return None
     try:
@@ -207,9 +237,10 @@ def _entry(name: str, value: Any, mistakes: list[str]) -> FileEntry | None:
         mistakes.extend(_worded(name, error, written))
         return None
     except Exception as error:  # the code of another package
-        mistakes.append(f"{name}.params: the engine {engine} failed to check them ({type(error).__name__}: {error})")
+        said = f"the engine {engine} failed to check them ({type(error).__name__}: {error})"
+        mistakes.append(Mistake(said, (name, "params")))
         return None
-    mistakes.extend(f"{name}.{mistake}" for mistake in _rules(entry, written))
+    mistakes.extend(replace(mistake, path=(name, *mistake.path)) for mistake in _rules(entry, name, written))
     return entry
 
 
@@ -236,19 +267,17 @@ def _keys(
     place: tuple[str, ...],
     model: type[BaseModel],
     written: dict[tuple[str, ...], str],
-    name: str,
-    mistakes: list[str],
+    mistakes: list[Mistake],
 ) -> dict[str, Any]:
     """The object with its keys as the model names them; `written` remembers how the file spells them."""
     known = _spellings(model)
     fields: dict[str, Any] = {}
     for key, item in value.items():
-        at = ".".join((name, *place, key))
         field = known.get(key)
         if field is None:
-            mistakes.append(f"{at}: {_unknown(key, model)}")
+            mistakes.append(Mistake(_unknown(key, model), (*place, key)))
         elif field in fields:
-            mistakes.append(f"{at}: is there twice, also as {written[(*place, field)]}")
+            mistakes.append(Mistake(f"is there twice, also as {written[(*place, field)]}", (*place, key)))
         else:
             fields[field] = item
             written[(*place, field)] = key
@@ -264,32 +293,33 @@ def _unknown(key: str, model: type[BaseModel]) -> str:
     return f"unknown key{did_you_mean(key, alike)}"
 
 
-def _worded(name: str, error: ValidationError, written: Mapping[tuple[str, ...], str]) -> Iterable[str]:
+def _worded(name: str, error: ValidationError, written: Mapping[tuple[str, ...], str]) -> Iterable[Mistake]:
     for detail in error.errors():
-        path: tuple[str, ...] = ()
-        spelled: list[str] = []
+        path: tuple[str, ...] = (name,)
+        spelled = [name]
         for part in detail["loc"]:
             path = (*path, str(part))
             spelled.append(written.get(path, str(part)))
-        yield f"{'.'.join((name, *spelled))}: {problem(detail)}"
+        yield Mistake(problem(detail), tuple(spelled))
 
 
-def _rules(entry: FileEntry, written: Mapping[tuple[str, ...], str]) -> Iterable[str]:
-    """What types alone can't say."""
+def _rules(entry: FileEntry, name: str, written: Mapping[tuple[str, ...], str]) -> Iterable[Mistake]:
+    """What types alone can't say, with places in the entry."""
     for alias in entry.aliases:
         reason = name_problem(alias)
         if reason is not None:
-            yield f"aliases: {shown(alias)}: an alias {reason}"
+            yield Mistake(f"{shown(alias)}: an alias {reason}", ("aliases",))
     for personality in entry.personalities:
         reason = _suffix_problem(personality)
         if reason is not None:
-            yield f"personalities: {shown(personality)}: a personality's name {reason}"
+            yield Mistake(f"{shown(personality)}: a personality's name {reason}", ("personalities",))
     yield from variant_mistakes(entry.request, entry.profiles, entry.personalities, _suffix_problem)
     arguments = entry.params.extra_args if isinstance(entry.params, LlamaParams) else ()
     for number, argument in enumerate(arguments):
         if _option(argument) in OURS_TO_SAY:
-            key = written.get(("params", "extra_args"), "extra_args")
-            yield f"params.{key}.{number}: {shown(argument)} is for the service to say and can't be given here"
+            key = written.get((name, "params", "extra_args"), "extra_args")
+            said = f"{shown(argument)} is for the service to say and can't be given here"
+            yield Mistake(said, ("params", key, str(number)))
 
 
 def _option(argument: str) -> str:

@@ -57,8 +57,13 @@ CALM: Final = SETTLED | {ModelState.READY}
 
 def _runs_alike(one: ModelEntry, other: ModelEntry) -> bool:
     """Whether both mean the same process."""
-    names = (field.name for field in fields(ModelEntry) if field.name not in _SEEN_AT_ONCE)
-    return all(getattr(one, name) == getattr(other, name) for name in names)
+    names = (field.name for field in fields(ModelEntry) if field.name not in (*_SEEN_AT_ONCE, "params"))
+    return _shape(one) == _shape(other) and all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+def _shape(entry: ModelEntry) -> dict[str, Any]:
+    """Its params, but for the paths there as they are written: `path` and `mmproj` of the entry are what they mean."""
+    return entry.params.model_dump(exclude={"model", "mmproj"})
 
 
 class ModelPool:

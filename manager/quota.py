@@ -53,6 +53,7 @@ class Quotas:
         self._clock = clock
         self._monotonic = monotonic
         windows = Windows(monotonic)
+        self._windows = windows
         self._requests = MovingWindowRateLimiter(windows)
         self._tokens = FixedWindowRateLimiter(windows)
         self._running: dict[str, int] = {}  # by id; no key has 0
@@ -105,6 +106,10 @@ class Quotas:
             left = self._tokens.get_window_stats(_Tokens(key.tokens_per_day), key.id, self._today()).remaining
             headers |= _headers("tokens", key.tokens_per_day, left, self._until_tomorrow())
         return headers
+
+    def tokens_today(self, key_id: str) -> int:
+        """What the key has used since `day_began`."""
+        return self._windows.get(_UNLIMITED.key_for(key_id, self._today()))
 
     def spend(self, key_id: str, tokens: int) -> None:
         self._tokens.hit(_UNLIMITED, key_id, self._today(), cost=tokens)

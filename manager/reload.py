@@ -18,6 +18,13 @@ from manager.tls import ServerTls
 logger = logging.getLogger(__name__)
 
 
+class NotTaken(HerdError):
+    """A file was changed as somebody wished, but what is read with it has a mistake: what was in force stays so."""
+
+    status = 409
+    code = "reload_refused"
+
+
 class Publishes(Protocol):
     def publish(self, kind: str, data: dict[str, Any], /) -> object: ...
 
@@ -71,6 +78,26 @@ class Reloader:
         if task.cancelled():
             raise _shutting_down()
         task.result()
+
+    async def reload_after(self, change: Callable[[], object]) -> None:
+        """Have `change` done to the files, in a thread, and read them again. A caller that is cancelled ends neither.
+
+        Raises what `change` raises, NotTaken where the reading then is refused, and ShuttingDown.
+        """
+        task = self._start(self._after(change))
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise _shutting_down()
+        task.result()
+
+    async def _after(self, change: Callable[[], object]) -> None:
+        if self._closed:
+            raise _shutting_down()
+        await asyncio.to_thread(change)
+        try:
+            await self.reload()
+        except ConfigError as error:
+            raise NotTaken(f"It is written, but the reload was refused: {error.message}") from error
 
     async def try_reload(self) -> None:
         """As `reload`, for those who have nobody to tell: what goes wrong is in the log and in the feed."""

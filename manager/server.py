@@ -58,7 +58,8 @@ def run(settings: Settings) -> int:
 
 
 def _log_to(ends: LogEnds, form: str, service: Service) -> None:
-    """Requests and what engines write go where all else goes."""
+    """Requests and what engines write go where all else goes, and the service shows what was logged before it was."""
+    service.recent_log = ends.recent
     if service.access_log is not None:
         service.access_log.write_as(form, ends)
     if ends.files is not None:

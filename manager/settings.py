@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from manager.errors import ConfigError
 from manager.mistakes import did_you_mean, problem
-from manager.settings_layers import KeyPath, Layer, layers_of
+from manager.settings_layers import COMMAND_LINE, KeyPath, Layer, OriginsLayer, layers_of
 from manager.settings_sections import (
+    ActivitySettings,
     ChildSettings,
     GenerationSettings,
     HubSettings,
@@ -25,7 +26,7 @@ from manager.settings_sections import (
     StorageSettings,
 )
 from manager.settings_server import CorsSettings, ServerSettings, TlsSettings
-from manager.settings_types import AbsolutePath
+from manager.settings_types import AbsolutePath, is_secret
 
 
 class Settings(BaseSettings):
@@ -34,6 +35,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
     config_path: AbsolutePath | None = Field(default=None, description="The YAML file that was read.")
+    origins: dict[str, str] = Field(
+        default_factory=dict,
+        exclude=True,
+        repr=False,
+        description="Where each value that is set has come from, by names such as server.port.",
+    )
     server: ServerSettings = Field(default_factory=ServerSettings)
     tls: TlsSettings = Field(default_factory=TlsSettings)
     cors: CorsSettings = Field(default_factory=CorsSettings)
@@ -48,6 +55,7 @@ class Settings(BaseSettings):
     limits: LimitsSettings = Field(default_factory=LimitsSettings)
     hub: HubSettings = Field(default_factory=HubSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    activity: ActivitySettings = Field(default_factory=ActivitySettings)
 
     @classmethod
     def settings_customise_sources(
@@ -58,7 +66,9 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, *layers_of(settings_cls, init_settings()))
+        given = init_settings()
+        layers = layers_of(settings_cls, given)
+        return (init_settings, *layers, OriginsLayer(settings_cls, given, layers))
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -104,7 +114,7 @@ def _place(key: KeyPath, given: Mapping[str, Any], layers: tuple[Layer, ...]) ->
     """Where the value comes from. A whole section's mistake comes from all the places that set its keys."""
     section = given.get(key[0])
     if key[0] in given and (len(key) == 1 or not isinstance(section, Mapping) or key[1] in section):
-        return "command line"
+        return COMMAND_LINE
     places = [place for layer in layers for place in sorted(layer.places(key))]
     return ", ".join(places) if len(key) == 1 else next(iter(places), "")
 
@@ -112,7 +122,7 @@ def _place(key: KeyPath, given: Mapping[str, Any], layers: tuple[Layer, ...]) ->
 def _is_secret(key: KeyPath) -> bool:
     section: Any = Settings.model_fields[key[0]].annotation if key[0] in Settings.model_fields else None
     field = getattr(section, "model_fields", {}).get(key[-1])
-    return field is not None and SecretStr in (field.annotation, *get_args(field.annotation))
+    return field is not None and is_secret(field)
 
 
 def _hint(key: tuple[str, ...]) -> str:

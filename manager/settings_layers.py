@@ -22,6 +22,7 @@ from manager.settings_yaml import composed, python
 
 PREFIX: Final = "LLAMAHERD_"
 DOTENV: Final = Path(".env")
+COMMAND_LINE: Final = "command line"
 
 # Variables without our prefix, kept under the names that other programs gave them.
 EXACT_NAMES: Final[dict[str, tuple[str, ...]]] = {
@@ -116,12 +117,33 @@ class Layer(PydanticBaseSettingsSource):
         place = self._places.get(key)
         return None if place is None else place.rpartition(": ")[0] or place
 
+    def origins(self) -> dict[str, str]:
+        """The same of all that this layer sets, by names such as `server.port`."""
+        return {".".join(key): origin for key in self._places if (origin := self.origin(key)) is not None}
+
     def put(self, key: KeyPath, value: Any, place: str) -> None:
         target = self.values
         for part in key[:-1]:
             target = target.setdefault(part, {})
         target[key[-1]] = value
         self._places[key] = place
+
+
+class OriginsLayer(PydanticBaseSettingsSource):
+    """As the field `origins`, where the others have each value that is set from. `given`: the command line's."""
+
+    def __init__(self, settings_cls: type[BaseSettings], given: Mapping[str, Any], layers: tuple[Layer, ...]) -> None:
+        super().__init__(settings_cls)
+        sections = ((name, values) for name, values in given.items() if isinstance(values, Mapping))
+        self._origins = {f"{section}.{key}": COMMAND_LINE for section, values in sections for key in values}
+        for layer in layers:
+            self._origins = {**layer.origins(), **self._origins}
+
+    def __call__(self) -> dict[str, Any]:
+        return {"origins": self._origins}
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self._origins, field_name, False
 
 
 class VariablesLayer(Layer):

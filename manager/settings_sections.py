@@ -288,6 +288,22 @@ class LogSettings(Section):
     keep: Int = Field(default=5, ge=0, description="How many files that were put away are kept, of each log.")
 
 
+class ActivitySettings(Section):
+    """What is remembered of requests, in memory alone, for administrators to look at."""
+
+    history: Int = Field(
+        default=500, ge=1, le=1_000_000, description="Requests that are remembered after their end, the newest."
+    )
+    capture: bool = Field(
+        default=False,
+        description="Whether bodies of requests and answers are captured, prompts included, without keys and cookies.",
+    )
+    capture_size: Int = Field(default=256 * 1024, ge=1, description="Most bytes that are captured of a body.")
+    capture_keep: Int = Field(default=50, ge=1, le=1_000_000, description="Most captures; the oldest go first.")
+    sample_every: Seconds = Field(default=5.0, description="Seconds between samples of requests, tokens and memory.")
+    samples: Int = Field(default=720, ge=1, le=1_000_000, description="Samples that are kept, the newest.")
+
+
 class LimitsSettings(Section):
     load_timeout: Seconds = Field(default=300.0, description="Seconds that loading a model may take.")
     wait_timeout: Seconds = Field(default=300.0, description="Seconds that a request waits for its model.")

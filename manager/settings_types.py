@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic.fields import FieldInfo
 
 VERBOSITY: Final = ("error", "warning", "info", "trace", "debug")
 
@@ -69,6 +70,11 @@ def _http_url(value: str) -> str:
     if not _HTTP_URL.fullmatch(value):
         raise ValueError("must be an address such as https://hub.example.org")
     return value
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether the value of this field of a section is shown to nobody."""
+    return SecretStr in (field.annotation, *get_args(field.annotation))
 
 
 def none_if_empty(value: Any) -> Any:

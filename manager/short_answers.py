@@ -64,7 +64,8 @@ def always(tls: TlsSettings) -> dict[str, str]:
 
 def error_object(error: HerdError) -> dict[str, Any]:
     """The body of an error, as OpenAI's clients read it."""
-    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+    told = {"message": error.message, "type": error.type, "param": error.param, "code": error.code, **error.more}
+    return {"error": told}
 
 
 def closing_response(error: HerdError) -> web.Response:

@@ -9,7 +9,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_snake
 
-from manager.mistakes import did_you_mean, shown
+from manager.mistakes import Mistake, did_you_mean, shown
 from manager.variants import Profile, RequestFilter, names_of
 
 # What is between a client and the service, or is what it asks: never for an entry to change.
@@ -146,23 +146,23 @@ def variant_mistakes(
     profiles: Mapping[str, FileProfile],
     personalities: Mapping[str, str],
     name_problem: Callable[[str], str | None],
-) -> Iterable[str]:
+) -> Iterable[Mistake]:
     """What is wrong with these keys of an entry, each with its place in it."""
-    yield from _filter_mistakes(request, "request")
+    yield from _filter_mistakes(request, ("request",))
     for name, profile in profiles.items():
         reason = name_problem(name)
         if reason is not None:
-            yield f"profiles: {shown(name)}: a profile's name {reason}"
+            yield Mistake(f"{shown(name)}: a profile's name {reason}", ("profiles",))
         if name in personalities:
-            yield f"profiles.{name}: is the name of a personality too"
+            yield Mistake("is the name of a personality too", ("profiles", name))
         wanted = profile.personality
         if wanted is not None and wanted not in personalities:
             hint = did_you_mean(wanted, personalities)
-            yield f"profiles.{name}.personality: there is no personality {shown(wanted)}{hint}"
-        yield from _filter_mistakes(profile.request, f"profiles.{name}.request")
+            yield Mistake(f"there is no personality {shown(wanted)}{hint}", ("profiles", name, "personality"))
+        yield from _filter_mistakes(profile.request, ("profiles", name, "request"))
 
 
-def _filter_mistakes(request: FileFilter, place: str) -> Iterable[str]:
+def _filter_mistakes(request: FileFilter, place: tuple[str, ...]) -> Iterable[Mistake]:
     for part, fields in (("set", request.set.given), ("default", request.default.given)):
         named: set[str] = set()
         for name, value in fields.items():
@@ -170,12 +170,12 @@ def _filter_mistakes(request: FileFilter, place: str) -> Iterable[str]:
             if reason is None and name in named:
                 reason = f"is another name of {next(other for other in fields if other in names_of(name))}"
             if reason is not None:
-                yield f"{place}.{part}.{name}: {reason}"
+                yield Mistake(reason, (*place, part, name))
             named |= names_of(name)
     for number, name in enumerate(request.strip):
         reason = _name_mistake(name, FOR_CLIENTS)
         if reason is not None:
-            yield f"{place}.strip.{number}: {shown(name)} {reason}"
+            yield Mistake(f"{shown(name)} {reason}", (*place, "strip", str(number)))
 
 
 def _name_mistake(name: str, forbidden: frozenset[str]) -> str | None:

@@ -8,10 +8,10 @@ from aiohttp import web
 
 from manager.service import SERVICE
 from manager.short_answers import always
-from routes import cors, docs, headers, openapi
+from routes import cors, docs, headers, openapi, web_app
 from routes.heartbeat import HEARTBEAT, Heartbeat
 from routes.middleware import guarded
-from routes.table import ANTHROPIC, INFERENCE, OLLAMA, OPEN, ROUTES
+from routes.table import ANTHROPIC, INFERENCE, OLLAMA, ROUTES
 
 __all__ = ["ROUTES", "setup"]
 
@@ -23,12 +23,13 @@ def setup(app: web.Application) -> None:
     app[HEARTBEAT] = Heartbeat(settings.limits.stream_heartbeat)
     app[openapi.DOCUMENT] = _document()
     app[docs.ASSETS] = docs.read_assets()
+    app[web_app.FILES] = web_app.read_files()
     origins = settings.cors.allowed_origins
     if origins:
         cors.setup(app, frozenset(origins))
     for method, path, handler, access, *_ in ROUTES:
         app.router.add_route(method, path, guarded(handler, access, method, path))
-        if access is OPEN:  # watchers like to ask with HEAD
+        if access.scope is None:  # watchers like to ask with HEAD
             app.router.add_route("HEAD", path, guarded(handler, access, "HEAD", path))
     # Last, since the first route that matches counts.
     for path, access in (("/v1/messages", ANTHROPIC), ("/api/", OLLAMA), ("/", INFERENCE)):

@@ -48,10 +48,10 @@ async def show_model(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     status, entry = find_model(service, request.match_info["id"])
     if entry is None:
-        return json_response(_model_object(service, status, None))
+        return json_response(model_object(service, status, None))
     planned = await _planned(service, entry)
     status = service.pool.status(entry.name)  # as it is after these waits
-    return json_response({**_model_object(service, status, entry), **_settings(entry), **planned})
+    return json_response({**model_object(service, status, entry), **_settings(entry), **planned})
 
 
 async def load_model(request: web.Request) -> web.Response:
@@ -92,7 +92,7 @@ async def _begun(wait: bool) -> AsyncIterator[None]:
 
 def _moved(service: Service, name: str, wait: bool) -> web.Response:
     status, entry = find_model(service, name)
-    return json_response(_model_object(service, status, entry), 200 if wait else 202)
+    return json_response(model_object(service, status, entry), 200 if wait else 202)
 
 
 def find_model(service: Service, name: str) -> tuple[ModelStatus, ModelEntry | None]:
@@ -110,8 +110,8 @@ def find_model(service: Service, name: str) -> tuple[ModelStatus, ModelEntry | N
 def model_objects(service: Service) -> list[dict[str, Any]]:
     """Every model as /admin/models tells of it."""
     pool = service.pool
-    known = [_model_object(service, pool.status(entry.name), entry) for entry in pool.catalog]
-    return [*known, *(_model_object(service, status, None) for status in _removed(service))]
+    known = [model_object(service, pool.status(entry.name), entry) for entry in pool.catalog]
+    return [*known, *(model_object(service, status, None) for status in _removed(service))]
 
 
 def _removed(service: Service) -> Iterator[ModelStatus]:
@@ -121,7 +121,8 @@ def _removed(service: Service) -> Iterator[ModelStatus]:
             yield status
 
 
-def _model_object(service: Service, status: ModelStatus, entry: ModelEntry | None) -> dict[str, Any]:
+def model_object(service: Service, status: ModelStatus, entry: ModelEntry | None) -> dict[str, Any]:
+    """A model as AdminModel describes it. `entry` None: it was removed."""
     ttl = (entry.ttl or service.settings.limits.idle_ttl) if entry else None
     goes = entry is not None and not entry.pinned and ttl is not None and status.idle_since is not None
     return {
@@ -197,8 +198,10 @@ async def list_requests(request: web.Request) -> web.Response:
                     "stream": running.stream,
                     "state": running.state,
                     "started": running.started,
+                    "leased_at": running.running_since,
                     "first_byte_at": running.first_byte_at,
                     "bytes": running.sent,
+                    "tokens": running.streamed,
                 }
                 for running in request.app[SERVICE].inflight
             ]

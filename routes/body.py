@@ -10,6 +10,7 @@ from aiohttp import web
 
 from manager.errors import InvalidRequest
 from manager.service import SERVICE
+from routes.captured import keep_request
 from routes.schema.chat import ChatRequest
 from routes.schema.checks import Check, checks_of
 from routes.schema.completion import CompletionRequest, EmbeddingsRequest, TokenizeRequest
@@ -74,14 +75,19 @@ async def read_body(request: web.Request) -> bytes:
     content = request.content
     try:
         if content.is_eof():  # as nearly always: it came with its head
-            return await request.read()
-        return await _read_on(request, request.app[SERVICE].settings.server.body_timeout)
+            body = await request.read()
+        else:
+            body = await _read_on(request, request.app[SERVICE].settings.server.body_timeout)
     except web.RequestPayloadError:
         content.feed_eof()  # aiohttp would read on for what is left, and log that it can't
         raise BrokenBody("The body can't be read: it is not what its headers say (Content-Encoding).") from None
     except TimeoutError:
         content.feed_eof()
         raise BodyTimeout("The body of the request took too long to come.") from None
+    captures = request.app[SERVICE].captures
+    if captures.enabled:
+        keep_request(request, captures, body)
+    return body
 
 
 async def _read_on(request: web.Request, seconds: float) -> bytes:

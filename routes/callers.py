@@ -12,24 +12,28 @@ from manager.catalog import Found
 from manager.entry import ModelEntry
 from manager.errors import InvalidKey, ModelNotAllowed, ModelNotFound, PermissionDenied
 from manager.service import Service
-from routes.foreign import refuse_foreign_pages, refuse_forwarded
+from routes.foreign import follows_link, refuse_foreign_pages, refuse_forwarded
 
 KEY: Final = web.RequestKey("key", ApiKey)
+# In place of a scope: a key is needed, whatever it is for.
+ANY: Final = "any"
 
 
 class NoKey(InvalidKey):
     """No key was sent: that is no guess."""
 
 
-def authorise(request: web.Request, service: Service, scope: str | None) -> bool:
-    """Find the caller's key and hold it to `scope`; without keys, keep pages from elsewhere out.
+def authorise(request: web.Request, service: Service, scope: str | None, *, linked: bool = False) -> bool:
+    """Find the caller's key and hold it to `scope`, which may be ANY; without keys, keep pages from elsewhere out.
 
+    `linked`: whoever follows a link of such a page is let in.
     Raises InvalidKey or PermissionDenied. False: a wrong key on a route that is open to all, which is no error there,
     but a guess.
     """
     if not service.keys_required:
         refuse_forwarded(request, service)
-        refuse_foreign_pages(request, service)
+        if not (linked and follows_link(request)):
+            refuse_foreign_pages(request, service)
         return True
     offered = _offered(request)
     if offered is None:
@@ -43,7 +47,7 @@ def authorise(request: web.Request, service: Service, scope: str | None) -> bool
             return False
         raise
     request[KEY] = key
-    if scope is not None and scope not in key.scopes:
+    if scope is not None and scope != ANY and scope not in key.scopes:
         raise PermissionDenied(f"This API key lacks the scope '{scope}'.")
     return True
 

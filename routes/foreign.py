@@ -14,6 +14,7 @@ from manager.service import Service
 
 ADVICE: Final = "With a key ('llamaherd key create NAME') it answers to any name."
 _SITE: Final = "Sec-Fetch-Site"
+_MODE: Final = "Sec-Fetch-Mode"
 # By these a proxy says that the request is somebody else's.
 _FORWARDED: Final = (hdrs.X_FORWARDED_FOR, hdrs.FORWARDED, istr("X-Real-IP"))
 
@@ -54,6 +55,11 @@ def refuse_forwarded(request: web.Request, service: Service) -> None:
         return
     if any(name in request.headers for name in _FORWARDED):
         raise PermissionDenied(f"Without API keys this service answers to nobody whom a proxy brings. {ADVICE}")
+
+
+def follows_link(request: web.Request) -> bool:
+    """Whether a browser will show the answer as a page of its own, out of reach of the page that has the link."""
+    return request.method == hdrs.METH_GET and request.headers.get(_MODE) == "navigate"
 
 
 def refuse_foreign_pages(request: web.Request, service: Service) -> None:

@@ -1,13 +1,15 @@
-"""GET /admin/models/{id}/logs: what a model's engine writes, its last lines or for ever."""
+"""The logs that administrators read, their last lines or for ever: a model's engine's, and the service's own."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
 from manager.errors import InvalidRequest
+from manager.log_recent import RecentLog
 from manager.logbuf import LogBuffer
 from manager.pool import ModelPool
 from manager.service import SERVICE, Service
@@ -23,14 +25,24 @@ TAIL: Final = 100
 
 async def logs(request: web.Request) -> web.StreamResponse:
     """The last `tail` lines as text; with `follow`, or for who accepts an event stream, them and all that follow."""
-    pool = request.app[SERVICE].pool
-    name = find_model(request.app[SERVICE], request.match_info["id"])[0].model
+    service = request.app[SERVICE]
+    name = find_model(service, request.match_info["id"])[0].model
     tail = _tail(request)
-    if flag(request, "follow", default=EVENT_STREAM in request.headers.get("Accept", "")):
-        return await _follow(request, request.app[SERVICE], name, tail)
-    log = pool.log(name)
-    lines = log.tail(tail) if log else ()
-    return web.Response(text="".join(f"{line}\n" for line in lines))
+    if _follows(request):
+        return await _follow(request, service, _Follower(service.pool, name, tail))
+    log = service.pool.log(name)
+    return _as_text(log.tail(tail) if log else ())
+
+
+async def service_logs(request: web.Request) -> web.StreamResponse:
+    """GET /admin/logs: the service's own last `tail` lines as text; with `follow`, or for who accepts an event stream,
+    them and all that follow as events.
+    """
+    service = request.app[SERVICE]
+    tail = _tail(request)
+    if _follows(request):
+        return await _follow(request, service, _ServiceFollower(service.recent_log, tail))
+    return _as_text(line.text for line in service.recent_log.tail(tail))
 
 
 def _tail(request: web.Request) -> int:
@@ -40,27 +52,58 @@ def _tail(request: web.Request) -> int:
     return int(text)
 
 
-async def _follow(request: web.Request, service: Service, name: str, tail: int) -> web.StreamResponse:
-    """Over every life of the model, until the service ends, the model is no more, or the key is."""
-    pool = service.pool
-    follower = _Follower(pool, name, tail)
-    with pool.bus.subscribe() as changes:
+def _follows(request: web.Request) -> bool:
+    return flag(request, "follow", default=EVENT_STREAM in request.headers.get("Accept", ""))
+
+
+def _as_text(lines: Iterable[str]) -> web.Response:
+    return web.Response(text="".join(f"{line}\n" for line in lines))
+
+
+class _Reader(Protocol):
+    """The place of one reader in a log."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can come."""
+
+    def read(self) -> bytes:
+        """What came since the last time, as events."""
+
+    def more(self) -> Coroutine[Any, Any, None] | None:
+        """Waits until there is more to read; None where only a change of the models can bring it."""
+
+
+async def _follow(request: web.Request, service: Service, reader: _Reader) -> web.StreamResponse:
+    """Until the service ends, the log does, or the key is no more."""
+    with service.pool.bus.subscribe() as changes:
         response = await sse.begin(request)
         change = asyncio.create_task(changes.next())
         try:
             while still_admitted(request, service):
-                if frames := follower.read():
+                if frames := reader.read():
                     await response.write(frames)
                 elif change.done():
-                    if change.result() is None or follower.over:
+                    if change.result() is None or reader.over:
                         return response
                     change = asyncio.create_task(changes.next())
-                elif not await follower.wait(change):
+                elif not await _wait(change, reader.more()):
                     await response.write(sse.comment("still here"))
             return response
         finally:
             change.cancel()
             await asyncio.wait({change})
+
+
+async def _wait(change: asyncio.Task[Any], more: Coroutine[Any, Any, None] | None) -> bool:
+    """Until there may be more to read; False where nothing came for the time of a heartbeat."""
+    waits = {change} if more is None else {change, asyncio.create_task(more)}
+    try:
+        done, _ = await asyncio.wait(waits, timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED)
+        return bool(done)
+    finally:
+        for wait in waits - {change}:
+            wait.cancel()
 
 
 class _Follower:
@@ -95,14 +138,24 @@ class _Follower:
         first = self._number - len(lines) + 1
         return b"".join(sse.event_frame("log", {"line": line, "n": n}) for n, line in enumerate(lines, first))
 
-    async def wait(self, change: asyncio.Task[Any]) -> bool:
-        """Until there may be more to read; False where nothing came for the time of a heartbeat."""
-        waits: set[asyncio.Task[Any]] = {change}
-        if self._log is not None and not self._log.closed:
-            waits.add(asyncio.create_task(self._log.wait(self._number)))
-        try:
-            done, _ = await asyncio.wait(waits, timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED)
-            return bool(done)
-        finally:
-            for wait in waits - {change}:
-                wait.cancel()
+    def more(self) -> Coroutine[Any, Any, None] | None:
+        return None if self._log is None or self._log.closed else self._log.wait(self._number)
+
+
+class _ServiceFollower:
+    """The place of one reader in the log of the service."""
+
+    over = False
+
+    def __init__(self, log: RecentLog, tail: int) -> None:
+        self._log = log
+        self._number = max(0, log.total - tail)
+
+    def read(self) -> bytes:
+        """What came since the last time, as events; the numbers leave out what is not kept any more."""
+        lines, self._number = self._log.since(self._number)
+        first = self._number - len(lines) + 1
+        return b"".join(sse.event_frame("log", {"n": n, **line._asdict()}) for n, line in enumerate(lines, first))
+
+    def more(self) -> Coroutine[Any, Any, None]:
+        return self._log.wait(self._number)

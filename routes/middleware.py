@@ -21,6 +21,7 @@ from manager.service import SERVICE, Service
 from manager.short_answers import error_object
 from routes.body import BrokenBody
 from routes.callers import KEY, NoKey, authorise, client_of, is_admin
+from routes.captured import keep_answer
 from routes.errors import ErrorForm, error_response, from_http_exception, without_folders
 from routes.foreign import refuse_unknown_host
 from routes.headers import ADMISSION, REQUEST_ID, mark
@@ -40,16 +41,18 @@ _count = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a route asks of its caller. `scope` None: open to all; `errors`: how its API says an error.
+    """What a route asks of its caller. `scope` None: open to all, ANY: any key; `errors`: how its API says an error.
 
     What is `audited` goes to the audit log, whatever comes of it, unless a stranger tried it. What is `metered` counts
-    for the limits of the key, from before its body is read until its answer is out.
+    for the limits of the key, from before its body is read until its answer is out. What is `linked` is a page with
+    nothing of anybody's in it: any other page may have a link to it.
     """
 
     scope: str | None
     errors: ErrorForm = error_object
     audited: bool = False
     metered: bool = False
+    linked: bool = False
 
 
 def guarded(handler: Handler, access: Access, method: str, route: str) -> Handler:
@@ -73,7 +76,7 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
         admission: Admission | None = None
         try:
             refuse_unknown_host(request, service)
-            if not authorise(request, service, access.scope):
+            if not authorise(request, service, access.scope, linked=access.linked):
                 await service.guesses.slow_down(client_of(request, service))
             if access.metered:
                 admission = request[ADMISSION] = service.quotas.admit(request.get(KEY))
@@ -99,6 +102,8 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
                 audit(request, service, status)
         if not response.prepared:
             mark(request, response)
+            if service.captures.enabled and status != CLIENT_LEFT:
+                keep_answer(request, response)
         return response
 
     return guard

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
 from aiohttp import web
 
 from manager.catalog import Found
+from manager.description import context_length, describe, input_modalities, tasks_of
 from manager.entry import ModelEntry
 from manager.errors import HerdError, InvalidRequest
 from manager.service import SERVICE, Service
@@ -58,15 +60,15 @@ async def unload_model(request: web.Request) -> web.Response:
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models: every model that the caller may use, loaded or not, each with its profiles behind it."""
     service = request.app[SERVICE]
-    found = (each for entry in service.pool.catalog if may_use(request, entry) for each in _ids(entry))
-    return json_response({"object": "list", "data": [_model_object(service, each) for each in found]})
+    found = [each for entry in service.pool.catalog if may_use(request, entry) for each in _ids(entry)]
+    return json_response({"object": "list", "data": await _model_objects(service, found)})
 
 
 async def show_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}: a model or one of its profiles."""
     service = request.app[SERVICE]
     found = usable(request, lambda: service.pool.find(request.match_info["id"]))
-    return json_response(_model_object(service, found))
+    return json_response((await _model_objects(service, [found]))[0])
 
 
 def _ids(entry: ModelEntry) -> Iterator[Found]:
@@ -75,6 +77,21 @@ def _ids(entry: ModelEntry) -> Iterator[Found]:
     for name, profile in entry.profiles.items():
         if profile.listed:
             yield Found(entry, profile.personality, name)
+
+
+async def _model_objects(service: Service, found: Iterable[Found]) -> list[dict[str, Any]]:
+    # In a thread: what is known of a model's files is read where it is asked for first.
+    able = await asyncio.to_thread(lambda: [(each, _abilities(each.entry)) for each in found])
+    return [{**_model_object(service, each), **abilities} for each, abilities in able]
+
+
+def _abilities(entry: ModelEntry) -> dict[str, Any]:
+    known = describe(entry)
+    return {
+        "context_length": context_length(entry, known),
+        "input_modalities": input_modalities(known),
+        "tasks": tasks_of(entry, known),
+    }
 
 
 def _model_object(service: Service, found: Found) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from manager.short_answers import error_object
+from routes.callers import ANY
 from routes.errors import ErrorForm, anthropic_error, plain_error
-from routes.route import EVENTS, JSON, Route
+from routes.route import EVENTS, FILE, JSON, Route
 from routes.schema.errors import AnthropicError, Error, PlainError
 
 Schema = dict[str, Any]
@@ -21,12 +22,13 @@ Refs = Mapping[Any, Schema]
 
 # By the first part of a path; what is not here is llama.cpp's.
 _AREAS: Final = {
-    **dict.fromkeys(("", "ping", "health", "metrics", "status"), "Watching"),
+    **dict.fromkeys(("ping", "health", "metrics", "status"), "Watching"),
     **dict.fromkeys(("models", "loadModel", "unloadModel", "chat"), "Original"),
     "v1": "OpenAI",
     "api": "Ollama",
     **dict.fromkeys(("admin", "upstream"), "Administration"),
     **dict.fromkeys(("openapi.json", "docs", "redoc"), "Documentation"),
+    **dict.fromkeys(("", "assets", "icon.svg", "manifest.webmanifest", "licenses.md"), "Web app"),
 }
 ERROR_MODELS: Final[dict[ErrorForm, type[BaseModel]]] = {
     error_object: Error,
@@ -39,7 +41,7 @@ _ERRORS: Final = {
     403: "The key may not do that; or, without keys, the request is a stranger's.",
     404: "There is no such thing.",
     408: "The body came too slowly.",
-    409: "An administrator cancelled the request.",
+    409: "An administrator cancelled the request, or what is there stands against it.",
     413: "The body is above `server.max_body`.",
     421: "The service is not called by that name.",
     429: "A limit is reached, or too many wait for the model.",
@@ -78,6 +80,7 @@ def operation_of(route: Route, schemas: Refs) -> Schema:
     """The operation; its errors are references to components."""
     words = re.sub(r"\W+", "_", plain_path(route.path)).strip("_")
     scope = route.access.scope
+    needed = [] if scope == ANY else [scope]
     operation: Schema = {
         "operationId": f"{route.method.lower()}_{words}",
         "summary": route.handler.__name__.replace("_", " ").capitalize(),
@@ -85,7 +88,7 @@ def operation_of(route: Route, schemas: Refs) -> Schema:
         "tags": [area(route.path)],
         "parameters": [*_path_parameters(route.path), *_query_parameters(route.query)],
         "responses": {**_answers(route, schemas), **_errors(route)},
-        "security": [{"bearer": [scope]}, {"key": [scope]}] if scope else [],
+        "security": [{"bearer": needed}, {"key": needed}] if scope else [],
     }
     if route.takes is not None:
         content = {route.body_type: {"schema": schemas[route.takes]}}
@@ -99,7 +102,7 @@ def _described(route: Route) -> str:
     if opening := _OPENING.match(text):
         text = text[opening.end() :]
     scope = route.access.scope
-    needs = f"Needs a key with the scope `{scope}`." if scope else "Needs no key."
+    needs = "Needs a key." if scope == ANY else f"Needs a key with the scope `{scope}`." if scope else "Needs no key."
     return f"{text[:1].upper()}{text[1:]}\n\n{needs}".strip()
 
 
@@ -129,14 +132,15 @@ def _without_null(field: Schema) -> Schema:
 def _answers(route: Route, schemas: Refs) -> Schema:
     content: Schema = {}
     if isinstance(route.gives, str):
-        content[route.gives] = {"schema": {"type": "string"}}
+        content[route.gives] = {} if route.gives == FILE else {"schema": {"type": "string"}}
     elif route.gives is not None:
         content[JSON] = {"schema": schemas[route.gives]}
     if route.streams is not None:
         content[route.stream_type] = {"schema": _streamed(route.stream_type, schemas[route.streams])}
     if not content:
         return {"default": {"description": "What the engine answers.", "headers": _HEADERS}}
-    done = {"200": {"description": "It is done.", "headers": _HEADERS, "content": content}}
+    status = "201" if route.creates else "200"
+    done = {status: {"description": "It is done.", "headers": _HEADERS, "content": content}}
     later = {"202": {"description": "It has begun.", "headers": _HEADERS, "content": content}}
     return {**done, **later} if route.later else {**done}
 
@@ -171,6 +175,8 @@ def _statuses(route: Route) -> Iterator[int]:
         yield from (400, 404, 409, 502, 503, 504)
     elif route.access.audited:
         yield from (400, 404, 503)
+    if route.conflicts:
+        yield 409
 
 
 def described_error(name: str, schemas: Refs) -> Schema:

@@ -14,6 +14,7 @@ from manager.inflight import Running
 from routes import sse
 from routes.asked import asks_for_several
 from routes.body import BODY
+from routes.captured import keep_head
 from routes.form import Form
 
 
@@ -50,9 +51,13 @@ class Outgoing:
             self._writing = False
 
     async def _write(self, data: bytes) -> None:
+        running = self.running
         if self._response is None:
             self._response = await sse.begin(self._request, self.form.headers)
-        self.running.sent += len(data)
+            keep_head(self._request, running, self._response)
+        running.sent += len(data)
+        if running.capture is not None:
+            running.capture.sent(data)
         self.sent_at = time.monotonic()
         await self._response.write(data)
 

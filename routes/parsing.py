@@ -89,6 +89,8 @@ def _worded(detail: ErrorDetails) -> str:
     """Without the value: it may be long, and it is the caller's own."""
     if detail["type"] == "missing":
         return "is missing"
+    if detail["type"] == "extra_forbidden":
+        return "is unknown"
     message = detail["msg"].removeprefix("Value error, ")
     return message.replace("Input should", "must", 1) if message.startswith("Input should") else message
 

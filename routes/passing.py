@@ -16,10 +16,11 @@ from manager.errors import HerdError, RequestCancelled
 from manager.inflight import Running
 from manager.service import SERVICE, Service
 from routes.callers import KEY
+from routes.captured import hold, keep_head
 from routes.errors import from_engine
 from routes.headers import REQUEST_ID, mark
 from routes.middleware import ROUTE
-from routes.relay import CANCELLED, LEFT, OK, outcome_of, tell
+from routes.outcome import CANCELLED, LEFT, OK, note_end, note_start, outcome_of
 
 # What of a request's headers engines may see: no key, no cookie, nothing of the way to here.
 _PASSED: Final = ("Content-Type", "Accept")
@@ -42,9 +43,10 @@ def in_flight(request: web.Request, service: Service, entry: ModelEntry) -> Iter
     key = request.get(KEY)
     service.gate.enter()
     running = service.inflight.begin(request[REQUEST_ID], entry.name, key.id if key else None, request[ROUTE], False)
+    running.capture = hold(request, service.captures)
     outcome = LEFT
     try:
-        tell(service, running, "started")
+        note_start(service, running)
         yield running
         outcome = OK
     except asyncio.CancelledError:
@@ -59,9 +61,7 @@ def in_flight(request: web.Request, service: Service, entry: ModelEntry) -> Iter
     finally:
         service.inflight.end(running)
         service.gate.leave()
-        service.metrics.answered(running, outcome)
-        service.usage.add(running.key, running.model, None, ok=outcome in {OK, LEFT})
-        tell(service, running, "ended", outcome)
+        note_end(request, service, running, outcome)
 
 
 async def pass_on(
@@ -93,6 +93,7 @@ async def _exchange(
                 response.headers["Content-Type"] = answer.content_type
             mark(request, response)
             await response.prepare(request)
+            keep_head(request, running, response)
             try:
                 await _copy(answer, response, running)
             except (HerdError, asyncio.CancelledError) as error:
@@ -109,6 +110,8 @@ async def _copy(answer: UpstreamResponse, response: web.StreamResponse, running:
         if running.first_at is None:
             running.first_at = time.monotonic()
         running.sent += len(chunk)
+        if running.capture is not None:
+            running.capture.sent(chunk)
         await response.write(chunk)
 
 

@@ -30,20 +30,19 @@ from routes import sse, tokens
 from routes.asked import prompts_of, tokens_to_read
 from routes.body import BODY
 from routes.callers import KEY
+from routes.captured import hold
 from routes.errors import from_engine
 from routes.form import OPENAI, Form
 from routes.headers import ADMISSION, REQUEST_ID
 from routes.heartbeat import HEARTBEAT
 from routes.middleware import ROUTE, as_herd_error
+from routes.outcome import CANCELLED, LEFT, OK, note_end, note_start, outcome_of
 from routes.outgoing import Outgoing
 
 # Prepares the request once the engine is there (the personality of the load, the budget of tokens).
 Build = Callable[[Lease], Awaitable[UpstreamRequest]]
 # How the metrics call the end of a request, and its answer; no answer: what was streamed is all.
 Ended = tuple[str, web.Response | None]
-OK: Final = "ok"
-LEFT: Final = "left"
-CANCELLED: Final = "cancelled"
 WITHOUT_FAULT: Final = frozenset({OK, LEFT, CANCELLED})
 FRAME_END: Final = b"\n\n"
 LINE_END: Final = b"\n"  # to count one byte is ten times as fast as to count two
@@ -69,11 +68,12 @@ async def relay(
     service.gate.enter()
     key = request.get(KEY)
     running = service.inflight.begin(request[REQUEST_ID], entry.name, key.id if key else None, request[ROUTE], stream)
+    running.capture = hold(request, service.captures)
     out = Outgoing(request, running, form, partial(_what_goes_on, service, running))
     heartbeat = request.app[HEARTBEAT] if stream else None
     outcome = LEFT
     try:
-        tell(service, running, "started")
+        note_start(service, running)
         if heartbeat is not None:
             heartbeat.add(out)
         try:
@@ -103,30 +103,13 @@ async def relay(
 
 
 def _account(request: web.Request, service: Service, running: Running, outcome: str) -> None:
-    """Note in all the places what has ended, and what it took."""
-    service.metrics.answered(running, outcome)
+    """Note its end and what it took, about that where its engine did not get to tell."""
     if running.tokens is None and running.asked and outcome in WITHOUT_FAULT:
         running.prompt = tokens_to_read(request.get(BODY, {}))
     used = running.used
     if used is not None:
         request[ADMISSION].spent(used.prompt + used.generated)
-    service.usage.add(running.key, running.model, used, ok=outcome in {OK, LEFT})
-    tell(service, running, "ended", outcome)
-
-
-def tell(service: Service, running: Running, state: str, status: str | None = None) -> None:
-    """Say on the feed what becomes of a request."""
-    feed = service.pool.feed
-    if feed.heard():
-        told = {"id": running.id, "model": running.model, "state": state}
-        feed.publish("request", told if status is None else {**told, "status": status})
-
-
-def outcome_of(error: Exception) -> str:
-    """What the metrics call a request that ended so."""
-    if isinstance(error, RequestCancelled):
-        return CANCELLED
-    return error.code if isinstance(error, HerdError) else HerdError.code
+    note_end(request, service, running, outcome)
 
 
 async def _answer(

@@ -22,7 +22,7 @@ class Route(NamedTuple):
 
     `takes` is the body, `query` what may stand in the URL, `gives` the whole answer, of JSON or of another content
     type, and `streams` one event of the answer where it may be a stream. `body_optional`: it may be left out;
-    `later`: the answer may be a 202.
+    `later`: the answer may be a 202; `creates`: it is a 201; `conflicts`: it may be a 409.
     """
 
     method: str
@@ -37,3 +37,5 @@ class Route(NamedTuple):
     body_optional: bool = False
     stream_type: str = EVENTS
     later: bool = False
+    creates: bool = False
+    conflicts: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from routes import (
+    activity,
     admin,
     anthropic,
     audio,
@@ -12,22 +13,27 @@ from routes import (
     docs,
     events,
     inner,
+    keys,
     logs,
     models,
+    models_file,
     ollama,
     openai,
     openapi,
     probe,
     pulls,
     responses,
+    settings,
     status,
     straight,
     usage,
+    web_app,
 )
 from routes.anthropic.answer import MessageAnswer, TokenCount
 from routes.anthropic.request import CountRequest, MessageRequest
 from routes.anthropic.stream import StreamEvent
 from routes.audio import SpeechBody
+from routes.callers import ANY
 from routes.errors import anthropic_error, plain_error
 from routes.middleware import Access
 from routes.ollama import asked, shapes
@@ -36,6 +42,15 @@ from routes.responses.request import ResponseRequest
 from routes.responses.schema import InputTokens as ResponseTokens
 from routes.responses.schema import Response, ResponseEvent
 from routes.route import FILE, FORM, HTML, JSON, LINES, TEXT, Route
+from routes.schema.activity import (
+    CaptureState,
+    CaptureSwitch,
+    EndedRequestDetails,
+    EndedRequests,
+    Forgotten,
+    HistoryQuery,
+    Samples,
+)
 from routes.schema.admin import (
     AdminLoadRequest,
     AdminModel,
@@ -48,6 +63,7 @@ from routes.schema.admin import (
     LogsQuery,
     Reloaded,
     RunningRequests,
+    ServiceLogEvent,
     UsageQuery,
     UsageReport,
     WaitQuery,
@@ -79,6 +95,7 @@ from routes.schema.engines import (
     TranscriptionEvent,
     TranscriptionForm,
 )
+from routes.schema.keys import Caller, Key, KeyChange, KeyRequest, KeyRotation, Keys, MadeKey
 from routes.schema.models import (
     Asked,
     AskedFragment,
@@ -95,10 +112,20 @@ from routes.schema.models import (
     Unloaded,
     UnloadQuery,
 )
+from routes.schema.models_file import (
+    ModelsFile,
+    ModelsFileChange,
+    ModelsFileMistakes,
+    ModelsFileSchema,
+    ModelsFileText,
+)
 from routes.schema.pulls import PullList, PullObject, PullQuery, PullRequest, StreamQuery
+from routes.schema.settings import ShownSettings
 from routes.straight import InfillBody
 
 OPEN: Final = Access(scope=None)
+PAGE: Final = Access(scope=None, linked=True)
+CALLER: Final = Access(scope=ANY)
 INFERENCE: Final = Access(scope="inference")
 MODEL: Final = Access(scope="inference", metered=True)
 ADMIN: Final = Access(scope="admin")
@@ -114,15 +141,19 @@ OLLAMA_MODEL: Final = Access(scope="inference", errors=plain_error, metered=True
 OLLAMA_ACTION: Final = Access(scope="admin", errors=plain_error, audited=True)
 
 ROUTES: Final[tuple[Route, ...]] = (
-    Route("GET", "/", probe.root, OPEN, gives=TEXT),
+    Route("GET", "/", web_app.page, PAGE, gives=FILE),
+    Route("GET", "/assets/{name}", web_app.asset, OPEN, gives=FILE),
+    Route("GET", "/icon.svg", web_app.icon, OPEN, gives=FILE),
+    Route("GET", "/manifest.webmanifest", web_app.manifest, OPEN, gives=FILE),
+    Route("GET", "/licenses.md", web_app.licenses, OPEN, gives=FILE),
     Route("GET", "/ping", probe.ping, OPEN, gives=TEXT),
     Route("GET", "/health", probe.health, OPEN, gives=Health),
     Route("GET", "/v1/health", probe.models_health, INFERENCE, gives=ModelsHealth),
     Route("GET", "/metrics", probe.metrics, ADMIN, gives=TEXT),
     Route("GET", "/openapi.json", openapi.openapi_json, OPEN, gives=JSON),
-    Route("GET", "/docs", docs.swagger, OPEN, gives=HTML),
+    Route("GET", "/docs", docs.swagger, PAGE, gives=HTML),
     Route("GET", "/docs/{asset}", docs.asset, OPEN, gives=FILE),
-    Route("GET", "/redoc", docs.redoc, OPEN, gives=HTML),
+    Route("GET", "/redoc", docs.redoc, PAGE, gives=HTML),
     Route("GET", "/status", status.status, ORIGINAL, streams=ServiceState),
     Route("GET", "/models", models.loaded_models, ORIGINAL, gives=LoadedModels),
     Route("POST", "/loadModel", models.load_model, ORIGINAL_ACTION, LoadRequest, Loaded),
@@ -131,6 +162,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/chat/completions", chat.completions, MODEL, ChatRequest, ChatCompletionWithResponses, ChatChunk),
     Route("GET", "/chat/errors", chat.errors, ORIGINAL, gives=RecordedErrors),
     Route("GET", "/chat/ask", chat.ask, ORIGINAL_MODEL, gives=Asked, streams=AskedFragment, query=AskQuery),
+    Route("GET", "/v1/key", keys.show_caller, CALLER, gives=Caller),
     Route("GET", "/v1/models", models.list_models, INFERENCE, gives=ModelList),
     Route("GET", "/v1/models/{id:.+}", models.show_model, INFERENCE, gives=Model),
     Route("POST", "/v1/chat/completions", openai.chat_completions, MODEL, ChatRequest, ChatCompletion, ChatChunk),
@@ -195,15 +227,43 @@ ROUTES: Final[tuple[Route, ...]] = (
         query=PullQuery,
         later=True,
     ),
+    Route("POST", "/admin/models/{id:.+?}/pin", models_file.pin_model, ACTION, gives=AdminModel, conflicts=True),
+    Route("POST", "/admin/models/{id:.+?}/unpin", models_file.unpin_model, ACTION, gives=AdminModel, conflicts=True),
     Route("GET", "/admin/models/{id:.+}", admin.show_model, ADMIN, gives=AdminModelDetails),
+    Route("GET", "/admin/models-file", models_file.show_file, ADMIN, gives=ModelsFile, conflicts=True),
+    Route(
+        *("PUT", "/admin/models-file", models_file.replace_file, ACTION, ModelsFileChange, ModelsFile),
+        conflicts=True,
+    ),
+    Route(
+        *("POST", "/admin/models-file/check", models_file.check_file, ADMIN, ModelsFileText, ModelsFileMistakes),
+    ),
+    Route("GET", "/admin/models-file/schema", models_file.show_schema, ADMIN, gives=ModelsFileSchema),
     Route("GET", "/admin/pulls", pulls.list_pulls, ADMIN, gives=PullList),
     Route("GET", "/admin/pulls/{id}", pulls.show_pull, ADMIN, gives=PullObject, streams=PullObject, query=StreamQuery),
     Route("DELETE", "/admin/pulls/{id}", pulls.cancel_pull, ACTION, gives=PullObject),
     Route("GET", "/admin/requests", admin.list_requests, ADMIN, gives=RunningRequests),
+    Route("GET", "/admin/requests/history", activity.list_history, ADMIN, gives=EndedRequests, query=HistoryQuery),
+    Route("GET", "/admin/requests/history/{n}", activity.show_ended, ADMIN, gives=EndedRequestDetails),
+    Route("DELETE", "/admin/requests/history", activity.forget_history, ACTION, gives=Forgotten),
     Route("DELETE", "/admin/requests/{id}", admin.cancel_request, ACTION, gives=Cancelled),
     Route("POST", "/admin/requests/{id}/cancel", admin.cancel_request, ACTION, gives=Cancelled),
+    Route("GET", "/admin/capture", activity.show_capture, ADMIN, gives=CaptureState),
+    Route("PUT", "/admin/capture", activity.switch_capture, ACTION, CaptureSwitch, CaptureState),
+    Route("GET", "/admin/samples", activity.list_samples, ADMIN, gives=Samples),
     Route("GET", "/admin/events", events.events, ADMIN, streams=FeedEvent, query=EventsQuery),
+    Route("GET", "/admin/logs", logs.service_logs, ADMIN, gives=TEXT, streams=ServiceLogEvent, query=LogsQuery),
     Route("POST", "/admin/reload", admin.reload, ACTION, gives=Reloaded),
+    Route("GET", "/admin/keys", keys.list_keys, ADMIN, gives=Keys),
+    Route("POST", "/admin/keys", keys.create_key, ACTION, KeyRequest, MadeKey, creates=True),
+    Route("GET", "/admin/keys/{id}", keys.show_key, ADMIN, gives=Key),
+    Route("PATCH", "/admin/keys/{id}", keys.change_key, ACTION, KeyChange, Key, conflicts=True),
+    Route("DELETE", "/admin/keys/{id}", keys.revoke_key, ACTION, gives=Key, conflicts=True),
+    Route(
+        *("POST", "/admin/keys/{id}/rotate", keys.rotate_key, ACTION, KeyRotation, MadeKey),
+        body_optional=True,
+    ),
+    Route("GET", "/admin/settings", settings.show_settings, ADMIN, gives=ShownSettings),
     Route("GET", "/admin/usage", usage.usage, ADMIN, gives=UsageReport, query=UsageQuery),
     Route("GET", "/upstream/{id:.+?}/{path:.*}", inner.upstream, ADMIN),
     Route("POST", "/upstream/{id:.+?}/{path:.*}", inner.upstream, ACTION),

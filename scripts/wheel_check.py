@@ -25,7 +25,8 @@ PATIENCE: Final = 300.0  # seconds for anything that downloads
 PACKAGES: Final = {"manager", "routes"}
 # Programs that llama.cpp starts: pip installs them as they are in the wheel.
 EXECUTABLE: Final = {f"manager/engines/llama/ffmpeg/{name}" for name in ("ffmpeg", "ffprobe")}
-IN_WHEEL: Final = EXECUTABLE | {"manager/py.typed", "routes/docs/swagger.html", "routes/docs/page.css", "routes/web_app/built/index.html"}
+PAGES: Final = {"routes/docs/swagger.html", "routes/docs/page.css", "routes/web_app/built/index.html"}
+IN_WHEEL: Final = EXECUTABLE | PAGES | {"manager/py.typed"}
 IN_SOURCE: Final = {"docs/api.md", "tests/conftest.py", "deploy/Containerfile", "data/models.schema.json", "LICENSE"}
 # What somebody may have in a checkout, and nobody else may get.
 PRIVATE: Final = re.compile(

@@ -96,6 +96,25 @@ def test_every_line_is_an_object_in_the_files_and_on_standard_error(stage: Stage
     assert {stat.S_IMODE(file.stat().st_mode) for file in logs.iterdir()} == {0o600}
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_last_lines_are_told_over_http_without_files_too(stage: Stage, serve: Serve, form: str) -> None:
+    manager = serve(format=form, folder="")
+    manager.listen()
+    with manager.send("GET", "/admin/logs?tail=1000") as response:
+        told = response.read().decode()
+    first, *_ = [line for line in told.splitlines() if " INFO manager.server listening urls=" in line]
+    assert " models=0 keys=0" in first
+    if form == "text":
+        wait_for(lambda: manager.log.startswith(told), "the same lines on standard error")
+    assert not (stage.folder / "applogs").exists()
+    with manager.send("GET", "/admin/logs?follow=true") as following:
+        manager.signal(signal.SIGTERM)
+        events = following.read().decode()
+    assert events.startswith('event: log\ndata: {"n":1,')
+    assert f'"message":"{first.partition(" manager.server ")[2]}"' in events
+    assert manager.status() == 0
+
+
 def test_a_start_that_fails_is_told_by_the_file_too(stage: Stage, serve: Serve) -> None:
     stage.models_file.write_text("{")
     manager = serve()

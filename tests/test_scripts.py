@@ -40,7 +40,7 @@ FAKE_NPM = """#!/bin/bash
 echo "npm $* in $PWD" >>"$FAKE_LOG"
 case "$1" in
     ci) mkdir -p node_modules; exit "${FAKE_NPM_EXIT:-0}" ;;
-    run) mkdir -p ../routes/web_app/built; echo built >../routes/web_app/built/index.html; exit "${FAKE_BUILD_EXIT:-0}" ;;
+    run) mkdir -p ../routes/web_app/built; echo >../routes/web_app/built/index.html; exit "${FAKE_BUILD_EXIT:-0}" ;;
 esac
 """
 # Called as node: its version is one that will do, or not.

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from manager.cli.options import ConfigOption, DataFolderOption, JsonOption, settings_from, show
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from manager.settings import Settings
 
 app = typer.Typer(help="Show the settings and where each comes from, and check them.", no_args_is_help=True)
 
-MASK: Final = "********"  # always this long, whatever the secret is
-DEFAULT: Final = "default"
-
 SectionOption = Annotated[str | None, typer.Option(metavar="NAME", help="Only this section, such as server.")]
 ChangedOption = Annotated[bool, typer.Option("--changed", help="Only what is set somewhere.")]
-
-
-@dataclass(frozen=True, slots=True)
-class _Setting:
-    """`value` as JSON has it, a secret masked; `source`: a variable, a file and its line, or "default"."""
-
-    name: str
-    value: Any
-    source: str
 
 
 @app.command("show")
@@ -42,10 +26,13 @@ def show_settings(
     as_json: JsonOption = False,
 ) -> None:
     """Show every setting, its value, and where that comes from. Secrets are masked."""
+    from manager.settings_shown import DEFAULT, shown_settings
+
+    sections = _known(section)
     found = [
         setting
-        for setting in _settings(settings_from(config, {}), config, _known(section))
-        if not changed or setting.source != DEFAULT
+        for setting in shown_settings(settings_from(config, {}))
+        if setting.section in sections and (not changed or setting.source != DEFAULT)
     ]
     if as_json:
         values = {setting.name: {"value": setting.value, "source": setting.source} for setting in found}
@@ -94,21 +81,6 @@ def _known(section: str | None) -> tuple[str, ...]:
     if section not in sections:
         raise typer.BadParameter(f"there is no section {section!r}{did_you_mean(section, sections)}")
     return (section,)
-
-
-def _settings(settings: Settings, config: Path | None, sections: tuple[str, ...]) -> Iterator[_Setting]:
-    from pydantic import SecretStr
-
-    from manager.settings_layers import layers_of
-
-    layers = layers_of(type(settings), {"config_path": config})
-    for section in sections:
-        part = getattr(settings, section)
-        plain = part.model_dump(mode="json")
-        for key in type(part).model_fields:
-            value = MASK if isinstance(getattr(part, key), SecretStr) else plain[key]
-            origins = (layer.origin((section, key)) for layer in layers)
-            yield _Setting(f"{section}.{key}", value, next(filter(None, origins), DEFAULT))
 
 
 def _shown(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from manager.description import describe, template_of, window_of
 from manager.entry import ModelEntry
 from manager.errors import InvalidRequest
 from manager.memory import HOST
@@ -20,7 +21,7 @@ from routes.callers import may_use
 from routes.models import json_response
 from routes.ollama.answers import moment
 from routes.ollama.asked import ShowRequest
-from routes.ollama.description import capabilities, describe, template_of, window_of
+from routes.ollama.description import capabilities, details_of
 from routes.ollama.models import asked_model
 from routes.parsing import parse
 
@@ -78,7 +79,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 def _named(entry: ModelEntry) -> Object:
     # The digest tells one state of the files from another; theirs would take reading all of them.
     digest = sha256(repr((entry.name, str(entry.path), entry.stamps)).encode(errors="replace")).hexdigest()
-    return {"name": entry.name, "model": entry.name, "digest": digest, "details": describe(entry).details}
+    return {"name": entry.name, "model": entry.name, "digest": digest, "details": details_of(describe(entry))}
 
 
 def _listed(entry: ModelEntry) -> Iterator[Object]:
@@ -117,7 +118,7 @@ def _shown(entry: ModelEntry) -> Object:
         "template": template,
         "license": str(known.info.get("general.license", "")),
         "modified_at": _changed(entry),
-        "details": known.details,
+        "details": details_of(known),
         "model_info": dict(known.info),
         "capabilities": capabilities(entry, known, template),
     }

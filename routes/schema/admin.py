@@ -118,6 +118,18 @@ class LogEvent(Answer):
     pid: int | None = None
 
 
+class ServiceLogEvent(Answer):
+    """`event: log`, a line of the service's own log."""
+
+    n: int = Field(description="The number of the line since the service was started, from 1.")
+    time: float = Field(description="Seconds since the epoch.")
+    level: str
+    logger: str = Field(description="The module; `access`: a request that was answered.")
+    message: str
+    request: str | None = Field(description="The `X-Request-ID` of the request that it was logged for.")
+    model: str | None = Field(description="The model that it is about.")
+
+
 class RunningRequest(Answer):
     """An inference request that waits or runs."""
 
@@ -128,8 +140,10 @@ class RunningRequest(Answer):
     stream: bool
     state: Literal["waiting", "running"]
     started: float = Field(description="Seconds since the epoch.")
+    leased_at: float | None = Field(description="When it got its model.")
     first_byte_at: float | None
     bytes: int
+    tokens: int = Field(description="About how many were streamed so far.")
 
 
 class RunningRequests(Answer):

@@ -24,6 +24,9 @@ class Model(Answer):
     aliases: list[str]
     personalities: list[str]
     profiles: list[str]
+    context_length: int | None = Field(description="How many tokens a conversation may have; null: not known.")
+    input_modalities: list[Literal["text", "image"]] = Field(description="What it takes.")
+    tasks: list[Literal["chat", "completion", "embedding", "rerank"]] = Field(description="What it can be asked for.")
     parent: str | None = Field(None, description="Of a profile: its model.")
     description: str | None = None
     unavailable: str | None = Field(None, description="Why it can't be loaded.")

@@ -287,8 +287,8 @@ def test_a_folder_that_leads_out_of_the_models_folder_is_a_mistake(house: House)
 def test_names_and_aliases_are_unique(house: House) -> None:
     house.write({"a": entry(aliases=["x"]), "b": entry(aliases=["x", "a"]), "x": entry()})
     assert house.mistake().splitlines() == [
-        "b: aliases: the name 'x' is taken by the entry a",
-        "b: aliases: the name 'a' is taken by the entry a",
+        "b.aliases: the name 'x' is taken by the entry a",
+        "b.aliases: the name 'a' is taken by the entry a",
         "x: the name 'x' is taken by the entry b",
     ]
 

@@ -8,9 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from manager.auth import KeyStore
-from manager.cli.config import MASK, app
+from manager.cli.config import app
 from manager.settings import Settings
 from manager.settings_layers import sections_of
+from manager.settings_shown import MASK
 from tests.conftest import MakeSettings
 from tests.manager.conftest import Run
 

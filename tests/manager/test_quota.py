@@ -155,6 +155,16 @@ def test_tokens_are_refused_once_the_days_are_used_up_and_until_it_ends(quotas: 
     quotas.admit(key)
 
 
+def test_what_was_used_today_is_told_with_and_without_a_limit(quotas: Quotas, clock: Clock) -> None:
+    assert quotas.tokens_today(KEY.id) == 0
+    quotas.seed({KEY.id: 10})
+    quotas.admit(KEY).spent(5)
+    quotas.admit(replace(OTHER, tokens_per_day=1)).spent(7)
+    assert (quotas.tokens_today(KEY.id), quotas.tokens_today(OTHER.id)) == (15, 7)
+    clock.forward(6 * 3600)
+    assert quotas.tokens_today(KEY.id) == 0
+
+
 def test_days_are_those_of_utc_and_not_24_hours(quotas: Quotas, clock: Clock) -> None:
     key = replace(KEY, tokens_per_day=100)
     clock.forward(6 * 3600 - 1)

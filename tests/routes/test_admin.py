@@ -39,6 +39,12 @@ def escaped(herd: Herd, path: str) -> Any:
         ("POST", "/admin/models/alpha/unload"),
         ("GET", "/admin/requests"),
         ("DELETE", "/admin/requests/x"),
+        ("GET", "/admin/requests/history"),
+        ("GET", "/admin/requests/history/1"),
+        ("DELETE", "/admin/requests/history"),
+        ("GET", "/admin/capture"),
+        ("PUT", "/admin/capture"),
+        ("GET", "/admin/samples"),
         ("POST", "/admin/requests/x/cancel"),
         ("GET", "/admin/events"),
         ("POST", "/admin/reload"),
@@ -350,8 +356,10 @@ async def test_requests_tell_who_waits_and_who_runs(
         "route": CHAT,
         "stream": True,
         "state": "waiting",
+        "leased_at": None,
         "first_byte_at": None,
         "bytes": 0,
+        "tokens": 0,
     }
     fake.open_gate()
     await until(lambda: any(running.sent for running in herd.service.inflight))

@@ -260,7 +260,7 @@ async def test_requests_are_told_while_somebody_listens(herd: Herd) -> None:
         await herd.post(CHAT, said("hello"), headers={"X-Request-ID": "mine"})
         seen = await reader.until("request", state="ended")
     told = [one.data for one in seen if one.kind == "request"]
-    assert told[0] == {"id": "mine", "model": "alpha", "state": "started"}
+    assert {"id": "mine", "model": "alpha", "state": "started"}.items() <= told[0].items()
     assert {"id": "mine", "model": "alpha", "state": "ended", "status": "ok"}.items() <= told[-1].items()
 
 

@@ -99,3 +99,17 @@ async def test_with_keys_the_key_decides(fake: Fake, make_key: Callable[..., str
     for headers in ({"Origin": PAGE}, {"Host": "herd.example.org"}, {"Sec-Fetch-Site": "cross-site"}):
         assert (await ask(herd, headers)).status == 401
         assert (await herd.get("/v1/models", key=key, headers=headers)).status == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/redoc"])
+async def test_pages_from_elsewhere_may_have_links_to_the_pages_of_this_service(herd: Herd, path: str) -> None:
+    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Accept": "text/html"}
+    assert (await herd.get(path, headers=followed)).status == 200
+    assert (await herd.get(path, headers={**followed, "Sec-Fetch-Mode": "no-cors"})).status == 403
+
+
+async def test_a_link_from_elsewhere_does_nothing_to_the_service(herd: Herd, fake: Fake) -> None:
+    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    for path in ("/unloadModel", "/chat/ask?question=hi", "/v1/models", "/health"):
+        assert (await herd.get(path, headers=followed)).status == 403, path
+    assert not fake.starts()

@@ -230,7 +230,8 @@ async def test_what_an_administrator_sees_holds_no_keys_and_no_prompts(watched: 
     watched.learn()
     keys = Secrets({name: text for name, text in watched.secrets.known.items() if "key" in name})
     routes = ("GET /admin/models", "GET /admin/models/alpha", "GET /admin/models/alpha/logs", "GET /admin/requests")
-    for route in (*routes, "GET /chat/errors", "GET /metrics", "POST /admin/reload"):
+    activity = ("GET /admin/requests/history", "GET /admin/requests/history/1", "GET /admin/samples")
+    for route in (*routes, *activity, "GET /chat/errors", "GET /metrics", "POST /admin/reload"):
         method, path = route.split(" ")
         told = await watched.told(method, path, key=watched.admin)
         assert told.startswith("200 "), told

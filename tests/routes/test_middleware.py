@@ -10,6 +10,7 @@ import pytest
 
 from manager.auth import KeyStore
 from routes import ROUTES
+from routes.callers import ANY
 from routes.errors import ErrorForm, anthropic_error, plain_error
 from routes.middleware import Access
 from tests.routes.conftest import StartHerd, outside
@@ -30,9 +31,17 @@ every_closed_route = pytest.mark.parametrize(
 )
 
 
-def test_only_ping_health_and_the_documentation_are_open() -> None:
-    open_to_all = ["/", "/ping", "/health", "/openapi.json", "/docs", "/docs/nobody", "/redoc"]
-    assert [path for _, path, _ in OPEN] == open_to_all
+def test_only_pages_ping_health_and_the_documentation_are_open() -> None:
+    web_app = ["/", "/assets/nobody", "/icon.svg", "/manifest.webmanifest", "/licenses.md"]
+    assert [path for _, path, _ in OPEN] == [
+        *web_app,
+        "/ping",
+        "/health",
+        "/openapi.json",
+        "/docs",
+        "/docs/nobody",
+        "/redoc",
+    ]
 
 
 def test_what_changes_state_or_tells_of_others_needs_admin() -> None:
@@ -90,7 +99,7 @@ async def test_the_scope_decides(
     herd = await start_herd()
     for name, key in keys.items():
         async with herd.open(method, path, key=key) as response:  # /status has no end
-            if name == access.scope:
+            if access.scope in (name, ANY):
                 assert response.status not in {401, 403}
             else:
                 assert response.status == 403

@@ -60,6 +60,9 @@ async def test_v1_models_lists_every_model_in_its_openai_form(beta: Fake, start_
         "aliases": [],
         "personalities": ["pirate"],
         "profiles": [],
+        "context_length": 4096,
+        "input_modalities": ["text"],
+        "tasks": ["chat", "completion"],
     }
     assert before - 60 <= second["created"] <= before + 60
     assert (second["id"], second["aliases"], second["personalities"]) == ("beta", ["b"], ["poet"])

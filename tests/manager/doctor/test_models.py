@@ -63,6 +63,9 @@ def test_mistakes_of_models_json_are_errors_a_line_each_and_the_rest_goes_on(loo
     list_models(models, a={"params": {"model": "tiny.gguf", "ctxSze": 1}}, b=gguf("tiny.gguf", template="nowhere"))
     found = look("models")
     assert found["models.json"].level is Level.ERROR
+    assert "b.template: 'nowhere' is neither a file" in found["models.json"].text  # the last one
+    list_models(models, a={"params": {"model": "tiny.gguf", "ctxSze": 1}}, b=gguf("tiny.gguf"))
+    found = look("models")
     assert "a.params.ctxSze: unknown key; did you mean ctxSize?" in found["models.json"].text
     assert found["disk"].level is Level.OK
     assert look("memory")["not looked at"].text == "the models have mistakes."
