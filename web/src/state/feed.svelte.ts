@@ -150,12 +150,10 @@ class Feed {
   /** Read all models again: what an entry says is no event. */
   async refresh(): Promise<void> {
     try {
-      let models: AdminModel[], before: number;
-      do {
-        before = this.#lives;
-        ({ models } = await session.client.get<{ models: AdminModel[] }>('/admin/models'));
-      } while (before !== this.#lives); // what an event told meanwhile may be newer
-      this.models = models;
+      const lives = this.#lives;
+      const { models } = await session.client.get<{ models: AdminModel[] }>('/admin/models');
+      if (lives === this.#lives) this.models = models;
+      else void this.refresh(); // what an event told meanwhile may be newer
     } catch {
       // the feed itself is soon found broken, too
     }

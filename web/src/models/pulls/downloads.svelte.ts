@@ -1,0 +1,55 @@
+import { SvelteSet } from 'svelte/reactivity';
+
+import type { Pull, PullRequest } from '../../api/types';
+import { clock } from '../../state/clock.svelte';
+import { feed } from '../../state/feed.svelte';
+import { session } from '../../state/session.svelte';
+import { hasEnded, merged, requestOf, sorted } from './pulls';
+
+/** The pulls of the service, whoever began them, and what this page knows of its own. */
+export class Downloads {
+  #read = $state.raw<Pull[]>([]);
+  #dismissed = new SvelteSet<string>();
+  /** What was asked for from here, whole. */
+  #asked = new Map<string, PullRequest>();
+
+  all = $derived(merged(this.#read, feed.pulls));
+  shown = $derived(sorted(this.all, this.#dismissed, this.all.some(hasEnded) ? clock.now : 0));
+
+  /** Read those that have ended, too, now and whenever the feed begins anew. Returns what ends that. */
+  follow(): () => void {
+    void this.#refresh();
+    return feed.on('snapshot', () => void this.#refresh());
+  }
+
+  /** Begin one. Throws as Client.fetch. */
+  async begin(request: PullRequest): Promise<void> {
+    const pull = await session.client.post<Pull>('/admin/models/pull', request);
+    this.#asked.set(pull.id, request);
+    this.#read = merged(this.#read, [pull]);
+  }
+
+  async cancel(pull: Pull): Promise<void> {
+    const ended = await session.client.delete<Pull>(`/admin/pulls/${encodeURIComponent(pull.id)}`);
+    this.#read = merged(this.#read, [ended]);
+  }
+
+  /** What was asked for; `whole`: nothing of it is missing, because it was asked for here. */
+  request(pull: Pull): { request: PullRequest; whole: boolean } {
+    const asked = this.#asked.get(pull.id);
+    return { request: asked ?? requestOf(pull), whole: asked !== undefined };
+  }
+
+  dismiss(pull: Pull): void {
+    this.#dismissed.add(pull.id);
+  }
+
+  async #refresh(): Promise<void> {
+    try {
+      const { pulls } = await session.client.get<{ pulls: Pull[] }>('/admin/pulls');
+      this.#read = pulls;
+    } catch {
+      // those that are under way come by the feed
+    }
+  }
+}

@@ -1,0 +1,110 @@
+import type { AdminModel, AdminModelDetails, ServedModel } from '../api/types';
+import { bytes, device, seconds } from '../ui/format';
+import { isDevice, isSettled, lacksOf } from './memory';
+
+/** Whole seconds, for what is counted down. */
+export function left(duration: number): string {
+  const whole = Math.max(0, Math.ceil(duration));
+  return whole < 60 ? `${whole} s` : seconds(whole);
+}
+
+export function count(number: number, one: string, many = `${one}s`): string {
+  return `${number} ${number === 1 ? one : many}`;
+}
+
+/** `a`, `a and b`, `a, b and c`. */
+export function list(words: readonly string[]): string {
+  return words.length < 2 ? (words[0] ?? '') : `${words.slice(0, -1).join(', ')} and ${words.at(-1)}`;
+}
+
+/** Bytes by device: `1.2 GiB of GPU 0 and 300 MiB of memory`. */
+export function amounts(devices: Record<string, number>): string {
+  return list(
+    Object.entries(devices)
+      .filter(([name, size]) => isDevice(name) && size > 0)
+      .map(([name, size]) => `${bytes(size)} of ${name === 'host' ? 'memory' : device(name)}`),
+  );
+}
+
+export function engineName(engine: string | null): string | null {
+  return engine === 'llama' ? 'llama.cpp' : engine === 'hf' ? 'Hugging Face' : engine;
+}
+
+const KINDS = { chat: 'chat', completion: 'completion', embedding: 'embeddings', rerank: 'reranking' };
+
+/** What a model is for. Whoever chats completes, too. */
+export function kind(served: ServedModel | undefined): string | null {
+  if (!served) return null;
+  const tasks = served.tasks.filter((task) => task !== 'completion' || !served.tasks.includes('chat'));
+  return tasks.map((task) => KINDS[task]).join(', ') || null;
+}
+
+/** Where it runs; null where it does not. */
+export function place(model: AdminModel): string | null {
+  if (isSettled(model)) return null;
+  if (model.device) return `on ${device(model.device)}`;
+  const names = Object.entries({ ...model.memory.expected, ...model.memory.measured }).filter(([, size]) => size > 0);
+  const where = names.map(([name]) => (name === 'host' ? 'in memory' : `on ${device(name)}`));
+  return list(where) || null;
+}
+
+/** What a model is about at the moment, where that is more than its state. */
+export function stage(model: AdminModel, now: number): string | null {
+  switch (model.state) {
+    case 'starting': {
+      const step =
+        model.progress === null ? 'Starting the engine' : model.progress < 1 ? 'Loading the weights' : 'Getting ready';
+      const before = model.load_seconds === null ? '' : `, ${seconds(model.load_seconds)} last time`;
+      return `${step}: ${left(now - model.since)} so far${before}`;
+    }
+    case 'draining':
+      return model.in_flight ? `Finishes ${count(model.in_flight, 'request')}` : 'About to unload';
+    case 'stopping':
+      return 'Giving its memory back';
+    case 'ready':
+      return model.yielding ? 'Makes room for another model when its requests are done' : null;
+    case 'stopped':
+      return model.waiting ? `Waiting for room: ${count(model.waiting, 'request')}` : null;
+    case 'failed':
+      return model.waiting ? `Tried again soon: ${count(model.waiting, 'request')} waiting` : null;
+  }
+}
+
+/** When a ready model that nobody uses is unloaded; null where it is used or stays. */
+export function idle(model: AdminModel, now: number): string | null {
+  if (model.state !== 'ready' || model.unloads_at === null) return null;
+  return model.unloads_at > now ? `Unloads in ${left(model.unloads_at - now)}` : 'Unloads now';
+}
+
+/** When a model that failed is tried again. */
+export function retry(model: AdminModel, now: number): string | null {
+  if (!model.last_error) return null;
+  const at = model.last_error.retry_at;
+  if (at === null) return 'Not tried again until somebody loads it.';
+  if (at <= now) return model.pinned ? 'Tried again now.' : 'Tried again at the next request.';
+  return model.pinned ? `Tried again in ${left(at - now)}.` : `Requests may try it again in ${left(at - now)}.`;
+}
+
+export interface Outlook {
+  /** Whether it is to be asked first. */
+  ask: boolean;
+  text: string;
+}
+
+/** What loading a model would take, and who would go for it. */
+export function outlook(model: AdminModelDetails): Outlook {
+  const takes = amounts(model.needed ?? {});
+  const needs = takes ? `It needs ${takes}.` : 'What it needs is not known.';
+  const victims = model.would_evict;
+  if (victims === null) return { ask: true, text: `It can't be loaded now. ${needs} ${obstacle(model)}` };
+  if (victims?.length) return { ask: true, text: `${needs} ${list(victims)} will be unloaded for it.` };
+  return { ask: false, text: `${needs} Nothing is unloaded for it.` };
+}
+
+function obstacle(model: AdminModelDetails): string {
+  const lacks = Object.fromEntries(lacksOf(model).map(({ device: name, room }) => [name, room]));
+  const there = amounts(lacks);
+  return there
+    ? `All models together may have ${there}.`
+    : 'Models that are pinned, or that may not run beside it, stay.';
+}
