@@ -208,7 +208,10 @@ export interface Captured {
 
 /** GET /admin/requests/history/{n}. */
 export interface EndedRequestDetails extends EndedRequest {
-  capture: { request: Captured & { method: string; path: string }; answer: Captured & { status: number | null } } | null;
+  capture: {
+    request: Captured & { method: string; path: string };
+    answer: Captured & { status: number | null };
+  } | null;
 }
 
 /** GET, PUT /admin/capture. `size`: the most bytes of a body, `keep`: the most requests. */

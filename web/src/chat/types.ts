@@ -29,6 +29,8 @@ export interface AnswerStats {
   personality: string | null;
   /** From the request to the first token; loading included. */
   firstToken: number | null;
+  /** How long it thought before it answered. */
+  thinking: number | null;
   seconds: number;
   promptTokens: number | null;
   cachedTokens: number | null;
@@ -52,18 +54,29 @@ export interface Message {
   error: string | null;
 }
 
-export interface Conversation {
+/** What answers, and how it is asked to. */
+export interface Setup {
+  model: string | null;
+  personality: string | null;
+  system: string;
+  parameters: Parameters;
+}
+
+export interface Conversation extends Setup {
   id: string;
   title: string;
   /** Whether somebody gave it its title; else that is made of the first turn. */
   named: boolean;
   created: number;
   changed: number;
-  model: string | null;
-  personality: string | null;
-  system: string;
-  parameters: Parameters;
+  /** What answers beside it: every prompt goes to both. */
+  second: Setup | null;
+  /** Two answers to one turn that stand side by side until one of them is kept. */
+  pair: [string, string] | null;
   messages: Record<string, Message>;
   /** The last turn of the branch that is shown. */
   leaf: string | null;
 }
+
+/** A conversation without its turns: what a list of them needs. */
+export type Head = Omit<Conversation, 'messages'>;

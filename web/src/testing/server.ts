@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net';
 
 import { onTestFinished } from 'vitest';
 
-export type Handler = (request: IncomingMessage, response: ServerResponse, body: string) => void | Promise<void>;
+export type Handler = (request: IncomingMessage, response: ServerResponse, body: string) => unknown;
 
 /** A real server on this machine for one test, which is closed after it; returns its address. */
 export async function serve(handler: Handler): Promise<string> {

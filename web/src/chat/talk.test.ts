@@ -1,0 +1,147 @@
+import 'fake-indexeddb/auto';
+
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+
+import { answers } from './answers.svelte';
+import { conversations } from './conversations.svelte';
+import { edit, keep, newHead, proceed, regenerate, removeTurn, retry, rewrite, send, show } from './talk';
+import { branch } from './tree';
+import type { Head, Message } from './types';
+
+interface Asked {
+  model: string;
+  messages: { role: string; content: string }[];
+}
+
+let asked: Asked[] = [];
+let status = 200;
+
+/** Every model says its name. */
+beforeEach(async () => {
+  asked = [];
+  status = 200;
+  vi.stubGlobal('fetch', (_: string, { body }: RequestInit) => {
+    const request = JSON.parse(body as string) as Asked;
+    asked.push(request);
+    if (status !== 200) return Promise.resolve(Response.json({ error: { message: 'Not now.' } }, { status }));
+    const chunk = { choices: [{ delta: { content: `${request.model}.` }, finish_reason: 'stop' }] };
+    return Promise.resolve(new Response(`data: ${JSON.stringify(chunk)}\n\ndata: [DONE]\n\n`));
+  });
+  await conversations.start();
+});
+
+afterEach(() => vi.unstubAllGlobals());
+
+/** Say something in a new conversation, and wait for all answers. */
+async function begin(fields: Partial<Head> = {}): Promise<string> {
+  const head = { ...newHead(), model: 'smol', ...fields };
+  send(head, 'Hello there', []);
+  await answered(head.id);
+  return head.id;
+}
+
+async function answered(id: string): Promise<void> {
+  await vi.waitFor(() => expect(answers.in(id)).toEqual([]));
+}
+
+function shown(id: string): Message[] {
+  return branch(conversations.messages(id)!, conversations.find(id)!.leaf);
+}
+
+const texts = (id: string): string[] => shown(id).map(({ text }) => text);
+const second = { model: 'other', personality: null, system: 'Be brief.', parameters: {} };
+
+describe('a conversation', () => {
+  it('begins with a turn, its answer and a title', async () => {
+    const id = await begin();
+    expect(texts(id)).toEqual(['Hello there', 'smol.']);
+    expect(conversations.find(id)).toMatchObject({ title: 'Hello there', named: false });
+    expect(answers.said).toEqual({ conversation: id, text: 'smol.' });
+  });
+
+  it('goes on with all that was said on the branch that is shown', async () => {
+    const id = await begin();
+    regenerate(id, shown(id)[1]!, { model: 'other', personality: null });
+    await answered(id);
+    expect(texts(id)).toEqual(['Hello there', 'other.']);
+    send(conversations.find(id)!, 'And?', []);
+    await answered(id);
+    expect(asked.at(-1)!.messages.map(({ content }) => content)).toEqual(['Hello there', 'other.', 'And?']);
+    const first = Object.values(conversations.messages(id)!).find(({ text }) => text === 'smol.')!;
+    show(id, first.id);
+    expect(texts(id)).toEqual(['Hello there', 'smol.']);
+  });
+
+  it('branches where a turn is edited, and is called by it unless somebody named it', async () => {
+    const id = await begin();
+    edit(id, shown(id)[0]!, 'Good evening', []);
+    await answered(id);
+    expect(texts(id)).toEqual(['Good evening', 'smol.']);
+    expect(conversations.find(id)!.title).toBe('Good evening');
+    conversations.change(id, { title: 'Mine', named: true });
+    edit(id, shown(id)[0]!, 'Good night', []);
+    await answered(id);
+    expect(conversations.find(id)!.title).toBe('Mine');
+    expect(Object.values(conversations.messages(id)!)).toHaveLength(6);
+  });
+
+  it('takes an answer in other words, and keeps that of the model', async () => {
+    const id = await begin();
+    rewrite(id, shown(id)[1]!, 'In my words');
+    expect(texts(id)).toEqual(['Hello there', 'In my words']);
+    expect(Object.values(conversations.messages(id)!)).toHaveLength(3);
+  });
+
+  it('lets the model go on with what it has said', async () => {
+    const id = await begin();
+    proceed(id, shown(id)[1]!);
+    await answered(id);
+    expect(asked.at(-1)!.messages.at(-1)).toEqual({ role: 'assistant', content: 'smol.' });
+  });
+
+  it('shows the branch beside an answer that is deleted, and brings it back', async () => {
+    const id = await begin();
+    regenerate(id, shown(id)[1]!, { model: 'other', personality: null });
+    await answered(id);
+    const back = removeTurn(id, shown(id)[1]!.id);
+    expect(texts(id)).toEqual(['Hello there', 'smol.']);
+    back();
+    expect(texts(id)).toEqual(['Hello there', 'other.']);
+  });
+});
+
+describe('an answer that failed', () => {
+  it('says why, and is asked for again in its place', async () => {
+    status = 503;
+    const id = await begin();
+    expect(shown(id)[1]).toMatchObject({ text: '', error: 'Not now.' });
+    status = 200;
+    retry(id, shown(id)[1]!);
+    await answered(id);
+    expect(shown(id)[1]).toMatchObject({ text: 'smol.', error: null });
+    expect(Object.values(conversations.messages(id)!)).toHaveLength(2);
+  });
+});
+
+describe('two models side by side', () => {
+  it('both answer, each as it was set up, until one is kept', async () => {
+    const id = await begin({ second });
+    expect(asked.map(({ model, messages }) => [model, messages[0]!.role])).toEqual([
+      ['smol', 'user'],
+      ['other', 'system'],
+    ]);
+    const [, right] = conversations.find(id)!.pair!;
+    keep(id, conversations.messages(id)![right]!);
+    expect(conversations.find(id)!.pair).toBeNull();
+    expect(texts(id)).toEqual(['Hello there', 'other.']);
+  });
+
+  it('are no pair any more once one of them is deleted', async () => {
+    const id = await begin({ second });
+    const pair = conversations.find(id)!.pair!;
+    const back = removeTurn(id, pair[0]);
+    expect(conversations.find(id)).toMatchObject({ pair: null, leaf: pair[1] });
+    back();
+    expect(conversations.find(id)).toMatchObject({ pair, leaf: pair[0] });
+  });
+});

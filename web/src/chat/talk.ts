@@ -1,0 +1,163 @@
+import { served } from '../state/served.svelte';
+import { answers } from './answers.svelte';
+import { conversations } from './conversations.svelte';
+import { newId } from './ids';
+import { keptDefaults } from './parameters/parameters';
+import { requestOf } from './request';
+import { titleOf, UNTITLED } from './titles';
+import { branch, leafWithout, newestLeaf } from './tree';
+import type { ChatImage, Head, Message, Setup } from './types';
+
+/** A conversation that is not kept yet. Its model is chosen by the picker. */
+export function newHead(): Head {
+  const now = Date.now();
+  return {
+    id: newId(),
+    title: UNTITLED,
+    named: false,
+    created: now,
+    changed: now,
+    model: null,
+    personality: null,
+    ...keptDefaults(),
+    second: null,
+    pair: null,
+    leaf: null,
+  };
+}
+
+/** Say something at the end of what is shown, and have it answered. */
+export function send(head: Head, text: string, images: ChatImage[]): void {
+  if (!conversations.find(head.id)) conversations.add({ ...head, title: titleOf(text) });
+  say(head.id, head.leaf, text, images);
+}
+
+/** Say something else instead of a turn, on a branch of its own. */
+export function edit(conversation: string, message: Message, text: string, images: ChatImage[]): void {
+  const head = conversations.find(conversation);
+  if (head && message.parent === null && !head.named) conversations.change(conversation, { title: titleOf(text) });
+  say(conversation, message.parent, text, images);
+}
+
+/** Have the turn before an answer answered anew, on a branch of its own; by another model where `other` names one. */
+export function regenerate(conversation: string, message: Message, other?: Pick<Setup, 'model' | 'personality'>): void {
+  const head = conversations.find(conversation);
+  if (!head || message.parent === null) return;
+  answer(conversation, message.parent, [{ ...setupOf(head, message), ...other }]);
+}
+
+/** Ask again for an answer that failed; in its place where nothing came of it. */
+export function retry(conversation: string, message: Message): void {
+  const head = conversations.find(conversation);
+  if (!head || message.text || message.reasoning) return regenerate(conversation, message);
+  const setup = setupOf(head, message);
+  start(conversation, conversations.put(conversation, { ...message, ...fresh(setup) }), setup);
+}
+
+/** Have the model go on with an answer that was cut off. */
+export function proceed(conversation: string, message: Message): void {
+  const head = conversations.find(conversation);
+  if (!head || !message.stats) return;
+  const { model, personality } = message.stats;
+  message.stopped = false;
+  message.error = null;
+  message.stats.finishReason = null;
+  start(conversation, message, { ...setupOf(head, message), model, personality });
+}
+
+/** Put another answer beside one, in words of one's own. */
+export function rewrite(conversation: string, message: Message, text: string): void {
+  const written = { ...message, id: newId(), at: Date.now(), text, reasoning: '', stats: null, stopped: false };
+  conversations.put(conversation, { ...written, error: null });
+  conversations.change(conversation, { leaf: written.id, pair: null });
+}
+
+/** Go on with one of two answers that stand side by side. */
+export function keep(conversation: string, message: Message): void {
+  for (const other of answers.in(conversation)) if (other.message.id !== message.id) other.stop();
+  conversations.change(conversation, { leaf: message.id, pair: null });
+}
+
+/** Show the branch of a turn. */
+export function show(conversation: string, message: string): void {
+  const messages = conversations.messages(conversation);
+  if (messages?.[message]) conversations.change(conversation, { leaf: newestLeaf(messages, message) });
+}
+
+/** Take away a turn and what follows it. Returns what puts it back. */
+export function removeTurn(conversation: string, message: string): () => void {
+  const messages = conversations.messages(conversation);
+  const head = conversations.find(conversation);
+  if (!messages || !head) return () => undefined;
+  for (const other of answers.in(conversation)) {
+    if (branch(messages, other.message.id).some(({ id }) => id === message)) other.stop();
+  }
+  return conversations.removeTurns(conversation, message, leafWithout(messages, message));
+}
+
+/** What is to answer in the place of an answer. */
+function setupOf(head: Head, message: Message): Setup {
+  const { model, personality, system, parameters } = head.second && head.pair?.[1] === message.id ? head.second : head;
+  return { model, personality, system, parameters };
+}
+
+function say(conversation: string, parent: string | null, text: string, images: ChatImage[]): void {
+  const head = conversations.find(conversation);
+  if (!head) return;
+  const { model, personality, system, parameters, second } = head;
+  const question: Message = { ...blank('user', parent), text, images };
+  conversations.put(conversation, question);
+  answer(conversation, question.id, [{ model, personality, system, parameters }, ...(second ? [second] : [])]);
+}
+
+/** An answer to a turn from each; two stand side by side. */
+function answer(conversation: string, parent: string, setups: Setup[]): void {
+  const turns = setups.map((setup) =>
+    conversations.put(conversation, { ...blank('assistant', parent), ...fresh(setup) }),
+  );
+  const [first, second] = turns.map(({ id }) => id);
+  const pair: [string, string] | null = second === undefined ? null : [first!, second];
+  conversations.change(conversation, { leaf: first, pair, changed: Date.now() });
+  turns.forEach((turn, at) => start(conversation, turn, setups[at]!));
+}
+
+function start(conversation: string, message: Message, setup: Setup): void {
+  const turns = branch(conversations.messages(conversation)!, message.id);
+  const takesImages = served.find(setup.model ?? '')?.input_modalities.includes('image') ?? false;
+  const body = requestOf(message.text ? turns : turns.slice(0, -1), setup, takesImages);
+  answers.start(conversation, message, body);
+  conversations.grown(conversation, message.id);
+  void conversations.flush();
+}
+
+function blank(role: Message['role'], parent: string | null): Message {
+  return {
+    id: newId(),
+    parent,
+    role,
+    text: '',
+    reasoning: '',
+    images: [],
+    at: Date.now(),
+    stats: null,
+    stopped: false,
+    error: null,
+  };
+}
+
+/** An answer of which nothing has come. */
+function fresh({ model, personality }: Setup): Pick<Message, 'stats' | 'stopped' | 'error'> {
+  const stats = {
+    model: model ?? '',
+    personality,
+    firstToken: null,
+    thinking: null,
+    seconds: 0,
+    promptTokens: null,
+    cachedTokens: null,
+    completionTokens: null,
+    tokensPerSecond: null,
+    finishReason: null,
+  };
+  return { stats, stopped: false, error: null };
+}

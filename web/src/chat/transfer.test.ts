@@ -1,0 +1,96 @@
+import { describe, expect, it } from 'vitest';
+
+import { additions, BadImport, fileName, fromJson, toJson, toMarkdown } from './transfer';
+import { conversation, turn } from './turn.fixture';
+import type { Conversation } from './types';
+
+/** What JSON has it as, with something else at a path. */
+function broken(path: (string | number)[], value: unknown): string {
+  const file = JSON.parse(toJson([conversation('c')])) as Record<string | number, unknown>;
+  let part = file;
+  for (const name of path.slice(0, -1)) part = part[name] as typeof part;
+  part[path.at(-1)!] = value;
+  return JSON.stringify(file);
+}
+
+const full: Conversation = conversation('full', {
+  named: true,
+  system: 'Be brief.',
+  parameters: { temperature: 0.2, stop: ['END'] },
+  second: { model: 'other', personality: 'pirate', system: '', parameters: { seed: 7 } },
+});
+full.messages['full-q']!.images = [{ id: 'i', name: 'wool.png', url: 'data:image/png;base64,iVBORw0K' }];
+full.messages['full-a']!.stats = {
+  model: 'smol',
+  personality: null,
+  firstToken: 0.3,
+  thinking: null,
+  seconds: 2,
+  promptTokens: 12,
+  cachedTokens: 0,
+  completionTokens: 30,
+  tokensPerSecond: 15,
+  finishReason: 'stop',
+};
+
+describe('export and import', () => {
+  it('loses nothing', () => {
+    expect(fromJson(toJson([full, conversation('other')]))).toEqual([full, conversation('other')]);
+  });
+
+  it.each([
+    ['no JSON', '{', 'no JSON'],
+    ['another file', '{"a": 1}', 'not exported from this page'],
+    ['a newer version', broken(['version'], 2), 'version 2'],
+    ['no list', broken(['conversations'], {}), 'conversations must be a list'],
+    ['a wrong role', broken(['conversations', 0, 'messages', 'c-q', 'role'], 'system'), 'c-q.role'],
+    ['a wrong text', broken(['conversations', 0, 'messages', 'c-q', 'text'], 3), 'c-q.text must be a text'],
+    ['a wrong time', broken(['conversations', 0, 'created'], 'today'), 'created must be a number'],
+    ['a parent that is missing', broken(['conversations', 0, 'messages', 'c-a', 'parent'], 'x'), 'names no turn'],
+    ['turns in a circle', broken(['conversations', 0, 'messages', 'c-q', 'parent'], 'c-a'), 'follows itself'],
+    ['a leaf that is missing', broken(['conversations', 0, 'leaf'], 'x'), 'leaf names no turn'],
+    ['an id with a slash', broken(['conversations', 0, 'id'], 'a/b'), 'conversations[0].id'],
+    ['a pair of one', broken(['conversations', 0, 'pair'], ['c-a']), 'pair must name two turns'],
+    ['a wrong parameter', broken(['conversations', 0, 'parameters', 'top_k'], 'many'), 'parameters.top_k'],
+    [
+      'an image from elsewhere',
+      broken(['conversations', 0, 'messages', 'c-q', 'images'], [{ id: 'i', name: 'n', url: 'https://example.org/' }]),
+      'images[0].url must be an image',
+    ],
+  ])('tells of %s', (_, text, message) => {
+    expect(() => fromJson(text)).toThrow(BadImport);
+    expect(() => fromJson(text)).toThrow(message);
+  });
+
+  it('shows the newest branch where the file does not say which', () => {
+    expect(fromJson(broken(['conversations', 0, 'leaf'], null))[0]!.leaf).toBe('c-a');
+  });
+
+  it('gives an id that is taken anew, and leaves out what is there to the letter', () => {
+    const there = [conversation('a'), conversation('b')];
+    const [added, ...more] = additions([conversation('a'), conversation('b', { title: 'Another' })], there);
+    expect(['a', 'b']).not.toContain(added!.id);
+    expect(more).toEqual([]);
+    expect(added!.messages).not.toHaveProperty('b-q');
+    expect(toMarkdown(added!)).toBe(toMarkdown({ ...there[1]!, title: 'Another' }));
+  });
+
+  it('gives one of two with the same id in a file another', () => {
+    const added = additions([conversation('a'), conversation('a', { title: 'Another' })], []);
+    expect(new Set(added.map(({ id }) => id)).size).toBe(2);
+  });
+});
+
+describe('Markdown', () => {
+  it('has the branch that is shown, and names images', () => {
+    full.messages['aside'] = turn('aside', 'full-q', { role: 'assistant', text: 'Elsewhere.' });
+    expect(toMarkdown(full)).toBe(
+      '# title of full\n\n> Be brief.\n\n## You\n\n*Image: wool.png*\n\nWhat is a herd?\n\n## smol\n\nMany llamas.\n',
+    );
+  });
+
+  it('is saved under a name that every system takes', () => {
+    expect(fileName('../a: "b"?', 'md')).toBe('a-b.md');
+    expect(fileName('🦙', 'json')).toBe('chat.json');
+  });
+});

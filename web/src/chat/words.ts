@@ -1,0 +1,46 @@
+import { count, rate, seconds } from '../ui/format';
+import type { AnswerStats, Message } from './types';
+
+/** How an answer came about, in a few words. */
+export function inShort({ completionTokens, tokensPerSecond, seconds: whole }: AnswerStats): string {
+  const parts = [];
+  if (tokensPerSecond !== null) parts.push(`${rate(tokensPerSecond)} tok/s`);
+  if (completionTokens !== null) parts.push(`${count(completionTokens)} tokens`);
+  parts.push(seconds(whole));
+  return parts.join(' · ');
+}
+
+/** All that is known of it. */
+export function inFull(stats: AnswerStats): [string, string][] {
+  return [
+    ['Model', stats.model + (stats.personality === null ? '' : ` (${stats.personality})`)],
+    ['First token after', seconds(stats.firstToken)],
+    ...(stats.thinking === null ? [] : [['Thought for', seconds(stats.thinking)] as [string, string]]),
+    ['Whole answer', seconds(stats.seconds)],
+    ['Speed', stats.tokensPerSecond === null ? '–' : `${rate(stats.tokensPerSecond)} tokens/s`],
+    ['Prompt', `${count(stats.promptTokens)} tokens`],
+    ...(stats.cachedTokens === null
+      ? []
+      : [['of it read before', `${count(stats.cachedTokens)} tokens`] as [string, string]]),
+    ['Answer', `${count(stats.completionTokens)} tokens`],
+    ['Ended by', endOf(stats.finishReason)],
+  ];
+}
+
+function endOf(reason: string | null): string {
+  if (reason === 'stop') return 'the model';
+  if (reason === 'length') return 'its longest length';
+  return reason ?? '–';
+}
+
+/** Why an answer is not whole, in a sentence; null: it is, or still comes. */
+export function cutOff(message: Message, limit: number | undefined): string | null {
+  if (message.error !== null || message.stats === null) return null;
+  if (message.stopped) return 'Stopped.';
+  if (message.stats.finishReason === 'length') {
+    return limit !== undefined && (message.stats.completionTokens ?? 0) >= limit
+      ? `Cut off at max_tokens (${count(limit)}).`
+      : 'Cut off: the answer reached its longest length, or the context is full.';
+  }
+  return message.stats.finishReason === null ? 'Not finished: the page was closed while it came.' : null;
+}
