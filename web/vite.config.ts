@@ -1,5 +1,6 @@
 import { svelte } from '@sveltejs/vite-plugin-svelte';
 import { svelteTesting } from '@testing-library/svelte/vite';
+import type { ProxyOptions } from 'vite';
 import { defineConfig } from 'vitest/config';
 
 /** Where `npm run dev` finds a running service; its routes are those that do not belong to the page. */
@@ -17,6 +18,14 @@ const routes = [
   '/metrics',
 ];
 
+/**
+ * The browser names this server as the origin, and a service without keys takes orders from its own page alone. Whether
+ * it was that page which asked here, `Sec-Fetch-Site` still tells.
+ */
+const configure: ProxyOptions['configure'] = (proxy) => {
+  proxy.on('proxyReq', (request) => request.removeHeader('origin'));
+};
+
 export default defineConfig({
   plugins: [svelte(), svelteTesting()],
   // Relative, so that the built files work under any path of any host.
@@ -31,7 +40,9 @@ export default defineConfig({
     license: { fileName: 'licenses.md' },
   },
   server: {
-    proxy: Object.fromEntries(routes.map((route) => [route, { target: service, changeOrigin: true, secure: false }])),
+    proxy: Object.fromEntries(
+      routes.map((route) => [route, { target: service, changeOrigin: true, secure: false, configure }]),
+    ),
   },
   test: {
     environment: 'jsdom',

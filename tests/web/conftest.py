@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from routes.web_app import BUILT
-from tests.e2e.conftest import STARTER, TEACHER
+from tests.e2e.conftest import TEACHER, starter
 from tests.e2e.service import Service, running
 from tests.routes.stage import Fake, Stage
 from tests.web.browser import AXE, DESKTOP, PATIENCE, Visitor, chromium, signed_in, started
@@ -25,6 +25,8 @@ class Visit(Protocol):
     def __call__(self, service: Service, key: str | None = None) -> Visitor: ...
 
 
+__all__ = ["starter"]  # a fixture of theirs
+
 StartStaged = Callable[[], AbstractContextManager[Service]]
 
 expect.set_options(timeout=PATIENCE * 1000)
@@ -33,6 +35,11 @@ expect.set_options(timeout=PATIENCE * 1000)
 @pytest.fixture(autouse=True)
 def _left_children_fail() -> None:
     """The browser is a child that stays; services are looked at where they end."""
+
+
+@pytest.fixture(autouse=True)
+def _blocking_fails() -> None:
+    """Playwright has a loop in this thread, but no code of the service runs on it."""
 
 
 @pytest.fixture(scope="session")
@@ -76,13 +83,13 @@ def visit(browser: Browser, pictures: Path) -> Iterator[Visit]:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory, starter: Path) -> Iterator[Service]:
     """The real service with SmolLM2, which tests share. Models differ by name only, so that each test has its own."""
     folder = tmp_path_factory.mktemp("web")
     (folder / "data").mkdir()
     (folder / "models").mkdir()
-    (folder / "models" / "smol.gguf").symlink_to(os.environ[STARTER])
-    (folder / "models" / "found.gguf").symlink_to(os.environ[STARTER])
+    (folder / "models" / "smol.gguf").symlink_to(starter)
+    (folder / "models" / "found.gguf").symlink_to(starter)
     params = {"model": "smol.gguf", "ctxSize": 2048, "parallel": 2, "threads": 1, "nPredict": 200}
     smol = {
         "params": params,
