@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import psutil
@@ -25,6 +26,7 @@ from manager.settings_layers import EXACT_NAMES, PREFIX
 # Far above what anything here takes on an idle machine; other work may slow it down a lot.
 PATIENCE: Final = 60.0
 POLL: Final = 0.005
+WITHOUT_KEYS: Final[Mapping[str, str]] = MappingProxyType(dict.fromkeys(("full", "inference", "admin"), ""))
 
 
 class Service:
@@ -32,6 +34,7 @@ class Service:
 
     def __init__(self, process: subprocess.Popen[str], keys: Mapping[str, str]) -> None:
         self.process = process
+        self.keys = keys
         self.key, self.inference_key, self.admin_key = keys["full"], keys["inference"], keys["admin"]
         self._lines: list[str] = []
         self._more = threading.Condition()
@@ -39,6 +42,7 @@ class Service:
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         self.url = self.wait_for_log(r"listening urls=(\S+)")[1]
+        self.port = int(self.url.rpartition(":")[2])
 
     @property
     def openai_url(self) -> str:
@@ -115,19 +119,16 @@ class Service:
 
 
 @contextlib.contextmanager
-def running(folder: Path, environment: Mapping[str, str]) -> Iterator[Service]:
-    """A service with `folder` as its current directory and its models.json in `data`; it is stopped at the end."""
-    keys = KeyStore(folder / "data" / "keys.json")
-    tokens = {
-        name: keys.create(name, "", scopes)[0]
-        for name, scopes in {
-            "full": ("inference", "admin"),
-            "inference": ("inference",),
-            "admin": ("admin",),
-        }.items()
-    }
+def running(
+    folder: Path, environment: Mapping[str, str], *, port: int = 0, keys: Mapping[str, str] | None = None
+) -> Iterator[Service]:
+    """A service with `folder` as its current directory and its models.json in `data`; it is stopped at the end.
+
+    `keys` are those that it has already, WITHOUT_KEYS for one that asks for none; else they are made.
+    """
+    tokens = keys if keys is not None else _make_keys(folder / "data" / "keys.json")
     process = subprocess.Popen(
-        [sys.executable, "-m", "manager.cli", "serve", "--port", "0"],
+        [sys.executable, "-m", "manager.cli", "serve", "--port", str(port)],
         cwd=folder,
         env={**_environment(), **environment},
         stdin=subprocess.DEVNULL,
@@ -145,6 +146,12 @@ def running(folder: Path, environment: Mapping[str, str]) -> Iterator[Service]:
     finally:
         if process.poll() is None:
             service.stop()
+
+
+def _make_keys(file: Path) -> dict[str, str]:
+    store = KeyStore(file)
+    scopes = {"full": ("inference", "admin"), "inference": ("inference",), "admin": ("admin",)}
+    return {name: store.create(name, "", of)[0] for name, of in scopes.items()}
 
 
 def seconds_until(condition: Callable[[], bool]) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +18,7 @@ from playwright.sync_api import Browser, expect
 from routes.web_app import BUILT
 from tests.e2e.conftest import TEACHER, starter
 from tests.e2e.service import Service, running
+from tests.fakes.hub import Hub, running_hub
 from tests.routes.stage import Fake, Stage
 from tests.web.browser import AXE, DESKTOP, PATIENCE, Visitor, chromium, signed_in, started
 
@@ -27,7 +31,7 @@ class Visit(Protocol):
 
 __all__ = ["starter"]  # a fixture of theirs
 
-StartStaged = Callable[[], AbstractContextManager[Service]]
+StartStaged = Callable[..., AbstractContextManager[Service]]
 
 expect.set_options(timeout=PATIENCE * 1000)
 
@@ -128,5 +132,29 @@ def fake(stage: Stage) -> Fake:
 
 @pytest.fixture
 def start_staged(stage: Stage) -> StartStaged:
-    """Start a service over the stage, whose models are fakes."""
-    return lambda: running(stage.folder, {**stage.variables(), "LLAMAHERD_SERVER__DRAIN_TIMEOUT": "1"})
+    """Start a service over the stage, whose models are fakes, with more settings as environment variables."""
+
+    def start(**settings: str) -> AbstractContextManager[Service]:
+        return running(stage.folder, {**stage.variables(), "LLAMAHERD_SERVER__DRAIN_TIMEOUT": "1", **settings})
+
+    return start
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A hub of models, which runs in a thread of its own."""
+    ready: Future[Hub] = Future()
+    over = threading.Event()
+
+    async def run() -> None:
+        async with running_hub() as hub:
+            ready.set_result(hub)
+            await asyncio.to_thread(over.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    try:
+        yield ready.result(PATIENCE)
+    finally:
+        over.set()
+        thread.join()

@@ -70,7 +70,7 @@ class Served {
   #follow(): (() => void) | undefined {
     const client = session.client;
     const admin = session.may('admin');
-    if (!session.caller) return undefined;
+    if (!session.may('inference')) return undefined;
     if (client !== this.#client) {
       this.#client = client;
       this.#list = [];

@@ -77,7 +77,8 @@ class Session {
     try {
       const caller = await client.get<Caller>('/v1/key');
       if (client !== this.client) return;
-      this.caller = caller;
+      // The same again is no news: whoever reads it would begin anew.
+      if (JSON.stringify(caller) !== JSON.stringify(this.caller)) this.caller = caller;
       this.problem = null;
       this.phase = 'ready';
     } catch (error) {
