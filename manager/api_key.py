@@ -15,6 +15,8 @@ PRIORITY_MOST: Final = 100  # and the least is as far below 0
 REQUESTS_MOST: Final = 1_000_000
 TOKENS_MOST: Final = 10**12
 AT_ONCE_MOST: Final = 10_000
+MODELS_MOST: Final = 1_000
+MODEL_NAME_MOST: Final = 200  # characters
 LAST_TIME: Final = 253_370_764_800.0  # the year 9999: what comes after has no date
 OVERLAP_MOST: Final = 366 * 86_400.0
 

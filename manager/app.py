@@ -15,6 +15,7 @@ from manager.audit import Audit
 from manager.auth import ApiKey, KeyStore
 from manager.catalog import load_catalog
 from manager.confinement import Confinement
+from manager.device_memory import DeviceMemories
 from manager.engines import Engine
 from manager.engines.kinds import Surroundings
 from manager.engines.llama.native import choose_launcher
@@ -165,7 +166,8 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
 def _sampled(ledger: Ledger) -> Callable[[web.Application], AsyncIterator[None]]:
     async def sample(app: web.Application) -> AsyncIterator[None]:
         service = app[SERVICE]
-        async with _background(keep_sampling(service.samples, service.inflight, service.pool, ledger)):
+        memories = DeviceMemories(service.pool, ledger)
+        async with _background(keep_sampling(service.samples, service.inflight, memories, service.pool.feed)):
             yield
 
     return sample

@@ -15,8 +15,8 @@ from typing import Final, Unpack
 
 from manager import key_file
 from manager.api_key import PREFIX, SCOPES, ApiKey, digest_of, generate_key
-from manager.errors import ConfigError, InvalidKey
-from manager.key_rules import Changes, changed, check_first, check_last, fitted, one, rotated
+from manager.errors import ConfigError, InvalidKey, PermissionDenied
+from manager.key_rules import Asker, Changes, NoKey, changed, check_first, check_last, fitted, one, rotated
 
 __all__ = ["PREFIX", "SCOPES", "ApiKey", "KeyStore", "digest_of", "generate_key"]
 
@@ -36,6 +36,7 @@ class KeyStore:
     line made or revoked is never lost to the service, nor the other way round. Only `authenticate`, `find`, `list`
     and `len` leave the disk alone. All may be called in any thread.
 
+    An `asker` must still be let to when the file is locked and read anew; the command line has none, and may do all.
     `keep_admin`: there is always a key left that administers, from the first one on. `on_change` is called with
     `created`, `changed`, `rotated` or `revoked` and the key, once that is written, in the same thread; should it
     raise, it stays written. `clock` is seconds since the epoch.
@@ -130,11 +131,13 @@ class KeyStore:
         requests_per_minute: int | None = None,
         tokens_per_day: int | None = None,
         at_once: int | None = None,
+        asker: Asker | None = None,
     ) -> tuple[str, ApiKey]:
         """Store a new key; returns the key, which can't be had again, and what is known of it.
 
-        Names are unique among keys that have not expired. Raises InvalidRequest naming the argument at fault, and
-        ConfigError where the file can't be read or written; so do `change`, `rotate` and `revoke`.
+        Names are unique among keys that have not expired. Raises InvalidRequest naming the argument at fault,
+        InvalidKey or PermissionDenied where `asker` may not, and ConfigError where the file can't be read or written;
+        so do `change`, `rotate` and `revoke`.
         """
         token, now = generate_key(), self._now()
         made = ApiKey(
@@ -152,7 +155,7 @@ class KeyStore:
             at_once=at_once,
         )
         with self._locked():
-            keys = self._stored()
+            keys = self._stored(asker)
             made = fitted(made, keys, now)
             if self._keep_admin:
                 check_first(made, keys, now)
@@ -160,14 +163,14 @@ class KeyStore:
         self._tell("created", made)
         return token, made
 
-    def change(self, id_or_name: str, **changes: Unpack[Changes]) -> ApiKey:
+    def change(self, id_or_name: str, *, asker: Asker | None = None, **changes: Unpack[Changes]) -> ApiKey:
         """Give the key with this id or name other fields; None takes away a limit, a list of models, the expiry.
 
         Raises InvalidRequest naming the argument at fault, and LastAdminKey.
         """
-        return self._renew("changed", id_or_name, lambda key, keys: changed(key, changes, keys, self._now()))
+        return self._renew("changed", id_or_name, asker, lambda key, keys: changed(key, changes, keys, self._now()))
 
-    def rotate(self, id_or_name: str, overlap: float) -> tuple[str, ApiKey]:
+    def rotate(self, id_or_name: str, overlap: float, *, asker: Asker | None = None) -> tuple[str, ApiKey]:
         """Replace the key with this id or name by a new one, which is returned; all that is known of it stays.
 
         The old one stays valid for `overlap` seconds, but not beyond the expiry. What that one had replaced is valid
@@ -175,12 +178,13 @@ class KeyStore:
         """
         token = generate_key()
         digest = digest_of(token)
-        return token, self._renew("rotated", id_or_name, lambda key, _: rotated(key, digest, overlap, self._now()))
+        new = self._renew("rotated", id_or_name, asker, lambda key, _: rotated(key, digest, overlap, self._now()))
+        return token, new
 
-    def revoke(self, id_or_name: str) -> ApiKey:
+    def revoke(self, id_or_name: str, *, asker: Asker | None = None) -> ApiKey:
         """Forget the key with this id or name. Raises InvalidRequest where that is no key, or several; LastAdminKey."""
         with self._locked():
-            keys = self._stored()
+            keys = self._stored(asker)
             gone = one(keys, id_or_name)
             if self._keep_admin:
                 check_last(gone, None, keys, self._now())
@@ -203,9 +207,15 @@ class KeyStore:
         used = {id_: float(int(when)) for id_, when in self._used.copy().items()}
         return {key.id: used[key.id] for key in keys if used.get(key.id, 0.0) > (key.last_used or 0.0)}
 
-    def _renew(self, event: str, id_or_name: str, renewed: Callable[[ApiKey, tuple[ApiKey, ...]], ApiKey]) -> ApiKey:
+    def _renew(
+        self,
+        event: str,
+        id_or_name: str,
+        asker: Asker | None,
+        renewed: Callable[[ApiKey, tuple[ApiKey, ...]], ApiKey],
+    ) -> ApiKey:
         with self._locked():
-            keys = self._stored()
+            keys = self._stored(asker)
             old = one(keys, id_or_name)
             new = renewed(old, keys)
             if self._keep_admin:
@@ -214,12 +224,28 @@ class KeyStore:
         self._tell(event, new)
         return new
 
-    def _stored(self) -> tuple[ApiKey, ...]:
+    def _stored(self, asker: Asker | None) -> tuple[ApiKey, ...]:
         """The keys of the file. One that has gone is no empty one: keys that are valid would be lost to the next."""
         keys, seen = key_file.read(self.path)
         if seen is None and self._seen is not None:
             raise self._gone()
+        if asker is not None:
+            self._adopt(keys, seen)
+            self._check(asker)
         return keys
+
+    def _check(self, asker: Asker) -> None:
+        """Raise InvalidKey or PermissionDenied where it may not change keys, or not any more."""
+        if asker.token is None:
+            if self._keys:
+                raise NoKey("There is an API key by now, and it is needed.")
+            return
+        key = self.authenticate(asker.token)
+        if "admin" not in key.scopes:
+            raise PermissionDenied("This API key lacks the scope 'admin'.")
+        if key.digest != digest_of(asker.token):
+            # Or whoever got hold of the old one could replace the new one, and lock its owner out.
+            raise PermissionDenied("Another API key has replaced this one: only that one may change keys now.")
 
     def _gone(self) -> ConfigError:
         return ConfigError(f"{self.path}: the file has gone; the keys that were read from it stay valid.")

@@ -1,125 +1,110 @@
-"""Captures: what clients sent and got, kept in memory for administrators who ask for it, without keys and cookies."""
+"""Captures: what clients sent and got, kept in memory for administrators who ask for it, without its secrets."""
 
 from __future__ import annotations
 
+import asyncio
 import codecs
-import re
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
-from manager.api_key import PREFIX
+from manager.redaction import Redactor
 
-REDACTED: Final = "[redacted]"
 # Beyond the limit of a body, so that no secret is cut in two before it is looked for; no header is as long.
 OVERLAP: Final = 8192
-# What is shorter is no key, but a word in its place ("none", "ollama") that a text may have for other reasons.
-SHORTEST_SECRET: Final = 12
-_OUR_KEYS: Final = re.compile(re.escape(PREFIX).encode() + rb"[\w-]{16,}")
-# Headers with one of these words in their name hold what is not to be read.
-_SECRET_WORDS: Final = frozenset(
-    {
-        *("apikey", "assertion", "auth", "authorization", "cookie", "cookie2", "credential", "credentials", "jwt"),
-        *("key", "password", "secret", "session", "signature", "token"),
-    }
-)
-
-
-class Redactor:
-    """Takes the secrets of one request out of what is kept of it: its own, and whatever looks like a key of ours."""
-
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        """`headers`: those of the request, which hold its secrets."""
-        tokens = (value.split()[-1] for name, value in headers.items() if _is_secret(name) and value.strip())
-        self._secrets = [_encoded(token) for token in tokens if len(token) >= SHORTEST_SECRET]
-
-    def body(self, data: bytes) -> bytes:
-        for secret in self._secrets:
-            data = data.replace(secret, REDACTED.encode())
-        return _OUR_KEYS.sub(REDACTED.encode(), data)
-
-    def text(self, text: str) -> str:
-        return self.body(_encoded(text)).decode(errors="replace")
-
-    def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """By name; those that come more than once with commas between."""
-        shown: dict[str, str] = {}
-        for key, value in headers.items():
-            name, text = str(key), self.text(value)  # a name of its own kind would be no key of JSON
-            if _is_secret(name) or REDACTED in text:
-                shown[name] = REDACTED
-            else:
-                shown[name] = f"{shown[name]}, {text}" if name in shown else text
-        return shown
+# Bytes that are redacted at once, in less than a millisecond; more are left to a thread.
+AT_ONCE: Final = 16 * 1024
 
 
 class Body:
     """The beginning of a body, `most` bytes of it, and its whole `size`."""
 
-    __slots__ = ("_most", "_start", "size")
+    __slots__ = ("_most", "_raw", "_redacting", "_shown", "size")
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._start = bytearray()
+        self._raw = bytearray()
+        self._shown = b""
+        self._redacting: asyncio.Future[None] | None = None
         self.size = 0
 
     def add(self, data: bytes) -> None:
-        left = self._most + OVERLAP - len(self._start)
+        left = self._most + OVERLAP - len(self._raw)
         if left > 0:
-            self._start += data[:left]
+            self._raw += data[:left]
         self.size += len(data)
 
     def close(self, redactor: Redactor) -> None:
-        """It is whole: nothing is to be seen of it before."""
-        full = len(self._start) == self._most + OVERLAP  # its end may be the beginning of a secret
-        shown = redactor.body(bytes(self._start))
+        """It is whole. Nothing is to be seen of it before it is redacted; a large one is by a thread, see `settled`."""
+        if len(self._raw) <= AT_ONCE:
+            self._redact(redactor)
+        else:
+            self._redacting = asyncio.get_running_loop().run_in_executor(None, self._redact, redactor)
+
+    async def settled(self) -> None:
+        """Until it can be seen."""
+        if self._redacting is not None:
+            await asyncio.wait({self._redacting})  # which leaves it alone where who waits is cancelled
+
+    def _redact(self, redactor: Redactor) -> None:
+        full = len(self._raw) == self._most + OVERLAP  # its end may be the beginning of a secret
+        shown = redactor.body(bytes(self._raw))
         end = min(self._most, len(shown) - OVERLAP) if full else self._most
-        self._start = bytearray(shown[: max(0, end)])
+        self._raw = bytearray()
+        self._shown = shown[: max(0, end)]
 
     def as_dict(self) -> dict[str, Any]:
         truncated = self.size > self._most
         # Where it is cut, a character that is cut is left out.
-        text = codecs.getincrementaldecoder("utf-8")("replace").decode(self._start, final=not truncated)
+        text = codecs.getincrementaldecoder("utf-8")("replace").decode(self._shown, final=not truncated)
         return {"body": text, "size": self.size, "truncated": truncated}
 
 
 class Capture:
-    """One request and its answer. Secrets are taken out of it before it is kept, and none stays in it."""
+    """One request and its answer; it is `held` until it is forgotten. No secret of it stays in it.
 
-    __slots__ = ("_answer", "_answer_head", "_request", "_request_head", "held")
+    `begun`: the head of an answer has gone out.
+    """
 
-    def __init__(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes, redactor: Redactor, most: int
-    ) -> None:
-        """`most`: bytes of each body."""
-        self.held = True
-        self._request_head: dict[str, Any] = {
-            "method": method,
-            "path": redactor.text(path),
-            "headers": redactor.headers(headers),
-        }
-        self._answer_head: dict[str, Any] = {"status": None, "headers": {}}
-        self._request, self._answer = Body(most), Body(most)
-        self._request.add(body)
-        self._request.close(redactor)
+    __slots__ = ("_among", "_answer", "_answer_head", "_request", "_request_head", "begun")
+
+    def __init__(self, head: dict[str, Any], request: Body, most: int, among: OrderedDict[Capture, None]) -> None:
+        """`most`: bytes of the answer's body; `among`: all that are held."""
+        self._request_head, self._request = head, request
+        self._answer_head, self._answer = _answer_head(None, {}), Body(most)
+        self._among = among
+        self.begun = False
+        among[self] = None
+
+    @property
+    def held(self) -> bool:
+        return self in self._among
 
     def answer_begins(self, status: int, headers: Mapping[str, str], redactor: Redactor) -> None:
         """The head of the answer goes out."""
         if self.held:
-            self._answer_head = {"status": status, "headers": redactor.headers(headers)}
+            self._answer_head = _answer_head(status, redactor.headers(headers))
+            self.begun = True
 
     def sent(self, data: bytes) -> None:
         """A part of the answer goes out."""
         if self.held:
             self._answer.add(data)
 
-    def close(self, redactor: Redactor) -> None:
-        """The answer is at its end, or was cut off there."""
-        self._answer.close(redactor)
+    def answer_ends(self, redactor: Redactor, *, cut_off: bool = False) -> None:
+        """Nothing more goes out. `cut_off`: though the answer was not whole."""
+        if self.held:
+            self._answer_head["cut_off"] = cut_off
+            self._answer.close(redactor)
+
+    async def settled(self) -> None:
+        """Until all that is there can be told."""
+        await self._request.settled()
+        await self._answer.settled()
 
     def forget(self) -> None:
         """Nothing of it is kept any more, and nothing more is taken in."""
-        self.held = False
+        self._among.pop(self, None)
         self._request_head, self._answer_head = {}, {}
         self._request, self._answer = Body(0), Body(0)
 
@@ -134,26 +119,30 @@ class Capture:
 
 
 class Captures:
-    """The newest `keep` captures, of requests that run and that have ended; `size`: most bytes of a body."""
+    """The newest `keep` captures, of requests that run and that have ended; `size`: most bytes of a body.
+
+    `generation` counts how often all of them were forgotten: what was read before is not to be held after it.
+    """
 
     def __init__(self, *, enabled: bool, size: int, keep: int) -> None:
         self.enabled = enabled
         self.size = size
         self.keep = keep
-        self._held: deque[Capture] = deque()
+        self.generation = 0
+        self._held: OrderedDict[Capture, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return sum(capture.held for capture in self._held)
+        return len(self._held)
 
-    def begin(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Capture:
-        """Of a request that came; it is not held yet."""
-        return Capture(method, path, headers, body, Redactor(headers), self.size)
-
-    def hold(self, capture: Capture) -> None:
-        """Keep it. Beyond `keep` the oldest is forgotten."""
+    def hold(self, method: str, path: str, headers: Mapping[str, str], body: bytes, redactor: Redactor) -> Capture:
+        """Keep a request that came. Beyond `keep` the oldest is forgotten."""
         while len(self._held) >= self.keep:
-            self._held.popleft().forget()
-        self._held.append(capture)
+            next(iter(self._held)).forget()
+        head = {"method": method, "path": redactor.path(path), "headers": redactor.headers(headers)}
+        came = Body(self.size)
+        came.add(body)
+        came.close(redactor)
+        return Capture(head, came, self.size, self._held)
 
     def switch(self, on: bool) -> bool:
         """Begin or end capturing; whether that changes anything. Off forgets what there is."""
@@ -165,15 +154,10 @@ class Captures:
 
     def forget(self) -> None:
         """Forget all that was captured so far, also of requests that still run."""
-        for capture in self._held:
+        self.generation += 1
+        for capture in tuple(self._held):
             capture.forget()
-        self._held.clear()
 
 
-def _is_secret(name: str) -> bool:
-    return not _SECRET_WORDS.isdisjoint(re.split(r"[-_]", name.lower()))
-
-
-def _encoded(text: str) -> bytes:
-    """Header bytes that are no UTF-8 arrive as surrogates."""
-    return text.encode("utf-8", "surrogatepass")
+def _answer_head(status: int | None, headers: dict[str, str]) -> dict[str, Any]:
+    return {"status": status, "headers": headers, "cut_off": False}

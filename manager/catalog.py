@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from manager.catalog_builder import CatalogBuilder
 from manager.entry import HfParams, LlamaParams, Lora, ModelEntry, Template
 from manager.errors import ModelNotFound
 from manager.gguf_file import check_gguf
-from manager.mistakes import Mistakes, did_you_mean, shown
-from manager.models_file import parse_models_file, read_text
+from manager.mistakes import MistakeList, did_you_mean, shown
+from manager.models_file import FileEntry, parse_models_file, read_text
 from manager.settings import Settings
 from manager.variants import RequestFilter
 
@@ -104,31 +104,32 @@ def load_catalog(settings: Settings, said: Collection[str] = ()) -> Catalog:
 
     What is odd is logged, but for what is in `said`: files are read again often, and once is enough.
     """
-    builder, default = _built(settings, read_text(settings.storage.models_file))
+    models_file = settings.storage.models_file
+    builder, default = _built(settings, *parse_models_file(read_text(models_file), models_file))
     for warning in builder.warnings:
         if warning not in said:
             logger.warning("%s", warning)
     return Catalog(builder.entries, default, builder.warnings)
 
 
-def catalog_of(settings: Settings, text: str) -> Catalog:
-    """What `load_catalog` would read, were this the text of models.json. Raises as it does; nothing is logged."""
-    builder, default = _built(settings, text)
+def catalog_of(settings: Settings, entries: Mapping[str, FileEntry], mistakes: MistakeList) -> Catalog:
+    """What `load_catalog` would make, were this what is in models.json. Raises as it does; nothing is logged."""
+    builder, default = _built(settings, entries, mistakes)
     return Catalog(builder.entries, default, builder.warnings)
 
 
-def _built(settings: Settings, text: str | None) -> tuple[CatalogBuilder, str | None]:
-    """All entries, with `text` as that of models.json, and the name of the default model, where one is set.
+def _built(
+    settings: Settings, entries: Mapping[str, FileEntry], mistakes: MistakeList
+) -> tuple[CatalogBuilder, str | None]:
+    """All entries, with these of models.json, and the name of the default model, where one is set.
 
-    Raises Mistakes with every one, and ConfigError where a folder of models can't be read.
+    Raises Mistakes with every one, `mistakes` among them, and ConfigError where a folder of models can't be read.
     """
-    builder = CatalogBuilder(settings)
-    entries, mistakes = parse_models_file(text, settings.storage.models_file)
+    builder = CatalogBuilder(settings, mistakes)
     for name, raw in entries.items():
         builder.add_from_file(name, raw)
     builder.add_from_settings()
-    if mistakes or builder.mistakes:
-        raise Mistakes([*mistakes, *builder.mistakes])
+    builder.mistakes.check()
     builder.add_discovered()
     default = settings.model.name or builder.single
     names = [name for entry in builder.entries for name in (entry.name, *entry.aliases)]

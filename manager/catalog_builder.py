@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from manager.discovery import FoundModel, distinct, find_gguf_models, find_hf_models, hf_problem
 from manager.engines.judging import files_of, problem_of
@@ -17,21 +17,24 @@ from manager.entry import HfParams, LlamaParams, ModelEntry, ModelParams, Templa
 from manager.errors import ConfigError
 from manager.extras import missing_hf
 from manager.gguf_file import gguf_problem, split_name
-from manager.mistakes import Mistake, shown
+from manager.mistakes import Mistake, MistakeList, shown
 from manager.models_file import FileEntry, name_problem
 from manager.settings import Settings
 from manager.templates import find_template
 
 Params = TypeVar("Params", bound=ModelParams)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Of every alias with every profile there is one, so that a short file can have very many.
+MOST_NAMES: Final = 100_000
 
 
 class CatalogBuilder:
-    """Collects entries and mistakes while a catalog is read."""
+    """Collects entries and mistakes while a catalog is read; `mistakes` are those of models.json until now."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, mistakes: Iterable[Mistake] = ()) -> None:
         self.entries: list[ModelEntry] = []
-        self.mistakes: list[Mistake] = []
+        self.mistakes = MistakeList()
+        self.mistakes.extend(mistakes)
         self.warnings: list[str] = []
         self.single: str | None = None  # the name of the model that the settings describe
         self._settings = settings
@@ -41,12 +44,13 @@ class CatalogBuilder:
 
     def add_from_file(self, name: str, raw: FileEntry) -> None:
         names = (name, *raw.aliases)
-        ids = [f"{used}:{profile}" for profile in raw.profiles for used in names]
-        for used in (*names, *ids):
-            if used in self._owners:
-                key = () if used == name else ("profiles",) if used in ids else ("aliases",)
-                self._refuse(f"the name {shown(used)} is taken by {self._owners[used]}", name, *key)
-            self._owners[used] = f"{'a profile of ' if used in ids else ''}the entry {name}"
+        if len(self._owners) + len(names) * (1 + len(raw.profiles)) > MOST_NAMES:
+            self._refuse(f"there are more than {MOST_NAMES:,} names of models, aliases and profiles", name)
+            return
+        self._take(name, (name,), f"the entry {name}")
+        self._take(name, raw.aliases, f"the entry {name}", "aliases")
+        ids = (f"{used}:{profile}" for profile in raw.profiles for used in names)
+        self._take(name, ids, f"a profile of the entry {name}", "profiles")
         try:
             self.entries.append(self._from_file(name, raw))
         except _PathError as error:
@@ -54,8 +58,14 @@ class CatalogBuilder:
         except ConfigError as error:
             self._refuse(error.message, name, "template")
 
+    def _take(self, entry: str, names: Iterable[str], owner: str, *key: str) -> None:
+        for name in names:
+            if name in self._owners:
+                self._refuse(f"the name {shown(name)} is taken by {self._owners[name]}", entry, *key)
+            self._owners[name] = owner
+
     def _refuse(self, message: str, *path: str) -> None:
-        self.mistakes.append(Mistake(message, path, self._storage.models_file))
+        self.mistakes.add(Mistake(message, path, self._storage.models_file))
 
     def _from_file(self, name: str, raw: FileEntry) -> ModelEntry:
         folder = self._storage.models_folder
@@ -131,9 +141,11 @@ class CatalogBuilder:
         self.entries.append(self._judged(entry))
 
     def _refuse_setting(self, message: str) -> None:
-        self.mistakes.append(Mistake(message, ("model", "name")))
+        self.mistakes.add(Mistake(message, ("model", "name")))
 
     def add_discovered(self) -> None:
+        if self._storage.gguf_models_dir is None and self._storage.hf_models_dir is None:
+            return  # resolving the paths of thousands of entries takes a second
         known = {_real(path) for entry in self.entries for path in _places(entry)}
         found: list[FoundModel] = []
         hf: set[Path] = set()

@@ -1,7 +1,7 @@
 """The error tree. Each class carries its status, type and code on the wire; routes render them in one place.
 
 HerdError                         500 server_error        internal_error
-├── ConfigError                   (start or reload; never on the wire)
+├── ConfigError                   (of a start, a reload, a file; routes say it with an error of their own)
 ├── InvalidRequest                400 invalid_request_error invalid_request
 │   ├── EndpointUnsupported       400                     endpoint_not_supported
 │   └── ContextLengthExceeded     400                     context_length_exceeded

@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from manager.errors import LoadFailed
 from manager.gguf_header import read_header
 
+# Of a split model. A name that says more means nothing: it costs nobody a look at as many files.
+MOST_PARTS: Final = 1000
+_TOLD: Final = 8  # missing parts that a message names
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE)
 
 
@@ -27,9 +32,9 @@ class SplitName:
 
 
 def split_name(name: str) -> SplitName | None:
-    """The pieces of a split file's name; None for any other name."""
+    """The pieces of a split file's name; None for any other name, and for one that says more than MOST_PARTS."""
     found = _SPLIT.fullmatch(name)
-    if found is None:
+    if found is None or int(found["total"]) > MOST_PARTS:
         return None
     return SplitName(found["stem"], int(found["part"]), int(found["total"]), found["suffix"])
 
@@ -63,11 +68,13 @@ def gguf_problem(path: Path, label: str | None = None) -> str | None:
 def _split_problem(path: Path, split: SplitName) -> str | None:
     if split.part != 1:
         return f"{path.name} is part {split.part} of a split model; name its first part, {split.sibling(1)}"
-    parts = [path.with_name(split.sibling(part)) for part in range(1, split.total + 1)]
-    missing = [number for number, part in enumerate(parts, 1) if not part.is_file()]
+    # As few as it takes: the parts that a name says need not be there.
+    numbers = (number for number in range(1, split.total + 1) if not path.with_name(split.sibling(number)).is_file())
+    missing = list(islice(numbers, _TOLD + 1))
     if missing:
-        numbers = ", ".join(str(number) for number in missing[:8]) + (", …" if len(missing) > 8 else "")
-        return f"{split.stem}: of its {split.total} parts these are missing: {numbers}"
+        few = ", ".join(map(str, missing[:_TOLD])) + (", …" if len(missing) > _TOLD else "")
+        return f"{split.stem}: of its {split.total} parts these are missing: {few}"
+    parts = (path.with_name(split.sibling(number)) for number in range(1, split.total + 1))
     return next((reason for reason in map(_file_problem, parts) if reason is not None), None)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from itertools import islice
 from typing import Any, NamedTuple
 
 from manager.inflight import Running, Tokens
@@ -25,7 +23,7 @@ class Ended(NamedTuple):
         return {
             "n": self.n,
             "id": running.id,
-            "model": running.model,
+            "model": running.model or None,
             "key": running.key,
             "route": running.route,
             "stream": running.stream,
@@ -55,30 +53,33 @@ class Ended(NamedTuple):
 
 
 class History:
-    """The last `most` requests that have ended."""
+    """The last `most` requests that have ended. `last` is the number of the newest one, 0 before there is any."""
 
     def __init__(self, most: int) -> None:
-        self._ended: deque[Ended] = deque(maxlen=most)
-        self._n = 0
+        self._most = most
+        self._ended: dict[int, Ended] = {}  # by number: up to `last`, without gaps
+        self.last = 0
 
     def add(self, running: Running, outcome: str) -> Ended:
         """Note an end, and forget the oldest one where there are too many, with its capture."""
-        ended = self._ended
-        if len(ended) == ended.maxlen and (capture := ended[0].running.capture) is not None:
+        if len(self._ended) == self._most and (capture := self._ended.pop(self._first).running.capture) is not None:
             capture.forget()
-        self._n += 1
-        newest = Ended(self._n, running, outcome, time.monotonic() - running.began)
-        ended.append(newest)
+        self.last += 1
+        newest = self._ended[self.last] = Ended(self.last, running, outcome, time.monotonic() - running.began)
         return newest
 
     def newest(self, limit: int, before: int | None = None) -> list[Ended]:
         """The newest first, of those whose number is below `before`."""
-        older = (ended for ended in reversed(self._ended) if before is None or ended.n < before)
-        return list(islice(older, limit))
+        last = self.last if before is None else min(self.last, before - 1)
+        return [self._ended[n] for n in range(last, max(self._first - 1, last - limit), -1)]
 
     def find(self, n: int) -> Ended | None:
         """None where it is forgotten, or was never there."""
-        return next((ended for ended in self._ended if ended.n == n), None)
+        return self._ended.get(n)
+
+    @property
+    def _first(self) -> int:
+        return self.last - len(self._ended) + 1
 
     def forget(self) -> int:
         """Forget all of them; returns how many there were. Numbers go on."""

@@ -24,12 +24,13 @@ class Tokens(NamedTuple):
 class Running:
     """One request, from its acceptance to the end of its answer; written by its own task alone.
 
-    `id` is its X-Request-ID, which clients may choose and use twice; `key` the id of its API key, `route` the pattern
-    of its route. `started` is in seconds since the epoch, `began`, `leased_at` (it has its model) and `first_at` (its
-    engine's first byte) are of time.monotonic. `sent` is in bytes, `lines` counts those of its stream. `asked`: its
-    engine got it and has tokens to count. `tokens` is what that reported at the end; where it said nothing, `prompt` is
-    about how many it had to read. `counted`: of what it streamed, how many tokens samples have counted already.
-    `capture`: None where nothing is captured of it.
+    `id` is its X-Request-ID, which clients may choose and use twice; `model` the name in the catalog, empty for one
+    that was refused before that was known; `key` the id of its API key, `route` the pattern of its route. `started` is
+    in seconds since the epoch, `began`, `leased_at` (it has its model) and `first_at` (its engine's first byte) are of
+    time.monotonic. `sent` is in bytes, `lines` counts those of its stream. `asked`: its engine got it and has tokens to
+    count. `tokens` is what that reported at the end; where it said nothing, `prompt` is about how many it had to read.
+    `counted`: of what it streamed, how many tokens samples have counted already. `capture`: None where nothing is
+    captured of it.
     """
 
     __slots__ = (

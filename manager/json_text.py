@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from bisect import bisect_left
 from collections.abc import Iterable
+from functools import cached_property
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 _SPACE: Final = " \t\r\n"
+_MARK: Final = re.compile(r'["{}\[\]]')
 _STEP: Final = "  "
 _decode: Final = json.JSONDecoder().raw_decode
 
@@ -19,6 +23,39 @@ class Member(NamedTuple):
     start: int
     value: int
     end: int
+
+
+def deeper(text: str, most: int) -> int | None:
+    """Where the first object or list is that lies in `most` others; None where there is none.
+
+    The text need not be JSON; nothing is looked for behind a string that can't be read.
+    """
+    level = at = 0
+    while (mark := _MARK.search(text, at)) is not None:
+        at = mark.end()
+        if mark[0] in "{[":
+            if level == most:
+                return mark.start()
+            level += 1
+        elif mark[0] != '"':
+            level -= 1
+        else:
+            try:
+                at = _decode(text, mark.start())[1]
+            except json.JSONDecodeError:
+                return None
+    return None
+
+
+def line_and_column(text: str, at: int) -> tuple[int, int]:
+    """Of a place, in characters from 1."""
+    return text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+
+
+def line_end(text: str) -> str:
+    """How most of its lines end."""
+    crlf = text.count("\r\n")
+    return "\r\n" if 2 * crlf > text.count("\n") else "\n"
 
 
 def outermost(text: str) -> int:
@@ -41,7 +78,7 @@ def members(text: str, at: int) -> list[Member]:
 
 def with_member(text: str, at: int, name: str, value: Any) -> str:
     """The text with one more member in the object at `at`: behind the last one, indented like it."""
-    newline = "\r\n" if "\r\n" in text else "\n"
+    newline = line_end(text)
     there = members(text, at)
     if not there:
         end = text.index("}", at)
@@ -90,7 +127,13 @@ class Places:
             if place is None:
                 break
             found, value = place
-        return self._text.count("\n", 0, found) + 1, found - self._text.rfind("\n", 0, found)
+        line = bisect_left(self._ends, found)
+        return line + 1, found - (self._ends[line - 1] if line else -1)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Where lines end."""
+        return [end.start() for end in re.finditer("\n", self._text)]
 
     def _parts(self, at: int) -> dict[str, tuple[int, int]]:
         """Of each member or item where it begins, and where its value does."""

@@ -90,7 +90,10 @@ def write(path: Path, keys: Collection[ApiKey]) -> Version | None:
 
 @contextlib.contextmanager
 def locked(path: Path, timeout: float) -> Iterator[None]:
-    """Nobody else changes the file meanwhile. Raises ConfigError after `timeout` seconds, and for every OSError."""
+    """Nobody else changes the file meanwhile.
+
+    Raises ConfigError after `timeout` seconds, which has a `retry_after`, and for every OSError.
+    """
     target = Path(os.path.realpath(path))  # by whatever name it is called, there is one lock
     lock = target.with_name(target.name + ".lock")
     try:
@@ -99,7 +102,8 @@ def locked(path: Path, timeout: float) -> Iterator[None]:
         with FileLock(lock, timeout=timeout):  # it follows no link
             yield
     except Timeout:
-        raise ConfigError(f"{lock}: another process has held the lock for {timeout:g} s.") from None
+        message = f"{lock}: another process has held the lock for {timeout:g} s."
+        raise ConfigError(message, retry_after=timeout) from None
     except OSError as error:
         raise ConfigError(f"{path}: can't write: {error.strerror or error}.") from None
 

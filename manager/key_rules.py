@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 from manager.api_key import (
     AT_ONCE_MOST,
     LAST_TIME,
+    MODEL_NAME_MOST,
+    MODELS_MOST,
     OVERLAP_MOST,
     PRIORITY_MOST,
     REQUESTS_MOST,
@@ -18,7 +20,11 @@ from manager.api_key import (
     TOKENS_MOST,
     ApiKey,
 )
-from manager.errors import HerdError, InvalidRequest
+from manager.errors import HerdError, InvalidKey, InvalidRequest
+
+
+class NoKey(InvalidKey):
+    """No key was sent: that is no guess."""
 
 
 class KeyNotFound(InvalidRequest):
@@ -35,6 +41,13 @@ class LastAdminKey(HerdError):
     status = 409
     type = "invalid_request_error"
     code = "last_admin_key"
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks over HTTP for a change of keys. `token` is the key that came with it, None where none was asked for."""
+
+    token: str | None = field(repr=False)
 
 
 class Changes(TypedDict, total=False):
@@ -64,7 +77,7 @@ def one(keys: Collection[ApiKey], id_or_name: str) -> ApiKey:
 def fitted(key: ApiKey, keys: Collection[ApiKey], now: float) -> ApiKey:
     """A new key as it can be stored beside these. Raises InvalidRequest naming the field at fault."""
     key = _conform(replace(key, expires=_checked_expiry(key.expires, now)))
-    _refuse_namesake(key, keys, now)
+    _refuse_namesake(key, keys, now, "name")
     ids = {other.id for other in keys}
     while key.id in ids:
         key = replace(key, id=secrets.token_hex(4))
@@ -76,10 +89,10 @@ def changed(key: ApiKey, changes: Changes, keys: Collection[ApiKey], now: float)
     fields: dict[str, Any] = {**changes}
     if "expires" in fields:
         fields["expires"] = _checked_expiry(fields["expires"], now)
-    key = _conform(replace(key, **fields))
-    if not key.expired(now):
-        _refuse_namesake(key, keys, now)
-    return key
+    new = _conform(replace(key, **fields))
+    if key.expired(now) and not new.expired(now):
+        _refuse_namesake(new, keys, now, "expires")
+    return new
 
 
 def rotated(key: ApiKey, digest: str, overlap: float, now: float) -> ApiKey:
@@ -103,21 +116,27 @@ def check_first(key: ApiKey, others: Collection[ApiKey], now: float) -> None:
 
 
 def check_last(old: ApiKey, new: ApiKey | None, keys: Collection[ApiKey], now: float) -> None:
-    """Raise LastAdminKey where no other key administers than `old`, and what becomes of it does so less, or no longer.
+    """Raise LastAdminKey where with `new` in place of `old` the service could be administered for a shorter time.
 
-    `new` is None where it is revoked.
+    `keys` are all keys, and `new` is None where `old` is revoked.
     """
-    if not _administers(old, now) or any(_administers(key, now) for key in keys if key.id != old.id):
+    left = [key for key in keys if key.id != old.id] + ([] if new is None else [new])
+    if _administered_until(left, now) >= _administered_until(keys, now):
         return
     if new is None:
         what = "can't be revoked"
     elif "admin" not in new.scopes:
         what = "needs the scope 'admin'"
-    elif _end(new) < _end(old):
-        what = "can't end sooner"
     else:
-        return
-    raise LastAdminKey(f"The key {old.name!r} is the last that may administer: it {what}. Make another one first.")
+        what = "can't end sooner"
+    raise LastAdminKey(
+        f"No other key that may administer lasts as long as {old.name!r}: it {what}. Make another one first."
+    )
+
+
+def _administered_until(keys: Collection[ApiKey], now: float) -> float:
+    """When the last of them ends; before all times where none is valid."""
+    return max((_end(key) for key in keys if _administers(key, now)), default=-math.inf)
 
 
 def _administers(key: ApiKey, now: float) -> bool:
@@ -149,16 +168,20 @@ def _checked_expiry(expires: float | None, now: float) -> float | None:
     """The expiry in whole seconds, as the file has it. Raises InvalidRequest where it lies behind or has no date."""
     if expires is None:
         return None
-    if expires <= now:
-        raise InvalidRequest("The expiry of a key must lie in the future.", param="expires")
-    if not expires <= LAST_TIME:
+    if not expires <= LAST_TIME:  # as NaN is not, either
         raise InvalidRequest("The expiry of a key must lie before the year 9999.", param="expires")
-    return float(int(expires))
+    whole = float(int(max(expires, 0.0)))
+    if whole <= now:
+        raise InvalidRequest("The expiry of a key must lie in the future.", param="expires")
+    return whole
 
 
-def _refuse_namesake(key: ApiKey, keys: Collection[ApiKey], now: float) -> None:
-    if any(other.name == key.name and other.id != key.id and not other.expired(now) for other in keys):
-        raise InvalidRequest(f"There is a key named {key.name!r} already; revoke it first.", param="name")
+def _refuse_namesake(key: ApiKey, keys: Collection[ApiKey], now: float, param: str) -> None:
+    """`param` is what is at fault."""
+    for other in keys:
+        if other.name == key.name and other.id != key.id and not other.expired(now):
+            message = f"There is a key named {key.name!r} already, with the id {other.id}; revoke it first."
+            raise InvalidRequest(message, param=param)
 
 
 def _checked_scopes(scopes: Collection[str]) -> frozenset[str]:
@@ -175,6 +198,11 @@ def _checked_models(models: Collection[str]) -> frozenset[str]:
         raise InvalidRequest("A key needs a model that it may use.", param="models")
     if not all(model and model.isprintable() for model in models):
         raise InvalidRequest("The models of a key are names of printable characters.", param="models")
+    if len(models) > MODELS_MOST or any(len(model) > MODEL_NAME_MOST for model in models):
+        raise InvalidRequest(
+            f"The models of a key are at most {MODELS_MOST:,} names of at most {MODEL_NAME_MOST} characters.",
+            param="models",
+        )
     return models
 
 

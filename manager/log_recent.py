@@ -8,13 +8,16 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import islice, takewhile
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from manager.log_lines import as_text, stamp
 
-MOST: Final = 1000  # lines
+MOST: Final = 1000  # lines of each kind
 _ACCESS: Final = "access"
 # An access line of the text form; see manager.log.
 _ANSWERED: Final = re.compile(r"(?P<time>\S+) ACCESS request=(?P<request>\S+) (?P<message>.*)\n", re.DOTALL)
@@ -39,16 +42,34 @@ class LogLine(NamedTuple):
         return as_text(f"{stamp(self.time)} {who} {about}{self.message}")
 
 
-class RecentLog:
-    """Keeps the last MOST lines, for readers on one event loop. Any thread may add to it, and waits for no reader.
+class KeptLine:
+    """A line and its number, `n`. One about a request is read when somebody asks for it, and once."""
 
-    Readers go on from the number of lines that they have seen, as in LogBuffer.
+    __slots__ = ("_line", "n")
+
+    def __init__(self, n: int, line: LogLine | str) -> None:
+        self.n = n
+        self._line = line
+
+    @property
+    def line(self) -> LogLine:
+        if isinstance(self._line, str):
+            self._line = _parsed(self._line)
+        return self._line
+
+
+class RecentLog:
+    """Keeps the last MOST records, and of lines about requests as many, for readers on one event loop.
+
+    However many requests there are, they push no record out. All are numbered together, as they come, from 1; readers
+    go on from the number of the last line that they have seen. Any thread may add, and waits for no reader.
     """
 
     def __init__(self) -> None:
-        self._adding = threading.Lock()
-        # Total and lines, put in place at once: readers need no lock, for which the event loop would wait.
-        self._kept: tuple[int, tuple[LogLine | str, ...]] = (0, ())
+        self._lock = threading.Lock()  # of these three; held for moments, as the event loop waits for it too
+        self._total = 0
+        self._records: deque[KeptLine] = deque(maxlen=MOST)
+        self._requests: deque[KeptLine] = deque(maxlen=MOST)
         self._loop: asyncio.AbstractEventLoop | None = None  # of those who wait
         self._waiting = 0
         self._more = asyncio.Event()
@@ -56,43 +77,57 @@ class RecentLog:
     @property
     def total(self) -> int:
         """How many lines there ever were."""
-        return self._kept[0]
+        return self._total
 
     def add(self, lines: Sequence[LogLine | str]) -> None:
-        """Add lines; those of requests as they were written, in either form: they are read when somebody asks."""
-        with self._adding:
-            total, kept = self._kept
-            self._kept = total + len(lines), (*kept, *lines[-MOST:])[-MOST:]
+        """Add records, or lines about requests as they were written, in either form: these are read when asked for."""
+        last = lines[-MOST:]
+        with self._lock:
+            self._total += len(lines)
+            for n, line in enumerate(last, self._total - len(last) + 1):
+                (self._requests if isinstance(line, str) else self._records).append(KeptLine(n, line))
             loop = self._loop
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # it is closed, and who waited has gone with it
                 loop.call_soon_threadsafe(self._wake)
 
-    def tail(self, count: int) -> list[LogLine]:
-        """The last `count` lines."""
-        return self.since(self.total - count)[0]
+    def tail(self, count: int, *, access: bool = True) -> tuple[list[KeptLine], int]:
+        """The last `count` lines, and the number to go on from. `access`: those about requests too."""
+        with self._lock:
+            kept = [one for ring in self._rings(access) for one in islice(reversed(ring), count)]
+            total = self._total
+        return _in_order(kept)[max(0, len(kept) - count) :], total
 
-    def since(self, number: int) -> tuple[list[LogLine], int]:
-        """The lines after the first `number` ones, as far as they are still kept, and the number to go on from."""
-        total, kept = self._kept
-        count = min(max(0, total - number), len(kept))
-        return [_parsed(line) for line in kept[len(kept) - count :]], total
+    def since(self, number: int, *, access: bool = True) -> tuple[list[KeptLine], int]:
+        """The lines after that number, as far as they are still kept, and the number to go on from."""
+        with self._lock:
+            rings = self._rings(access)
+            kept = [one for ring in rings for one in takewhile(lambda one: one.n > number, reversed(ring))]
+            total = self._total
+        return _in_order(kept), total
 
-    async def wait(self, number: int) -> None:
-        """Until there are more lines than `number`."""
+    async def wait(self, number: int, *, access: bool = True) -> None:
+        """Until there are lines after that number."""
         self._loop = asyncio.get_running_loop()  # before the look: what is added from now on wakes us
         self._waiting += 1
         try:
-            while self.total <= number:
+            while all(ring[-1].n <= number for ring in self._rings(access) if ring):
                 await self._more.wait()
         finally:
             self._waiting -= 1
             if not self._waiting:
                 self._loop = None
 
+    def _rings(self, access: bool) -> tuple[deque[KeptLine], ...]:
+        return (self._records, self._requests) if access else (self._records,)
+
     def _wake(self) -> None:
         self._more.set()
         self._more = asyncio.Event()
+
+
+def _in_order(kept: Iterable[KeptLine]) -> list[KeptLine]:
+    return sorted(kept, key=attrgetter("n"))
 
 
 class ToRecent(logging.Handler):
@@ -112,9 +147,7 @@ class ToRecent(logging.Handler):
             self.handleError(record)
 
 
-def _parsed(line: LogLine | str) -> LogLine:
-    if isinstance(line, LogLine):
-        return line
+def _parsed(line: str) -> LogLine:
     return _of_json(json.loads(line)) if line.startswith("{") else _of_text(line)
 
 

@@ -32,10 +32,13 @@ class Devices:
         self._nvidia = nvidia
         self._torch_cuda = torch_cuda
 
-    def all(self) -> list[Free]:
-        """The host first. A GPU that does not tell its memory uses the host's, and is none of them."""
-        found = {gpu.device: gpu for gpu in (*self._of_torch(), *self._of_llama(self.launcher()[1])) if gpu.total}
-        return [self._host(), *found.values()]
+    def all(self, *, recent: bool = False) -> list[Free]:
+        """The host first. A GPU that does not tell its memory uses the host's, and is none of them.
+
+        `recent`: as of Gpus.free.
+        """
+        seen = *self._of_torch(recent), *self._of_llama(self.launcher()[1], recent)
+        return [self._host(), *{gpu.device: gpu for gpu in seen if gpu.total}.values()]
 
     def gpus_of(self, entry: ModelEntry) -> tuple[Free, ...]:
         """Those that the engine of this entry uses."""
@@ -75,15 +78,15 @@ class Devices:
         cuda = [name for name in listed or () if name.startswith("CUDA")]
         return cuda == [f"CUDA{number}" for number in range(count)]
 
-    def _of_torch(self) -> tuple[Free, ...]:
+    def _of_torch(self, recent: bool = False) -> tuple[Free, ...]:
         """Those of our own process, whatever the children are to see."""
-        return self._nvidia.free() if self._torch_cuda() else ()
+        return self._nvidia.free(recent=recent) if self._torch_cuda() else ()
 
-    def _of_llama(self, binary: Path | None) -> tuple[Free, ...]:
+    def _of_llama(self, binary: Path | None, recent: bool = False) -> tuple[Free, ...]:
         """Those that this llama-server uses: none without it, as the wheel of the embedded one is for the CPU."""
         if binary is None:
             return ()
-        found = self._nvidia.free(self._visible)
+        found = self._nvidia.free(self._visible, recent=recent)
         return found if any(gpu.total for gpu in found) and drives_cuda(binary, self._visible) else ()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from manager.memory import Estimate
+from manager.memory_free import Free
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,10 @@ class Room:
 
     `there`: what all models may hold together now, those that run included. `most`: what could be there at all: the
     budget, or the whole device less the reserve; a model above that can never fit. `held`: by name, what a running
-    model really has, as far as that is known.
+    model really has, as far as that is known. `devices`: what all this was made of.
     """
 
     there: Mapping[str, int]
     most: Mapping[str, int]
     held: Mapping[str, Mapping[str, int]]
+    devices: tuple[Free, ...] = ()

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,8 @@ CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
 _OWN_GROUPS: Final = Path("/proc/self/cgroup")
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 _MIB: Final = 1 << 20
+# How old what nvidia-smi said may be for who only shows it, in seconds.
+RECENT: Final = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +63,21 @@ class Gpus:
         self._import = nvml
         self._nvml: Any = None
         self._smi: str | None = None
+        self._rows: tuple[float, list[list[str]]] = (0.0, [])  # of nvidia-smi, and when, by time.monotonic
         self._asked = False
         self._complained: set[str] = set()
         self._lock = threading.Lock()
 
-    def free(self, visible: str | None = None) -> tuple[Free, ...]:
-        """What is free on each; both numbers are 0 where a GPU does not tell, as one that uses the host's memory."""
+    def free(self, visible: str | None = None, *, recent: bool = False) -> tuple[Free, ...]:
+        """What is free on each; both numbers are 0 where a GPU does not tell, as one that uses the host's memory.
+
+        `recent`: who asks every few seconds is content with what nvidia-smi, a process each time, said in the last
+        RECENT seconds. NVML is asked anew.
+        """
         self._ask()
         if self._nvml is not None:
             return tuple(self._free(number, handle) for number, handle in enumerate(self._visible(visible).values()))
-        return () if self._smi is None else _by_smi(self._smi, visible)
+        return () if self._smi is None else _by_smi(self._by_process(self._smi, recent), visible)
 
     def lost(self) -> dict[int, str]:
         """The GPUs that don't answer, which `free` leaves out: why, by NVML's number, which nvidia-smi shows too."""
@@ -112,9 +120,17 @@ class Gpus:
             self._nvml = self._started()
             if self._nvml is None:
                 self._smi = shutil.which(SMI)
-                if self._smi is not None and not _by_smi(self._smi, None):
+                if self._smi is not None and not _by_smi(self._by_process(self._smi), None):
                     self._smi = None
             self._asked = True
+
+    def _by_process(self, program: str, recent: bool = False) -> list[list[str]]:
+        """The rows of nvidia-smi; none where it failed."""
+        at, rows = self._rows
+        if not recent or time.monotonic() > at + RECENT:
+            rows = smi_rows(program)
+            self._rows = time.monotonic(), rows
+        return rows
 
     def _started(self) -> Any:
         try:
@@ -215,8 +231,7 @@ def _visible(names: Sequence[str], identities: Sequence[str]) -> list[int]:
     return positions
 
 
-def _by_smi(program: str, visible: str | None) -> tuple[Free, ...]:
-    rows = smi_rows(program)
+def _by_smi(rows: Sequence[Sequence[str]], visible: str | None) -> tuple[Free, ...]:
     return tuple(_smi_row(number, rows[position]) for number, position in enumerate(_seen(rows, visible)))
 
 

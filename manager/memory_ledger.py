@@ -7,7 +7,9 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+from manager.daemon_thread import in_daemon_thread
 from manager.engines.judging import memory_of
 from manager.engines.kinds import BUILT_IN
 from manager.entry import ModelEntry
@@ -123,21 +125,21 @@ class Ledger:
         lives = self._learnt.lives(look.shape.fingerprint)
         return tuple(Life(look.shape.gpus.outward(life.peak), life.served) for life in lives)
 
-    async def room(self, running: Mapping[str, Admitted]) -> Room:
-        """What there is for all models, of the host and of each GPU. `running`: by name.
+    async def room(self, running: Mapping[str, Admitted], *, recent: bool = False) -> Room:
+        """What there is for all models, of the host and of each GPU. `running`: by name; `recent`: as of Gpus.free.
 
         `there` is the budget of the settings, where there is one, else what is free, less the reserve, and what the
         running models really have: all of it comes back when they go.
         """
-        return await asyncio.to_thread(self._room, dict(running))
+        return await in_daemon_thread(partial(self._room, dict(running), recent), "look at memory")
 
     async def total(self) -> Mapping[str, int]:
         """How much memory the host, or its control group, and each GPU have, in bytes."""
         return {device.device: device.total for device in await self.devices()}
 
-    async def devices(self) -> tuple[Free, ...]:
-        """The host, or its control group, and each GPU, as they are now."""
-        return tuple(await asyncio.to_thread(self._seen.all))
+    async def devices(self, *, recent: bool = False) -> tuple[Free, ...]:
+        """The host, or its control group, and each GPU, as they are now; `recent`: as of Gpus.free."""
+        return tuple(await in_daemon_thread(partial(self._seen.all, recent=recent), "look at memory"))
 
     def learn(self, entry: ModelEntry, peak: Mapping[str, int], *, served: bool) -> None:
         """Take in the most that a life of this entry took; `served`: it had requests. `flush` writes it."""
@@ -217,8 +219,8 @@ class Ledger:
         known = self._gpu_room or {}
         return [known.get(gpu.device, 0) for gpu in nvidia]
 
-    def _room(self, running: Mapping[str, Admitted]) -> Room:
-        devices = self._seen.all()
+    def _room(self, running: Mapping[str, Admitted], recent: bool = False) -> Room:
+        devices = self._seen.all(recent=recent)
         held = {name: self._held(admitted, len(devices) > 1) for name, admitted in running.items()}
         theirs = Counter[str]()
         for name, admitted in running.items():
@@ -231,8 +233,9 @@ class Ledger:
             budget, reserve = self._limits(device)
             there[name] = max(0, device.free + theirs[name] - reserve) if budget is None else budget
             most[name] = self._most(device)
-        self._gpu_room = there
-        return Room(there, most, held)
+        if not recent:  # loads go by it
+            self._gpu_room = there
+        return Room(there, most, held, tuple(devices))
 
     def _held(self, admitted: Admitted, with_gpus: bool) -> dict[str, int]:
         """What a model has, without devices of which that is not known."""

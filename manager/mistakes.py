@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from heapq import nsmallest
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic_core import ErrorDetails
 
 from manager.errors import ConfigError
 
-# Comparing is quadratic in the length, and a name may come from a stranger.
-_LONGEST_COMPARED = 200
+# As many as anybody would read; a text can have one in every few bytes.
+MOST: Final = 100
+# Comparing is quadratic in the length and linear in the number of words, and both may come from a stranger.
+_LONGEST_COMPARED = 100
+_MOST_COMPARED = 100
 _LONGEST_SHOWN = 80
 # What pydantic names after Python's types.
 _CONTAINERS = {"model_type": "an object", "dict_type": "an object", "tuple_type": "a list", "list_type": "a list"}
@@ -54,16 +58,54 @@ class Mistakes(ConfigError):
         super().__init__("\n".join(map(str, self.mistakes)))
 
 
+class MistakeList:
+    """Collects mistakes, those of `file` where one is given. Full, it ends the search."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self._found: list[Mistake] = []
+
+    def __iter__(self) -> Iterator[Mistake]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, mistake: Mistake) -> None:
+        """Raises Mistakes, with the first MOST and that there are more, where this is one too many."""
+        found = mistake if self._file is None else replace(mistake, file=self._file)
+        if len(self._found) == MOST:
+            more = Mistake(f"there are more mistakes than these {MOST}", file=found.file)
+            raise Mistakes([*self._found, more])
+        self._found.append(found)
+
+    def extend(self, mistakes: Iterable[Mistake]) -> None:
+        """Takes no more of them than it has room for. Raises as `add` does."""
+        for mistake in mistakes:
+            self.add(mistake)
+
+    def check(self) -> None:
+        """Raises Mistakes where there is one."""
+        if self._found:
+            raise Mistakes(self._found)
+
+
 def _is_plain(step: str) -> bool:
-    """Whether it can be told from what stands around it without quotes."""
-    return bool(step) and step.isprintable() and step == step.strip() and "," not in step and step[0] != "/"
+    """Whether it is short, and can be told from what stands around it without quotes."""
+    short = 0 < len(step) <= _LONGEST_SHOWN
+    return short and step.isprintable() and step == step.strip() and "," not in step and step[0] != "/"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that looks most like `word`, regardless of case; None where none does."""
+    """The known word that looks most like `word`, regardless of case; None where none does.
+
+    Of very many only those of about its length are looked at, and no very long ones.
+    """
     if len(word) > _LONGEST_COMPARED:
         return None
-    by_lower = {name.lower(): name for name in known}
+    short = (name for name in known if len(name) <= _LONGEST_COMPARED)
+    likely = nsmallest(_MOST_COMPARED, short, key=lambda name: abs(len(name) - len(word)))
+    by_lower = {name.lower(): name for name in likely}
     found = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None
 

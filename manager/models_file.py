@@ -1,120 +1,42 @@
-"""models.json: reads it, checks every key and type, and words mistakes with file, entry and key. Opens no model.
-
-`python -m manager.models_file > data/models.schema.json` writes the JSON schema of the file anew.
-"""
+"""models.json: reads it, checks every key and type, and words mistakes with file, entry and key. Opens no model."""
 
 from __future__ import annotations
 
-import json
 import re
-import sys
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
-from manager.engines.kinds import KINDS, EngineKind
-from manager.entry import HfParams, LlamaParams, ModelParams
+from manager.engines.kinds import BUILT_IN, KINDS, EngineKind
+from manager.entry import LlamaParams
 from manager.errors import ConfigError
-from manager.mistakes import Mistake, Mistakes, did_you_mean, problem, shown
-from manager.variants_file import FileFilter, FileProfile, variant_mistakes
+from manager.mistakes import Mistake, MistakeList, did_you_mean, problem, shown
+from manager.models_forms import FORMS, PARAMS, FileEntry, HfFileEntry, LlamaFileEntry, own_form, spellings
+from manager.strict_json import SURROGATE, NotJson, defects, parsed
+from manager.variants_file import variant_mistakes
+
+__all__ = [
+    "FileEntry",
+    "HfFileEntry",
+    "LlamaFileEntry",
+    "name_problem",
+    "parse_models_file",
+    "read_models_file",
+    "read_text",
+]
 
 # Arguments that would take llama-server off its socket, its key or its routes: it could never be reached.
 OURS_TO_SAY: Final = frozenset({"-a", "--alias", "--api-key", "--api-key-file", "--api-prefix", "--host", "--port"})
-_SCHEMA_KEY: Final = "$schema"
-# Lone surrogates come from JSON escapes and from file names that are not UTF-8; they can't be sent to anyone.
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+SCHEMA_KEY: Final = "$schema"
+_LONGEST_NAME: Final = 500
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-class FileEntry(BaseModel):
-    """One entry of models.json as it stands in the file, whatever its engine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    params: ModelParams
-    template: str | None = Field(
-        default=None,
-        min_length=1,
-        description="A file in the templates folder (with or without .jinja), or, for GGUF models, the name of a "
-        "template that llama.cpp knows; else the model's own.",
-    )
-    personalities: dict[str, str] = Field(
-        default_factory=dict, description="System prompts by the name under which clients ask for them."
-    )
-    request: FileFilter = Field(
-        default_factory=FileFilter, description="What is done to the fields of every request for the model."
-    )
-    profiles: dict[str, FileProfile] = Field(
-        default_factory=dict,
-        description="Variants of the model under ids of their own, `model:profile`, by name. They need no load.",
-    )
-    aliases: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
-        default=(), description="Other names under which clients may ask for the model."
-    )
-    engine: str = Field(
-        default="llama",
-        description="What runs the model: llama (llama.cpp, for GGUF files), hf (transformers, for folders), or an "
-        "engine that an installed package brings.",
-    )
-    description: str | None = Field(default=None, description="A text for people; shown in lists.")
-    ttl: float | None = Field(
-        default=None,
-        gt=0,
-        allow_inf_nan=False,
-        description="Seconds without a request after which the model is unloaded; else limits.idle_ttl.",
-    )
-    pinned: bool = Field(
-        default=False,
-        description="true: once loaded it stays: never unloaded for being idle or to make room, and started again "
-        "where it broke.",
-    )
-    preload: bool = Field(default=False, description="true: loaded when the service starts, where it fits.")
-    concurrency: int | None = Field(
-        default=None,
-        ge=1,
-        description="Most requests that its engine gets at once; else all: an engine queues what exceeds its slots.",
-    )
-    queue: int | None = Field(
-        default=None, ge=0, description="Most requests that wait for it; else limits.queue. One more gets a 429."
-    )
-
-
-class LlamaFileEntry(FileEntry):
-    """An entry of a GGUF model."""
-
-    params: LlamaParams = Field(description="The model's file, how it runs, and defaults of its answers.")
-    engine: Literal["llama"] = Field(default="llama", description=FileEntry.model_fields["engine"].description)
-
-
-class HfFileEntry(FileEntry):
-    """An entry of a Hugging Face model."""
-
-    params: HfParams = Field(description="The model's folder, how it runs, and defaults of its answers.")
-    engine: Literal["hf"] = Field(description=FileEntry.model_fields["engine"].description)
-
-
-# The keys that an entry and its params may have, by engine. Those of other packages have forms of their own.
-_FORMS: Final[Mapping[str, type[FileEntry]]] = {"llama": LlamaFileEntry, "hf": HfFileEntry}
-_PARAMS: Final[Mapping[str, type[LlamaParams] | type[HfParams]]] = {"llama": LlamaParams, "hf": HfParams}
 _KIND: Final = {"llama": "GGUF models", "hf": "models of the engine hf"}
-# In the schema, which can't know them.
-_OWN_FORM: Final = "OwnFileEntry"
-
-
-class _Object(dict[str, Any]):
-    """A JSON object that remembers the keys that were in it twice."""
-
-    twice: tuple[str, ...] = ()
+# Whether an entry may have this engine of another package with these params, both as the file has them.
+Trusts = Callable[[str, Any], bool]
 
 
 def read_models_file(path: Path) -> dict[str, FileEntry]:
@@ -124,8 +46,7 @@ def read_models_file(path: Path) -> dict[str, FileEntry]:
     file can't be read.
     """
     entries, mistakes = parse_models_file(read_text(path), path)
-    if mistakes:
-        raise Mistakes(mistakes)
+    mistakes.check()
     return entries
 
 
@@ -141,125 +62,77 @@ def read_text(path: Path) -> str | None:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
 
 
-def parse_models_file(text: str | None, path: Path) -> tuple[dict[str, FileEntry], list[Mistake]]:
-    """The entries of the text (None: of no file) that are right, and what is wrong with it. `path` is its file."""
-    if text is None:
-        return {}, []
-    mistakes: list[Mistake] = []
+def parse_models_file(
+    text: str | None, path: Path, trusts: Trusts | None = None
+) -> tuple[dict[str, FileEntry], MistakeList]:
+    """The entries of the text (None: of no file) that are right, and what is wrong with it. `path` is its file.
+
+    Of another package's engine that is not trusted nothing is imported. Raises Mistakes where there are very many.
+    """
+    mistakes = MistakeList(path)
     entries: dict[str, FileEntry] = {}
     try:
-        data = _parsed(text)
-        if isinstance(data, dict):
-            mistakes += _defects(data, ())
-        else:
-            mistakes.append(Mistake("must be an object with an entry for each model"))
-            data = {}
-        for name, value in data.items():
-            entry = None if name == _SCHEMA_KEY else _entry(name, value, mistakes)
-            if entry is not None:
-                entries[name] = entry
-    except _NotJson as error:
-        mistakes.append(error.mistake)
-    except RecursionError:
-        mistakes.append(Mistake("not valid JSON: it is nested too deeply"))
-    wrong = {mistake.path[0] for mistake in mistakes if mistake.path}
-    entries = {name: entry for name, entry in entries.items() if name not in wrong}
-    return entries, [replace(mistake, file=path) for mistake in mistakes]
+        data = {} if text is None else parsed(text)
+    except NotJson as error:
+        mistakes.add(error.mistake)
+        return entries, mistakes
+    if not isinstance(data, dict):
+        mistakes.add(Mistake("must be an object with an entry for each model"))
+        return entries, mistakes
+    mistakes.extend(defects(data, ()))
+    for name, value in data.items():
+        entry = None if name == SCHEMA_KEY else _entry(name, value, mistakes, trusts)
+        if entry is not None:
+            entries[name] = entry
+    for mistake in mistakes:
+        if mistake.path:
+            entries.pop(mistake.path[0], None)
+    return entries, mistakes
 
 
-class _NotJson(Exception):
-    def __init__(self, mistake: Mistake) -> None:
-        super().__init__(mistake)
-        self.mistake = mistake
-
-
-def _parsed(text: str) -> Any:
-    """Raises _NotJson and RecursionError."""
-
-    def pairs(items: list[tuple[str, Any]]) -> _Object:
-        result = _Object(items)
-        if len(result) != len(items):
-            result.twice = tuple(key for key, times in Counter(key for key, _ in items).items() if times > 1)
-        return result
-
-    def constant(word: str) -> Any:
-        raise _NotJson(Mistake(f"{word} is not a number that JSON allows"))
-
-    try:
-        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
-    except json.JSONDecodeError as error:
-        said = f"not valid JSON: {error.msg[0].lower()}{error.msg[1:]}"
-        raise _NotJson(Mistake(said, line=error.lineno, column=error.colno)) from None
-    except ValueError as error:
-        raise _NotJson(Mistake(f"not valid JSON: {error}")) from None
-
-
-def _defects(value: Any, path: tuple[str, ...]) -> Iterable[Mistake]:
-    """What JSON lets pass and we don't: keys that are there twice, text that is no Unicode."""
-    if isinstance(value, _Object):
-        for key in value.twice:
-            yield Mistake("is there twice", (*path, key))
-        for key, item in value.items():
-            if _SURROGATE.search(key):
-                yield Mistake("the name has half of a character (\\ud800 to \\udfff)", (*path, key))
-            else:
-                yield from _defects(item, (*path, key))
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _defects(item, (*path, str(number)))
-    elif isinstance(value, str) and _SURROGATE.search(value):
-        yield Mistake("the text has half of a character (\\ud800 to \\udfff)", path)
-
-
-def _entry(name: str, value: Any, mistakes: list[Mistake]) -> FileEntry | None:
+def _entry(name: str, value: Any, mistakes: MistakeList, trusts: Trusts | None) -> FileEntry | None:
     before = len(mistakes)
     reason = name_problem(name)
     if reason is not None:
-        mistakes.append(Mistake(f"a model name {reason}", (name,)))
+        mistakes.add(Mistake(f"a model name {reason}", (name,)))
     if not isinstance(value, dict):
-        mistakes.append(Mistake(f"must be an object, not {shown(value)}", (name,)))
+        mistakes.add(Mistake(f"must be an object, not {shown(value)}", (name,)))
         return None
     written: dict[tuple[str, ...], str] = {}
     fields = _keys(value, (name,), FileEntry, written, mistakes)
     engine = fields.get("engine", "llama")
     try:
-        kind = _kind(engine)
+        kind = _kind(engine, fields.get("params"), trusts)
     except ConfigError as error:
-        mistakes.append(Mistake(error.message, (name, "engine")))
+        mistakes.add(Mistake(error.message, (name, "engine")))
         return None
     if isinstance(fields.get("params"), dict):
         fields["params"] = _keys(fields["params"], (name, "params"), kind.params, written, mistakes)
     if len(mistakes) > before:
         return None
     try:
-        entry = (_FORMS.get(engine) or _own_form(kind))(**fields)
+        entry = (FORMS.get(engine) or own_form(kind))(**fields)
     except ValidationError as error:
         mistakes.extend(_worded(name, error, written))
         return None
     except Exception as error:  # the code of another package
         said = f"the engine {engine} failed to check them ({type(error).__name__}: {error})"
-        mistakes.append(Mistake(said, (name, "params")))
+        mistakes.add(Mistake(said, (name, "params")))
         return None
     mistakes.extend(replace(mistake, path=(name, *mistake.path)) for mistake in _rules(entry, name, written))
     return entry
 
 
-def _kind(engine: Any) -> EngineKind:
-    """Raises ConfigError where there is no such engine, or its package can't be used."""
+def _kind(engine: Any, params: Any, trusts: Trusts | None) -> EngineKind:
+    """Raises ConfigError where there is no such engine, its package can't be used, or it is not trusted."""
     if not isinstance(engine, str):
         raise ConfigError(f"there is no engine {shown(engine)}")
+    if trusts is not None and engine not in BUILT_IN and not trusts(engine, params):
+        raise ConfigError(
+            f"{shown(engine)} with these params can't be given over HTTP, for only its package knows what they do: "
+            "write it into the file on the machine itself"
+        )
     return KINDS.get(engine)
-
-
-@lru_cache
-def _own_form(kind: EngineKind) -> type[FileEntry]:
-    return create_model(_OWN_FORM, __base__=FileEntry, params=(kind.params, ...))
-
-
-@lru_cache
-def _spellings(model: type[BaseModel]) -> dict[str, str]:
-    """Both spellings of each key, with the name of its field."""
-    return {spelling: name for name in model.model_fields for spelling in (name, to_camel(name))}
 
 
 def _keys(
@@ -267,17 +140,17 @@ def _keys(
     place: tuple[str, ...],
     model: type[BaseModel],
     written: dict[tuple[str, ...], str],
-    mistakes: list[Mistake],
+    mistakes: MistakeList,
 ) -> dict[str, Any]:
     """The object with its keys as the model names them; `written` remembers how the file spells them."""
-    known = _spellings(model)
+    known = spellings(model)
     fields: dict[str, Any] = {}
     for key, item in value.items():
         field = known.get(key)
         if field is None:
-            mistakes.append(Mistake(_unknown(key, model), (*place, key)))
+            mistakes.add(Mistake(_unknown(key, model), (*place, key)))
         elif field in fields:
-            mistakes.append(Mistake(f"is there twice, also as {written[(*place, field)]}", (*place, key)))
+            mistakes.add(Mistake(f"is there twice, also as {written[(*place, field)]}", (*place, key)))
         else:
             fields[field] = item
             written[(*place, field)] = key
@@ -286,15 +159,15 @@ def _keys(
 
 def _unknown(key: str, model: type[BaseModel]) -> str:
     """What is wrong with a key that the model does not have: it is another engine's, or nobody's."""
-    for engine, other in _PARAMS.items():
-        if model in _PARAMS.values() and key in _spellings(other):
+    for engine, other in PARAMS.items():
+        if model in PARAMS.values() and key in spellings(other):
             return f"is for {_KIND[engine]} only"
     alike = model.model_fields if "_" in key else [to_camel(field) for field in model.model_fields]
     return f"unknown key{did_you_mean(key, alike)}"
 
 
 def _worded(name: str, error: ValidationError, written: Mapping[tuple[str, ...], str]) -> Iterable[Mistake]:
-    for detail in error.errors():
+    for detail in error.errors(include_url=False, include_context=False):
         path: tuple[str, ...] = (name,)
         spelled = [name]
         for part in detail["loc"]:
@@ -332,6 +205,8 @@ def name_problem(name: str) -> str | None:
     """Why this can't be the name or alias of a model; None where it can."""
     if "," in name:
         return "must not contain a comma"  # at which llama-server splits names
+    if name == SCHEMA_KEY:
+        return f"must not be {SCHEMA_KEY}, by which models.json names its schema"
     return _text_problem(name)
 
 
@@ -343,66 +218,12 @@ def _suffix_problem(name: str) -> str | None:
 def _text_problem(name: str) -> str | None:
     if not name or name != name.strip():
         return "must not be empty, and must not begin or end with a space"
+    if len(name) > _LONGEST_NAME:
+        return f"must not have more than {_LONGEST_NAME} characters"
     if _CONTROL.search(name):
         return "must not contain control characters"
-    if _SURROGATE.search(name):
+    if SURROGATE.search(name):
         return "must be valid Unicode"
     if name.startswith("/"):
         return "must not begin with '/'"
     return None
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of models.json. Every key is there in both spellings."""
-    definitions: dict[str, Any] = {}
-    for form in _FORMS.values():
-        entry = form.model_json_schema(ref_template="#/$defs/{model}")
-        definitions |= entry.pop("$defs") | {form.__name__: entry}
-    for model in (*_FORMS.values(), *_PARAMS.values()):
-        definitions[model.__name__] = _both_spellings(definitions[model.__name__])
-    definitions[_OWN_FORM] = _both_spellings(_own_schema())
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "models.json of llamaherd",
-        "description": "The models that are served, by name.",
-        "type": "object",
-        "properties": {_SCHEMA_KEY: {"type": "string"}},
-        "additionalProperties": {
-            "if": {"properties": {"engine": {"const": "hf"}}, "required": ["engine"]},
-            "then": {"$ref": "#/$defs/HfFileEntry"},
-            "else": {
-                "if": {"properties": {"engine": {"const": "llama"}}},
-                "then": {"$ref": "#/$defs/LlamaFileEntry"},
-                "else": {"$ref": f"#/$defs/{_OWN_FORM}"},
-            },
-        },
-        "$defs": definitions,
-    }
-
-
-def _own_schema() -> dict[str, Any]:
-    """An entry whose engine another package brings: which params it may have, only that package knows."""
-    entry = FileEntry.model_json_schema(ref_template="#/$defs/{model}")
-    entry.pop("$defs")
-    description = "The model and how it runs, as the engine's package wants it."
-    entry["properties"]["params"] = {"type": "object", "description": description}
-    del entry["properties"]["engine"]["default"]
-    return entry | {
-        "title": _OWN_FORM,
-        "description": "An entry of a model whose engine an installed package brings.",
-        "required": ["params", "engine"],
-    }
-
-
-def _both_spellings(model: dict[str, Any]) -> dict[str, Any]:
-    properties = {}
-    for name, value in model["properties"].items():
-        value.pop("title", None)
-        properties[name] = value
-        if to_camel(name) != name:
-            properties[to_camel(name)] = value
-    return model | {"properties": properties}
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(schema(), indent=2, ensure_ascii=False) + "\n")

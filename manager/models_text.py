@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import os
 from collections.abc import Sequence
@@ -11,17 +10,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from manager.errors import ConfigError, HerdError
+from manager.json_text import line_end
 from manager.mistakes import Mistake
-from manager.models_check import mistakes_of, powers_added
-from manager.models_edit import EMPTY, FileChanged, locked_file, replace_text
+from manager.models_check import mistakes_of
+from manager.models_edit import EMPTY, FileChanged, NotWritten, locked_file, replace_text
+from manager.models_powers import Powers
 from manager.settings import Settings
+from manager.strict_json import sendable
 
 _MISSING: Final = "missing"  # the version of a file that is not there
 _BOM: Final = "\ufeff"
 
 
 class Unreadable(ConfigError):
-    """The file is there and can't be shown as a text."""
+    """The file is there and can't be read."""
 
     status = 409
     code = "models_file_unreadable"
@@ -42,7 +44,7 @@ class TextRefused(HerdError):
 
 @dataclass(frozen=True, slots=True)
 class ModelsText:
-    """The file as an editor has it: lines end with \\n, and there is no byte order mark.
+    """The file as an editor has it: lines end with \\n, and there is no byte order mark. What is not UTF-8 is U+FFFD.
 
     `version` is another one for every content of the file. `writable`: nothing is known that would keep us from
     replacing it.
@@ -54,58 +56,55 @@ class ModelsText:
     writable: bool
 
     def as_dict(self) -> dict[str, Any]:
-        return {"path": str(self.path), "text": self.text, "version": self.version, "writable": self.writable}
+        path = sendable(str(self.path))
+        return {"path": path, "text": self.text, "version": self.version, "writable": self.writable}
 
 
 def read_models_text(models_file: Path) -> ModelsText:
     """The file as it is now; an empty object where there is none. Blocks. Raises Unreadable."""
     try:
-        raw = _content(models_file)
-        text = EMPTY if raw is None else _unmarked(raw.decode())
-    except UnicodeDecodeError as error:
-        raise Unreadable(f"{models_file}: not UTF-8 at byte {error.start}") from None
+        return _shown(models_file, _content(models_file))
     except OSError as error:
         raise Unreadable(f"{models_file}: can't be read: {error.strerror}") from None
-    return ModelsText(models_file, text, _version(raw), _writable(models_file))
 
 
-def write_models_text(settings: Settings, text: str, version: str) -> None:
+def write_models_text(settings: Settings, text: str, version: str) -> ModelsText:
     """Replace the file, where it has this version, by the text. Its byte order mark and its line ends stay. Blocks.
 
-    Raises TextRefused, FileChanged and NotWritten; then the file is as before.
+    Gives what is in the file then. Raises TextRefused, FileChanged and NotWritten; then the file is as before.
     """
-    text = _unmarked(text)
-    mistakes = mistakes_of(settings, text)
+    text, models_file = _unmarked(text), settings.storage.models_file
+    try:
+        raw = _of_version(models_file, version)
+    except OSError as error:
+        raise NotWritten(f"{models_file}: can't be read: {error.strerror}") from None
+    old = EMPTY if raw is None else raw.decode(errors="replace")
+    mistakes = mistakes_of(settings, text, Powers(settings, _unmarked(old)))
     if mistakes:
         raise TextRefused(mistakes)
-    models_file = settings.storage.models_file
-    with locked_file(models_file):
-        raw = _content(models_file)
-        if _version(raw) != version:
-            raise FileChanged(f"{models_file}: it was changed since this version was read", param="version")
-        old = "" if raw is None else raw.decode(errors="replace")
-        added = powers_added(text, _unmarked(old), models_file)
-        if added:
-            raise TextRefused(added)
-        new = _like(raw or b"", text)
-        if raw is None or new != old:
-            replace_text(models_file, old, new)
+    # Lines of the old text may end in both ways; where nothing is new, they stay.
+    new = old if raw is not None and _unmarked(old) == text else _like(old, text)
+    if new.encode() != raw:
+        with locked_file(models_file):
+            _of_version(models_file, version)  # judging takes time, in which nobody is kept from the file
+            replace_text(models_file, "" if raw is None else old, new, judged=True)
+    return _shown(models_file, new.encode())
 
 
 def check_models_text(settings: Settings, text: str) -> list[dict[str, Any]]:
-    """What `write_models_text` would refuse the text for, as `mistake_dict` makes it. Blocks. Raises Unreadable."""
-    text, models_file = _unmarked(text), settings.storage.models_file
-    mistakes = mistakes_of(settings, text)
-    if not mistakes:
-        mistakes = powers_added(text, read_models_text(models_file).text, models_file)
-    return [mistake_dict(mistake) for mistake in mistakes]
+    """What `write_models_text` would refuse the text for, as `mistake_dict` makes it. Blocks."""
+    try:
+        old = read_models_text(settings.storage.models_file).text
+    except Unreadable:
+        old = None
+    return [mistake_dict(mistake) for mistake in mistakes_of(settings, _unmarked(text), Powers(settings, old))]
 
 
 def mistake_dict(mistake: Mistake) -> dict[str, Any]:
     """A mistake for programs. `path` is its place in the text; what is elsewhere is told by the message."""
     inside = mistake.file is not None
     return {
-        "message": mistake.message if inside else str(mistake),
+        "message": sendable(mistake.message if inside else str(mistake)),
         "line": mistake.line,
         "column": mistake.column,
         "path": mistake.place if inside else None,
@@ -116,6 +115,19 @@ def _worded(mistake: Mistake) -> str:
     """A mistake for people, who know which file it is about."""
     place = None if mistake.line is None else f"line {mistake.line}, column {mistake.column}"
     return ": ".join(part for part in (place, mistake.place, mistake.message) if part is not None)
+
+
+def _shown(models_file: Path, raw: bytes | None) -> ModelsText:
+    text = EMPTY if raw is None else _unmarked(raw.decode(errors="replace"))
+    return ModelsText(models_file, text, _version(raw), _writable(models_file))
+
+
+def _of_version(models_file: Path, version: str) -> bytes | None:
+    """The content of the file. Raises FileChanged where that is of another version, and OSError."""
+    raw = _content(models_file)
+    if _version(raw) != version:
+        raise FileChanged(f"{models_file}: it was changed since this version was read", param="version")
+    return raw
 
 
 def _content(models_file: Path) -> bytes | None:
@@ -133,10 +145,10 @@ def _unmarked(text: str) -> str:
     return text.removeprefix(_BOM).replace("\r\n", "\n")
 
 
-def _like(raw: bytes, text: str) -> str:
-    """The text with the byte order mark and the line ends of the file as it was."""
-    lines = text.replace("\n", "\r\n") if b"\r\n" in raw else text
-    return _BOM + lines if raw.startswith(codecs.BOM_UTF8) else lines
+def _like(old: str, text: str) -> str:
+    """The text with the byte order mark of the old one, and with the line ends that most of its lines have."""
+    mark = _BOM if old.startswith(_BOM) else ""
+    return mark + text.replace("\n", line_end(old))
 
 
 def _writable(models_file: Path) -> bool:

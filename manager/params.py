@@ -8,6 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
+# Those that have a name in transformers. For any other it would look for a repository with code.
+Attention = Literal["eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4"]
+
 
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
@@ -187,8 +190,8 @@ class HfParams(ModelParams):
         description="Where the model goes: auto (GPUs as far as they reach, then the host), cpu, cuda:0, or an object "
         "with the device of each of its modules.",
     )
-    attn_implementation: str | None = Field(
-        default=None, min_length=1, description="Attention of transformers to use instead of our own, such as eager."
+    attn_implementation: Attention | None = Field(
+        default=None, description="Attention of transformers to use instead of our own, such as eager."
     )
     quantization: dict[str, Any] | None = Field(
         default=None, description="How weights are quantised while they load, as quantization_config of a config.json."

@@ -39,16 +39,14 @@ def set_pinned(settings: Settings, entry: ModelEntry, *, pinned: bool) -> None:
         with editing(models_file) as (text, entries):
             if entry.name in entries:
                 new = _with_pinned(text, entry.name, pinned)
+                if new != text:
+                    replace_text(models_file, text, new)
             elif entry.source != "discovered":
                 raise FileChanged(f"{models_file}: it has no entry {shown(entry.name)} any more", param="id")
             elif pinned:
                 text_with = text or EMPTY
                 added = _entry_for(entry, settings.storage.models_folder)
-                new = with_member(text_with, outermost(text_with), entry.name, added)
-            else:
-                return
-            if new != text:
-                _write(settings, text, new)
+                _write(settings, text, with_member(text_with, outermost(text_with), entry.name, added))
     except Mistakes as error:
         raise NotWritten(error.message) from None
 
@@ -58,7 +56,7 @@ def _write(settings: Settings, old: str, new: str) -> None:
     mistakes = mistakes_of(settings, new.removeprefix("\ufeff"))
     if mistakes:
         raise Mistakes(mistakes)
-    replace_text(settings.storage.models_file, old, new)
+    replace_text(settings.storage.models_file, old, new, judged=True)
 
 
 def _with_pinned(text: str, name: str, pinned: bool) -> str:

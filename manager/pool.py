@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from manager.catalog import Catalog, Found
 from manager.engines import Engine
+from manager.engines.kinds import kind_of
 from manager.entry import ModelEntry
 from manager.errors import HerdError, ModelNotFound, ShuttingDown
 from manager.events import EventBus
@@ -21,6 +22,7 @@ from manager.instance import ModelInstance
 from manager.lease import Lease
 from manager.life import Life, Timing
 from manager.logbuf import LogBuffer
+from manager.memory_figures import Room
 from manager.metrics import Metrics
 from manager.placement import Placement
 from manager.scheduler import Ledger, Outlook, Scheduler
@@ -58,12 +60,14 @@ CALM: Final = SETTLED | {ModelState.READY}
 def _runs_alike(one: ModelEntry, other: ModelEntry) -> bool:
     """Whether both mean the same process."""
     names = (field.name for field in fields(ModelEntry) if field.name not in (*_SEEN_AT_ONCE, "params"))
-    return _shape(one) == _shape(other) and all(getattr(one, name) == getattr(other, name) for name in names)
+    return all(getattr(one, name) == getattr(other, name) for name in names) and _shape(one) == _shape(other)
 
 
 def _shape(entry: ModelEntry) -> dict[str, Any]:
     """Its params, but for the paths there as they are written: `path` and `mmproj` of the entry are what they mean."""
-    return entry.params.model_dump(exclude={"model", "mmproj"})
+    if entry.engine == "llama":
+        return entry.params.model_dump(exclude={"model", "mmproj"})
+    return entry.params.model_dump(exclude=None if kind_of(entry).files is None else {"model"})
 
 
 class ModelPool:
@@ -157,6 +161,10 @@ class ModelPool:
     async def room(self) -> Mapping[str, int]:
         """What all models may hold together: bytes by device, and places where their number is limited."""
         return await self._scheduler.room()
+
+    async def look_around(self) -> Room:
+        """The same with the devices, for who only shows it, as of Gpus.free. Without admission these are left out."""
+        return await self._scheduler.look_around(recent=True)
 
     async def outlook(self, name: str) -> Outlook:
         """Where a model would be, were it loaded now, and who would go for it. Raises ModelNotFound."""

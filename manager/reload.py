@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from manager.auth import KeyStore
 from manager.catalog import Catalog, load_catalog
@@ -16,6 +16,8 @@ from manager.settings import Settings
 from manager.tls import ServerTls
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class NotTaken(HerdError):
@@ -58,7 +60,8 @@ class Reloader:
         self._keys_read = keys_read
         self._certificate = certificate
         self._turn = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._alone = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._next: asyncio.Task[None] | None = None  # has not begun to read: whoever comes shares it
         self._refused: str | None = None  # what was wrong the last time, if something was
         self._closed = False
@@ -79,25 +82,39 @@ class Reloader:
             raise _shutting_down()
         task.result()
 
-    async def reload_after(self, change: Callable[[], object]) -> None:
-        """Have `change` done to the files, in a thread, and read them again. A caller that is cancelled ends neither.
+    async def reload_after(self, change: Callable[[], Result]) -> Result:
+        """Have `change` done to the files, as by `alone`, and read them again; what it gave.
 
-        Raises what `change` raises, NotTaken where the reading then is refused, and ShuttingDown.
+        A caller that is cancelled ends neither once the change has begun. Raises what `change` raises, NotTaken where
+        the reading then is refused, and ShuttingDown.
         """
-        task = self._start(self._after(change))
-        await asyncio.wait({task})
-        if task.cancelled():
-            raise _shutting_down()
-        task.result()
+        begun = await self._begin_alone(change)
+        return await _result(self._start(self._after(begun)))
 
-    async def _after(self, change: Callable[[], object]) -> None:
+    async def alone(self, work: Callable[[], Result]) -> Result:
+        """Have `work`, which looks at the files, done in a thread while no other such work is.
+
+        So that any number of callers, of whom some may have gone, keep no more than one thread busy. A caller that is
+        cancelled while it waits has nothing done. Raises what `work` raises, and ShuttingDown.
+        """
+        return await _result(await self._begin_alone(work))
+
+    async def _begin_alone(self, work: Callable[[], Result]) -> asyncio.Task[Result]:
+        await self._alone.acquire()
         if self._closed:
+            self._alone.release()
             raise _shutting_down()
-        await asyncio.to_thread(change)
+        task = self._start(asyncio.to_thread(work))
+        task.add_done_callback(lambda _: self._alone.release())
+        return task
+
+    async def _after(self, change: asyncio.Task[Result]) -> Result:
+        result = await change
         try:
             await self.reload()
         except ConfigError as error:
             raise NotTaken(f"It is written, but the reload was refused: {error.message}") from error
+        return result
 
     async def try_reload(self) -> None:
         """As `reload`, for those who have nobody to tell: what goes wrong is in the log and in the feed."""
@@ -157,7 +174,7 @@ class Reloader:
         await asyncio.wait(removals)
         await self._forget_slots()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -169,10 +186,18 @@ class Reloader:
         self._refused = message
         self._models.feed.publish("reload_failed", {"message": message})
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # looked at, or asyncio would complain where every caller has gone
+
+
+async def _result(task: asyncio.Task[Result]) -> Result:
+    """What the task gives; who waits for it and is cancelled does not end it."""
+    await asyncio.wait({task})
+    if task.cancelled():
+        raise _shutting_down()
+    return task.result()
 
 
 def _same(one: Catalog, other: Catalog) -> bool:

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol, TypedDict
+from typing import TypedDict
 
+from manager.device_memory import DeviceMemories, DeviceMemory
+from manager.feed import Feed
 from manager.inflight import InFlight, Running, Tokens
-from manager.memory_free import Free
-from manager.pool import ModelPool
-from manager.state import SETTLED
-
-logger = logging.getLogger(__name__)
-
-
-class DeviceMemory(TypedDict):
-    """Bytes of a device: what the running models have, what everybody has, and what all models may have together.
-
-    `room` is None where admission is off, and so nobody looks.
-    """
-
-    models: int
-    used: int
-    total: int
-    room: int | None
 
 
 class Sample(TypedDict):
@@ -39,12 +24,6 @@ class Sample(TypedDict):
     completion_tokens_per_second: float
     requests: int
     memory: Mapping[str, DeviceMemory]
-
-
-class Ledger(Protocol):
-    """What there is of memory: see `manager.memory_ledger`."""
-
-    async def devices(self) -> tuple[Free, ...]: ...
 
 
 class Samples:
@@ -100,36 +79,23 @@ class Samples:
         return sample
 
 
-async def keep_sampling(samples: Samples, inflight: InFlight, pool: ModelPool, ledger: Ledger) -> None:
-    """Make a sample again and again, and tell it on the feed; for ever."""
-    complained = False
-    while True:
-        await asyncio.sleep(samples.every)
-        memory: Mapping[str, DeviceMemory] = {}
-        try:
-            memory = await _memory(pool, ledger)
-            complained = False
-        except Exception:  # a driver that fails must not end what else samples tell
-            if not complained:
-                logger.exception("samples are without memory")
-            complained = True
-        sample = samples.take(inflight, memory)
-        if pool.feed.heard():
-            pool.feed.publish("sample", sample)
+async def keep_sampling(samples: Samples, inflight: InFlight, memories: DeviceMemories, feed: Feed) -> None:
+    """Make a sample again and again, and tell it on the feed; for ever. Its memory is that of the last look."""
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    memories.refresh()
+    try:
+        while True:
+            due = due_next(due, loop.time(), samples.every)
+            await asyncio.sleep(due - loop.time())
+            sample = samples.take(inflight, memories.seen)
+            if feed.heard():
+                feed.publish("sample", sample)
+            memories.refresh()
+    finally:
+        await memories.close()
 
 
-async def _memory(pool: ModelPool, ledger: Ledger) -> dict[str, DeviceMemory]:
-    devices, room = await asyncio.gather(ledger.devices(), pool.room())
-    models = Counter[str]()
-    for status in pool.statuses():
-        if status.state not in SETTLED:
-            models.update({**status.memory, **status.measured})
-    return {
-        device.device: DeviceMemory(
-            models=models[device.device],
-            used=device.total - device.free,
-            total=device.total,
-            room=room.get(device.device),
-        )
-        for device in devices
-    }
+def due_next(due: float, now: float, every: float) -> float:
+    """The first time after `now` that is some times `every` after `due`, which was the last one."""
+    return due + every * max(1, math.floor((now - due) / every) + 1)

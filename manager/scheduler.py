@@ -72,7 +72,7 @@ class Ledger(Protocol):
 
     async def placements(self, entry: ModelEntry) -> tuple[Placement, ...]: ...
 
-    async def room(self, running: Mapping[str, Admitted]) -> Room: ...
+    async def room(self, running: Mapping[str, Admitted], *, recent: bool = False) -> Room: ...
 
     async def total(self) -> Mapping[str, int]: ...
 
@@ -133,24 +133,24 @@ class Scheduler:
 
     async def room(self) -> Mapping[str, int]:
         """What all models may hold together: bytes by device, places by the name of their limit."""
-        return (await self._look_around()).there
+        return (await self.look_around()).there
 
     async def outlook(self, entry: ModelEntry) -> Outlook:
         """What would come of loading this model now."""
-        asked, room = await self._ask(entry), await self._look_around()
+        asked, room = await self._ask(entry), await self.look_around()
         plan = make_plan([asked.wanted], self._running(room), room.there, room.most)
         victims = None if entry.name in plan.refuse else plan.victims.get(entry.name, ())
         return Outlook(asked.way(plan), victims)
 
-    async def _look_around(self) -> Room:
-        """The devices and the limits of numbers, together."""
+    async def look_around(self, *, recent: bool = False) -> Room:
+        """The devices and the limits of numbers, together; `recent`: as of Gpus.free."""
         memory = Room({}, {}, {})
         if self._admission:
             lives = {name: one.life for name, one in self._instances.items() if one.life is not None}
             admitted = await asyncio.gather(*map(_admitted, lives.values()))
-            memory = await self._ledger.room(dict(zip(lives, admitted, strict=True)))
+            memory = await self._ledger.room(dict(zip(lives, admitted, strict=True)), recent=recent)
         places = self._groups.most
-        return Room({**memory.there, **places}, {**memory.most, **places}, memory.held)
+        return Room({**memory.there, **places}, {**memory.most, **places}, memory.held, memory.devices)
 
     async def _run(self) -> None:
         again_at: float | None = None
@@ -182,7 +182,7 @@ class Scheduler:
             return None
         entries = [instance.entry for instance in in_line]  # kept, so that an id stays that of its entry
         asked = {id(entry): await self._ask(entry) for entry in entries}
-        room = self._room = await self._look_around()
+        room = self._room = await self.look_around()
         # From here on there is no await: what is seen is what is acted on.
         known = [instance for instance in self._in_line() if id(instance.entry) in asked]
         wanted = [replace(asked[id(one.entry)].wanted, evicts=_evicts(one)) for one in known]

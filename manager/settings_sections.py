@@ -298,9 +298,13 @@ class ActivitySettings(Section):
         default=False,
         description="Whether bodies of requests and answers are captured, prompts included, without keys and cookies.",
     )
-    capture_size: Int = Field(default=256 * 1024, ge=1, description="Most bytes that are captured of a body.")
+    capture_size: Int = Field(
+        default=256 * 1024, ge=1, le=4 * 1024**2, description="Most bytes that are captured of a body."
+    )
     capture_keep: Int = Field(default=50, ge=1, le=1_000_000, description="Most captures; the oldest go first.")
-    sample_every: Seconds = Field(default=5.0, description="Seconds between samples of requests, tokens and memory.")
+    sample_every: Seconds = Field(
+        default=5.0, ge=0.1, description="Seconds between samples of requests, tokens and memory."
+    )
     samples: Int = Field(default=720, ge=1, le=1_000_000, description="Samples that are kept, the newest.")
 
 

@@ -19,7 +19,7 @@ class ShownSetting:
     """`value` and `default` as JSON has them, a secret masked. `name` is `section.key`.
 
     `default`: what the value would be with nothing set. `source`: "default", "command line", a variable, a file and
-    its line.
+    its line, "a socket of systemd".
     """
 
     name: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final, Literal
 
-import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_snake
 
@@ -22,6 +21,10 @@ FOR_CLIENTS: Final = frozenset(
 # What an entry may take away, but not give: tools belong to a client that can do what is called, and functions have
 # become tools before entries have their say.
 ONLY_STRIPPED: Final = frozenset({"tools", "functions", "function_call"})
+
+# An entry's own filter is part of each of its profiles.
+MOST_PROFILES: Final = 100
+MOST_FIELDS: Final = 100
 
 _Limit = Annotated[int | None, Field(ge=-1, lt=2**31)]
 _Back = Annotated[int | None, Field(ge=-1, le=2**20)]
@@ -149,6 +152,8 @@ def variant_mistakes(
 ) -> Iterable[Mistake]:
     """What is wrong with these keys of an entry, each with its place in it."""
     yield from _filter_mistakes(request, ("request",))
+    if len(profiles) > MOST_PROFILES:
+        yield Mistake(f"must not be more than {MOST_PROFILES}", ("profiles",))
     for name, profile in profiles.items():
         reason = name_problem(name)
         if reason is not None:
@@ -164,14 +169,20 @@ def variant_mistakes(
 
 def _filter_mistakes(request: FileFilter, place: tuple[str, ...]) -> Iterable[Mistake]:
     for part, fields in (("set", request.set.given), ("default", request.default.given)):
+        if len(fields) > MOST_FIELDS:
+            yield Mistake(f"must not have more than {MOST_FIELDS} fields", (*place, part))
         named: set[str] = set()
         for name, value in fields.items():
-            reason = _name_mistake(name, FOR_CLIENTS | ONLY_STRIPPED) or _value_mistake(value)
+            reason = _name_mistake(name, FOR_CLIENTS | ONLY_STRIPPED)
+            if reason is None and value is None:
+                reason = "must have a value; what is to be left out is named in strip"
             if reason is None and name in named:
                 reason = f"is another name of {next(other for other in fields if other in names_of(name))}"
             if reason is not None:
                 yield Mistake(reason, (*place, part, name))
             named |= names_of(name)
+    if len(request.strip) > MOST_FIELDS:
+        yield Mistake(f"must not have more than {MOST_FIELDS} fields", (*place, "strip"))
     for number, name in enumerate(request.strip):
         reason = _name_mistake(name, FOR_CLIENTS)
         if reason is not None:
@@ -184,14 +195,4 @@ def _name_mistake(name: str, forbidden: frozenset[str]) -> str | None:
     snake = to_snake(name)
     if snake != name and snake in RequestFields.model_fields.keys() | forbidden:
         return f"is no field of requests; did you mean {snake}?"
-    return None
-
-
-def _value_mistake(value: Any) -> str | None:
-    if value is None:
-        return "must have a value; what is to be left out is named in strip"
-    try:
-        orjson.dumps(value)
-    except orjson.JSONEncodeError as error:
-        return f"can't be sent to an engine: {error}"
     return None

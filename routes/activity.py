@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
 
 from aiohttp import web
 
@@ -12,16 +11,12 @@ from manager.errors import InvalidRequest
 from manager.service import SERVICE
 from routes.admin import RequestNotFound
 from routes.body import read_object
-from routes.middleware import TARGET
+from routes.middleware import TARGET, audit
 from routes.models import json_response
 from routes.parsing import parse
-from routes.schema.activity import CaptureSwitch
+from routes.schema.activity import LIMIT, LIMIT_MOST, N_DIGITS, CaptureSwitch
 
 logger = logging.getLogger(__name__)
-
-LIMIT: Final = 100
-LIMIT_MOST: Final = 1000
-_DIGITS_MOST: Final = 15
 
 
 async def list_history(request: web.Request) -> web.Response:
@@ -41,14 +36,22 @@ async def show_ended(request: web.Request) -> web.Response:
     if ended is None:
         raise RequestNotFound(f"No request with the number '{name}' is remembered.", param="n")
     capture = ended.running.capture
-    return json_response({**ended.as_dict(), "capture": capture.as_dict() if capture else None})
+    if capture is not None:
+        await capture.settled()
+    told = capture.as_dict() if capture else None
+    if told is not None:  # somebody reads what others wrote
+        request[TARGET] = str(ended.n)
+        audit(request, request.app[SERVICE], 200)
+    return json_response({**ended.as_dict(), "capture": told})
 
 
 async def forget_history(request: web.Request) -> web.Response:
     """DELETE /admin/requests/history: forget all of them, and whatever is captured, also of those that still run."""
     service = request.app[SERVICE]
     service.captures.forget()
-    return json_response({"forgotten": service.history.forget()})
+    forgotten = {"forgotten": service.history.forget()}
+    service.pool.feed.publish("history", forgotten)
+    return json_response(forgotten)
 
 
 async def show_capture(request: web.Request) -> web.Response:
@@ -90,4 +93,4 @@ def _number(request: web.Request, name: str, least: int, most: int | None = None
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= _DIGITS_MOST
+    return text.isascii() and text.isdigit() and len(text) <= N_DIGITS

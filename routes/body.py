@@ -10,6 +10,7 @@ from aiohttp import web
 
 from manager.errors import InvalidRequest
 from manager.service import SERVICE
+from routes.callers import authorise_again
 from routes.captured import keep_request
 from routes.schema.chat import ChatRequest
 from routes.schema.checks import Check, checks_of
@@ -69,8 +70,8 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 async def read_body(request: web.Request) -> bytes:
     """The whole body, decompressed, up to server.max_body bytes of it.
 
-    Raises HTTPRequestEntityTooLarge, BrokenBody, and BodyTimeout where it comes more slowly than server.body_timeout
-    allows.
+    Raises HTTPRequestEntityTooLarge, BrokenBody, BodyTimeout where it comes more slowly than server.body_timeout
+    allows, and InvalidKey or PermissionDenied where its sender would be let in no longer when it has come.
     """
     content = request.content
     try:
@@ -78,6 +79,7 @@ async def read_body(request: web.Request) -> bytes:
             body = await request.read()
         else:
             body = await _read_on(request, request.app[SERVICE].settings.server.body_timeout)
+            authorise_again(request, request.app[SERVICE])
     except web.RequestPayloadError:
         content.feed_eof()  # aiohttp would read on for what is left, and log that it can't
         raise BrokenBody("The body can't be read: it is not what its headers say (Content-Encoding).") from None

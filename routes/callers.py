@@ -11,6 +11,7 @@ from manager.auth import ApiKey
 from manager.catalog import Found
 from manager.entry import ModelEntry
 from manager.errors import InvalidKey, ModelNotAllowed, ModelNotFound, PermissionDenied
+from manager.key_rules import Asker, NoKey
 from manager.service import Service
 from routes.foreign import follows_link, refuse_foreign_pages, refuse_forwarded
 
@@ -19,27 +20,28 @@ KEY: Final = web.RequestKey("key", ApiKey)
 ANY: Final = "any"
 
 
-class NoKey(InvalidKey):
-    """No key was sent: that is no guess."""
+NEEDED: Final = "This service needs an API key: send it as 'Authorization: Bearer <key>'."
 
 
-def authorise(request: web.Request, service: Service, scope: str | None, *, linked: bool = False) -> bool:
+def authorise(
+    request: web.Request, service: Service, scope: str | None, *, action: bool = False, linked: bool = False
+) -> bool:
     """Find the caller's key and hold it to `scope`, which may be ANY; without keys, keep pages from elsewhere out.
 
-    `linked`: whoever follows a link of such a page is let in.
+    `action`: other pages of this machine, too. `linked`: whoever follows a link of such a page is let in.
     Raises InvalidKey or PermissionDenied. False: a wrong key on a route that is open to all, which is no error there,
     but a guess.
     """
     if not service.keys_required:
         refuse_forwarded(request, service)
         if not (linked and follows_link(request)):
-            refuse_foreign_pages(request, service)
+            refuse_foreign_pages(request, service, action=action)
         return True
     offered = _offered(request)
     if offered is None:
         if scope is None:
             return True
-        raise NoKey("This service needs an API key: send it as 'Authorization: Bearer <key>'.")
+        raise NoKey(NEEDED)
     try:
         key = service.keys.authenticate(_token(offered))
     except InvalidKey:
@@ -52,15 +54,32 @@ def authorise(request: web.Request, service: Service, scope: str | None, *, link
     return True
 
 
-def still_admitted(request: web.Request, service: Service) -> bool:
-    """Whether the key by which a feed was opened would open it now: it may have been revoked, or be over."""
+def authorise_again(request: web.Request, service: Service) -> None:
+    """Hold a caller that was let in to the same now: meanwhile its key may have been revoked, or the first one made.
+
+    Raises InvalidKey or PermissionDenied.
+    """
     if KEY not in request:
-        return not service.keys_required
+        if service.keys_required:
+            raise NoKey(NEEDED)
+        return
+    key = service.keys.authenticate(_token(_offered(request) or ""))
+    if lost := request[KEY].scopes - key.scopes:
+        raise PermissionDenied(f"This API key lacks the scope '{min(lost)}'.")
+
+
+def still_admitted(request: web.Request, service: Service) -> bool:
+    """Whether the key by which a feed was opened would open it now."""
     try:
-        key = service.keys.authenticate(_token(_offered(request) or ""))
-    except InvalidKey:
+        authorise_again(request, service)
+    except (InvalidKey, PermissionDenied):
         return False
-    return request[KEY].scopes <= key.scopes
+    return True
+
+
+def asker_of(request: web.Request) -> Asker:
+    """The caller, as the store of keys has to know who changes them."""
+    return Asker(_token(_offered(request) or "") if KEY in request else None)
 
 
 def client_of(request: web.Request, service: Service) -> str:

@@ -24,6 +24,7 @@ from manager.errors import (
     UpstreamError,
 )
 from manager.short_answers import error_object
+from manager.strict_json import sendable
 
 # Where a request may hold token ids: an id that the model does not have fails in there.
 _TOKENS_IN: Final = {"/detokenize": "tokens", "/tokenize": "content", "/v1/completions": "prompt"}
@@ -76,7 +77,7 @@ def anthropic_error(error: HerdError) -> dict[str, Any]:
 def error_response(error: HerdError, form: ErrorForm = error_object) -> web.Response:
     """An answer for `error`, in the form of an API."""
     response = web.Response(
-        body=orjson.dumps(form(error)), status=error.status, content_type="application/json", charset="utf-8"
+        body=orjson.dumps(sendable(form(error))), status=error.status, content_type="application/json", charset="utf-8"
     )
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))

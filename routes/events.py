@@ -52,6 +52,8 @@ def _snapshot(service: Service) -> bytes:
         "active": pool.active,
         "default": pool.default,
         "catalog": list(pool.catalog.names),
+        "capture": {"enabled": service.captures.enabled},
+        "history": {"newest": service.history.last},
         "pulls": [pull.as_dict() for pull in service.pulls.list() if pull.state not in ENDED],
     }
     return _frame(Event(pool.feed.last_id, SNAPSHOT, state))

@@ -14,6 +14,8 @@ from manager.service import Service
 
 ADVICE: Final = "With a key ('llamaherd key create NAME') it answers to any name."
 _SITE: Final = "Sec-Fetch-Site"
+# Programs do not say it; "none" is what its user has typed, or has a bookmark of.
+_OWN_SITES: Final = frozenset({None, "same-origin", "none"})
 _MODE: Final = "Sec-Fetch-Mode"
 # By these a proxy says that the request is somebody else's.
 _FORWARDED: Final = (hdrs.X_FORWARDED_FOR, hdrs.FORWARDED, istr("X-Real-IP"))
@@ -62,23 +64,31 @@ def follows_link(request: web.Request) -> bool:
     return request.method == hdrs.METH_GET and request.headers.get(_MODE) == "navigate"
 
 
-def refuse_foreign_pages(request: web.Request, service: Service) -> None:
+def refuse_foreign_pages(request: web.Request, service: Service, *, action: bool = False) -> None:
     """Raise PermissionDenied where a page in a browser that nobody admitted is behind a request without a key.
 
+    Other pages of this machine may use it, too, but an `action` is for its own: any user of the machine may have a port
+    there, and what a page sends is done even where it may not read the answer.
     Programs send no origin. Browsers tell the origin of a page, but not with every GET (of an image, say); then they
     tell whether it is another site.
     """
     allowed = service.settings.cors.allowed_origins
-    headers = request.headers
-    origin = headers.get(hdrs.ORIGIN)
-    if origin is None:
-        foreign = headers.get(_SITE) == "cross-site"
+    origin, site = request.headers.get(hdrs.ORIGIN), request.headers.get(_SITE)
+    if "*" in allowed or origin in allowed:
+        return
+    authority = (origin or "").partition("://")[2]
+    own = origin is None or authority == request.headers.get(hdrs.HOST)
+    if action:
+        foreign = not own or site not in _OWN_SITES
+    elif origin is None:
+        foreign = site == "cross-site"
     else:
-        authority = origin.partition("://")[2]
-        host = host_of(authority)
-        local = host is not None and is_loopback(host)
-        foreign = origin not in allowed and not local and authority != headers.get(hdrs.HOST)
-    if foreign and "*" not in allowed:
-        raise PermissionDenied(
-            "Without API keys no page from elsewhere may use this service, but those of cors.allowed_origins."
-        )
+        foreign = not own and not _is_local(authority)
+    if foreign:
+        whom = "page but its own may administer" if action else "page from elsewhere may use"
+        raise PermissionDenied(f"Without API keys no {whom} this service, but those of cors.allowed_origins.")
+
+
+def _is_local(authority: str) -> bool:
+    host = host_of(authority)
+    return host is not None and is_loopback(host)

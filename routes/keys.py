@@ -19,7 +19,7 @@ from manager.errors import ConfigError, HerdError, InvalidRequest
 from manager.key_rules import Changes, KeyNotFound
 from manager.service import SERVICE
 from routes.body import read_object
-from routes.callers import KEY
+from routes.callers import KEY, asker_of
 from routes.middleware import TARGET
 from routes.models import json_response
 from routes.parsing import parse
@@ -36,6 +36,7 @@ Result = TypeVar("Result")
 class KeysUnavailable(HerdError):
     """The file of keys can't be read or written; no key has changed."""
 
+    status = 503
     code = "keys_unavailable"
 
 
@@ -80,6 +81,7 @@ async def create_key(request: web.Request) -> web.Response:
             requests_per_minute=asked.requests_per_minute,
             tokens_per_day=asked.tokens_per_day,
             at_once=asked.at_once,
+            asker=asker_of(request),
         )
     )
     request[TARGET] = key.id
@@ -101,7 +103,9 @@ async def change_key(request: web.Request) -> web.Response:
     changes = cast(Changes, {name: value for name, value in given.items() if value is not None or name in _LIMITS})
     if not changes:
         return json_response(_key_object(request, _known(request)))
-    return json_response(_key_object(request, await _done_to(request, lambda keys, id_: keys.change(id_, **changes))))
+    asker = asker_of(request)
+    key = await _done_to(request, lambda keys, id_: keys.change(id_, asker=asker, **changes))
+    return json_response(_key_object(request, key))
 
 
 async def rotate_key(request: web.Request) -> web.Response:
@@ -111,14 +115,15 @@ async def rotate_key(request: web.Request) -> web.Response:
     """
     body = (await read_object(request))[1] if request.can_read_body else {}
     asked = parse(KeyRotation, body).overlap
-    overlap = OVERLAP if asked is None else asked
-    token, key = await _done_to(request, lambda keys, id_: keys.rotate(id_, overlap))
+    overlap, asker = OVERLAP if asked is None else asked, asker_of(request)
+    token, key = await _done_to(request, lambda keys, id_: keys.rotate(id_, overlap, asker=asker))
     return json_response({**_key_object(request, key), "key": token})
 
 
 async def revoke_key(request: web.Request) -> web.Response:
     """DELETE /admin/keys/{id}: end it at once; requests that run are finished."""
-    return json_response(_key_object(request, await _done_to(request, lambda keys, id_: keys.revoke(id_))))
+    asker = asker_of(request)
+    return json_response(_key_object(request, await _done_to(request, lambda keys, id_: keys.revoke(id_, asker=asker))))
 
 
 async def _stored(work: Callable[[], Result]) -> Result:
@@ -126,7 +131,11 @@ async def _stored(work: Callable[[], Result]) -> Result:
     try:
         return await asyncio.to_thread(work)
     except ConfigError as error:
-        raise KeysUnavailable(f"No key was changed: {error.message}") from error
+        raise KeysUnavailable(
+            f"No key was changed: {error.message}",
+            retry_after=error.retry_after,
+            should_retry=None if error.retry_after else False,  # else somebody has to mend it
+        ) from error
     except InvalidRequest as error:
         if error.param == "key":  # so the command line calls it
             error.param = "id"

@@ -36,13 +36,13 @@ async def logs(request: web.Request) -> web.StreamResponse:
 
 async def service_logs(request: web.Request) -> web.StreamResponse:
     """GET /admin/logs: the service's own last `tail` lines as text; with `follow`, or for who accepts an event stream,
-    them and all that follow as events.
+    them and all that follow as events. With `access=false` without those about requests that were answered.
     """
     service = request.app[SERVICE]
-    tail = _tail(request)
+    tail, access = _tail(request), flag(request, "access", default=True)
     if _follows(request):
-        return await _follow(request, service, _ServiceFollower(service.recent_log, tail))
-    return _as_text(line.text for line in service.recent_log.tail(tail))
+        return await _follow(request, service, _ServiceFollower(service.recent_log, tail, access))
+    return _as_text(kept.line.text for kept in service.recent_log.tail(tail, access=access)[0])
 
 
 def _tail(request: web.Request) -> int:
@@ -147,15 +147,16 @@ class _ServiceFollower:
 
     over = False
 
-    def __init__(self, log: RecentLog, tail: int) -> None:
+    def __init__(self, log: RecentLog, tail: int, access: bool) -> None:
         self._log = log
-        self._number = max(0, log.total - tail)
+        self._access = access
+        self._first, self._number = log.tail(tail, access=access)
 
     def read(self) -> bytes:
         """What came since the last time, as events; the numbers leave out what is not kept any more."""
-        lines, self._number = self._log.since(self._number)
-        first = self._number - len(lines) + 1
-        return b"".join(sse.event_frame("log", {"n": n, **line._asdict()}) for n, line in enumerate(lines, first))
+        new, self._number = self._log.since(self._number, access=self._access)
+        kept, self._first = [*self._first, *new], []
+        return b"".join(sse.event_frame("log", {"n": one.n, **one.line._asdict()}) for one in kept)
 
     def more(self) -> Coroutine[Any, Any, None]:
-        return self._log.wait(self._number)
+        return self._log.wait(self._number, access=self._access)

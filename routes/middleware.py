@@ -15,16 +15,19 @@ from typing import Final
 from aiohttp import web
 
 from manager.errors import HerdError, InvalidKey, RateLimited
+from manager.key_rules import NoKey
 from manager.log_lines import ANSWERING, Answering
 from manager.quota import Admission
 from manager.service import SERVICE, Service
 from manager.short_answers import error_object
 from routes.body import BrokenBody
-from routes.callers import KEY, NoKey, authorise, client_of, is_admin
+from routes.callers import KEY, authorise, client_of, is_admin
 from routes.captured import keep_answer
 from routes.errors import ErrorForm, error_response, from_http_exception, without_folders
 from routes.foreign import refuse_unknown_host
 from routes.headers import ADMISSION, REQUEST_ID, mark
+from routes.outcome import note_refusal
+from routes.pattern import plain_path
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +36,8 @@ TARGET: Final = web.RequestKey("target", str)  # what an action is done to, wher
 ROUTE: Final = web.RequestKey("route", str)  # its pattern
 # Nobody reads an answer; this is what the log and the metrics say of it.
 CLIENT_LEFT: Final = 499
-_ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Not what stands in the place of an id in /admin/requests/history: to cancel that request would forget the history.
+_ACCEPTABLE_ID: Final = re.compile(r"(?!history\Z)[A-Za-z0-9._-]{1,64}")
 # Ids need to be unlike each other, not unguessable: a random prefix per process and a count.
 _PREFIX: Final = secrets.token_hex(4)
 _count = itertools.count(1)
@@ -74,10 +78,12 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
         ANSWERING.set(answering)
         status = CLIENT_LEFT
         admission: Admission | None = None
+        let_in = False
         try:
             refuse_unknown_host(request, service)
-            if not authorise(request, service, access.scope, linked=access.linked):
+            if not authorise(request, service, access.scope, action=access.audited, linked=access.linked):
                 await service.guesses.slow_down(client_of(request, service))
+            let_in = True
             if access.metered:
                 admission = request[ADMISSION] = service.quotas.admit(request.get(KEY))
             response = await handler(request)
@@ -88,6 +94,8 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
         except Exception as error:
             response = _answer_to(error, request, access)
             status = response.status
+            if access.metered and let_in and status != CLIENT_LEFT:
+                note_refusal(request, service, route, error, time.perf_counter() - started)
         finally:
             answering.id = None  # tasks that it has begun may go on
             if admission is not None:
@@ -98,7 +106,7 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
                 key = request.get(KEY)
                 shown = path or request.path
                 service.access_log.add(request_id, request.method, shown, status, seconds, key.id if key else "-")
-            if access.audited and (KEY in request or not service.keys_required):
+            if access.audited and (let_in or KEY in request):
                 audit(request, service, status)
         if not response.prepared:
             mark(request, response)
@@ -160,7 +168,7 @@ def audit(request: web.Request, service: Service, status: int) -> None:
             "actor": key.id if key else "-",
             "address": client_of(request, service),
             "request": request[REQUEST_ID],
-            "action": f"{request.method} {request[ROUTE]}",
+            "action": f"{request.method} {plain_path(request[ROUTE])}",
             "target": request.get(TARGET) or request.match_info.get("id"),
             "status": status,
         }

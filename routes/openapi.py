@@ -12,7 +12,8 @@ from aiohttp import web
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from routes.openapi_operation import ERROR_MODELS, Schema, Untitled, area, described_error, operation_of, plain_path
+from routes.openapi_operation import ERROR_MODELS, Schema, Untitled, area, described_error, operation_of
+from routes.pattern import plain_path
 from routes.route import JSON, Route
 
 DOCUMENT: Final = web.AppKey("openapi", bytes)

@@ -13,6 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from manager.short_answers import error_object
 from routes.callers import ANY
 from routes.errors import ErrorForm, anthropic_error, plain_error
+from routes.pattern import plain_path
 from routes.route import EVENTS, FILE, JSON, Route
 from routes.schema.errors import AnthropicError, Error, PlainError
 
@@ -64,11 +65,6 @@ class Untitled(GenerateJsonSchema):
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
-
-
-def plain_path(path: str) -> str:
-    """A pattern of aiohttp's as OpenAPI writes it: `{id:.+}` is `{id}`."""
-    return re.sub(r"{(\w+)[^}]*}", r"{\1}", path)
 
 
 def area(path: str) -> str:
@@ -169,6 +165,8 @@ def _statuses(route: Route) -> Iterator[int]:
         yield from (401, 429)
     if route.query or route.takes or "{" in route.path:
         yield from (400, 404)
+    if route.gives == FILE:
+        yield 404
     if route.takes:
         yield from (408, 413)
     if route.access.metered:

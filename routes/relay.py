@@ -14,14 +14,7 @@ from aiohttp import web
 
 from manager.engines import UpstreamRequest
 from manager.entry import ModelEntry
-from manager.errors import (
-    GenerationFailed,
-    HerdError,
-    RequestCancelled,
-    UpstreamClosed,
-    UpstreamConnectError,
-    UpstreamError,
-)
+from manager.errors import GenerationFailed, RequestCancelled, UpstreamError
 from manager.inflight import Running, Tokens
 from manager.lease import Lease
 from manager.service import Service
@@ -35,6 +28,7 @@ from routes.errors import from_engine
 from routes.form import OPENAI, Form
 from routes.headers import ADMISSION, REQUEST_ID
 from routes.heartbeat import HEARTBEAT
+from routes.leased import leased
 from routes.middleware import ROUTE, as_herd_error
 from routes.outcome import CANCELLED, LEFT, OK, note_end, note_start, outcome_of
 from routes.outgoing import Outgoing
@@ -42,7 +36,7 @@ from routes.outgoing import Outgoing
 # Prepares the request once the engine is there (the personality of the load, the budget of tokens).
 Build = Callable[[Lease], Awaitable[UpstreamRequest]]
 # How the metrics call the end of a request, and its answer; no answer: what was streamed is all.
-Ended = tuple[str, web.Response | None]
+End = tuple[str, web.Response | None]
 WITHOUT_FAULT: Final = frozenset({OK, LEFT, CANCELLED})
 FRAME_END: Final = b"\n\n"
 LINE_END: Final = b"\n"  # to count one byte is ten times as fast as to count two
@@ -65,19 +59,23 @@ async def relay(
     Loads the model where needed. Raises HerdError as long as the head of the answer is not out. A client that
     leaves cancels this handler, which closes the way upstream and so frees the engine's slot.
     """
-    service.gate.enter()
+    service.gate.check()
     key = request.get(KEY)
+    capture = hold(request, service.captures)
+    service.gate.enter()
     running = service.inflight.begin(request[REQUEST_ID], entry.name, key.id if key else None, request[ROUTE], stream)
-    running.capture = hold(request, service.captures)
+    running.capture = capture
     out = Outgoing(request, running, form, partial(_what_goes_on, service, running))
     heartbeat = request.app[HEARTBEAT] if stream else None
     outcome = LEFT
     try:
-        note_start(service, running)
-        if heartbeat is not None:
-            heartbeat.add(out)
         try:
-            ended, whole = await _answer(service, entry, upstream, out, key.priority if key else 0)
+            note_start(service, running)
+            if heartbeat is not None:
+                heartbeat.add(out)
+            ended, whole = await leased(
+                service, entry, running, key.priority if key else 0, partial(_ask, upstream, out)
+            )
         except asyncio.CancelledError:
             if not running.excuse():
                 raise
@@ -112,37 +110,12 @@ def _account(request: web.Request, service: Service, running: Running, outcome: 
     note_end(request, service, running, outcome)
 
 
-async def _answer(
-    service: Service, entry: ModelEntry, upstream: UpstreamRequest | Build, out: Outgoing, priority: int
-) -> Ended:
-    again = True
-    while True:
-        lease = service.pool.try_lease(entry) or await service.pool.lease(entry, priority)
-        with lease:
-            out.running.leased_at = time.monotonic()
-            try:
-                ready = upstream if isinstance(upstream, UpstreamRequest) else await upstream(lease)
-                ended = await _exchange(lease, ready, out)
-                if ended[0] == OK:
-                    lease.served()
-                return ended
-            except (UpstreamError, GenerationFailed) as error:
-                if again and isinstance(error, UpstreamConnectError) and await lease.engine_lost():
-                    again = False  # its process had just ended, and nobody got the request: the next one may
-                    out.running.leased_at, out.running.asked = None, False
-                    continue
-                if isinstance(error, UpstreamConnectError | UpstreamClosed) and (loss := await lease.loss()):
-                    raise loss from None  # why it ended, which its instance has recorded
-                _record(service, lease, error)
-                raise
-
-
-def _record(service: Service, lease: Lease, error: HerdError) -> None:
-    """Remember the failure. What an engine says of a request may quote it: that is for its sender alone."""
-    name, log = lease.entry.name, lease.engine.log.tail()
-    if isinstance(error, GenerationFailed):
-        error, log = GenerationFailed(f"The engine of '{name}' failed at a request ({error.code})."), ()
-    service.pool.record_error(name, error, log)
+async def _ask(upstream: UpstreamRequest | Build, out: Outgoing, lease: Lease) -> End:
+    ready = upstream if isinstance(upstream, UpstreamRequest) else await upstream(lease)
+    end = await _exchange(lease, ready, out)
+    if end[0] == OK:
+        lease.served()
+    return end
 
 
 def _what_goes_on(service: Service, running: Running) -> str:
@@ -153,7 +126,7 @@ def _what_goes_on(service: Service, running: Running) -> str:
     return f"loading {running.model}" + ("" if progress is None else f" {progress:.0%}")
 
 
-async def _exchange(lease: Lease, upstream: UpstreamRequest, out: Outgoing) -> Ended:
+async def _exchange(lease: Lease, upstream: UpstreamRequest, out: Outgoing) -> End:
     out.running.asked = upstream.path in tokens.COUNTED
     async with lease.engine.open(upstream) as answer:
         if answer.status >= 400:

@@ -11,6 +11,7 @@ from aiohttp import web
 from manager.service import SERVICE
 from manager.settings import Settings
 from manager.settings_shown import shown_settings
+from manager.strict_json import sendable
 from routes.models import json_response
 
 
@@ -21,7 +22,8 @@ async def show_settings(request: web.Request) -> web.Response:
 
 def _shown(settings: Settings) -> dict[str, Any]:
     path = settings.config_path
-    return {
+    shown = {
         "config_path": None if path is None else str(path),
         "settings": [asdict(setting) for setting in shown_settings(settings)],
     }
+    return {name: sendable(value) for name, value in shown.items()}

@@ -17,23 +17,24 @@ ROOT = Path(__file__).parent.parent
 LEVELS = tuple(
     line.split()
     for line in """
-        errors json_text logbuf mistakes state
+        daemon_thread errors json_text logbuf mistakes state strict_json
         addresses api_key audit auth capture key_file key_record key_rules events exposure feed gauges groups guesses \
         history inflight log log_file log_lines log_models log_queue log_recent media_kinds metrics notify \
-        package_index places policy \
+        package_index places policy redaction \
         private_file public_hosts quota quota_windows remote_images rotated_file settings settings_layers \
         settings_sections settings_server settings_shown settings_types settings_yaml tls usage usage_report \
         usage_store discovery downloads entry extras gguf_file gguf_header gguf_types params plan refusal summary \
         templates variants variants_file watch
         builds catalog catalog_builder confinement description engines engine_metrics memory memory_cgroup \
         memory_folder memory_free memory_hf memory_devices memory_figures memory_layers memory_learnt memory_ledger \
-        memory_measured memory_model memory_sizes memory_smi models_file placement process model_listing \
+        memory_measured memory_model memory_sizes memory_smi models_file models_forms models_powers models_schema \
+        placement process model_listing \
         model_store models_check models_edit models_text pins run_folder watchdog
         pull_state pulls starter_model
         backoff life lease waiting instance reload
         scheduler
         pool
-        home samples service
+        device_memory home samples service
         activation app connection connections doctor listener redirect short_answers stall
         server
         cli

@@ -67,14 +67,12 @@ async def resolve(
     if name is not None and problem is not None:
         raise BadSource(f"{shown(name)}: a model name {problem}", param="name")
     wishes = _Wishes(name or "", mmproj, allow_pickle, trust_remote_code, sha256, note)
-    meant = parse_source(source, settings.hub)
+    meant = parse_source(source, settings.hub, public_only=public_only)
     if not isinstance(meant, HubSource) and (quant or revision):
         raise BadSource("a quantisation or revision is chosen of a hub's repository only", param="quant")
     if sha256 is not None and not isinstance(meant, UrlSource):
         raise BadSource("a SHA-256 is given for the file at an address only; a hub tells its own", param="sha256")
     if isinstance(meant, LocalSource):
-        if public_only:
-            raise BadSource(f"{shown(source)}: files of the server are imported on the server only", param="source")
         return await asyncio.to_thread(
             plan_local,
             meant.path,

@@ -61,9 +61,9 @@ async def load_or_unload(request: web.Request, asked: ModelRequest) -> str:
             await service.pool.unload(entry.name)
         return "unload"
     key = request.get(KEY)
-    with in_flight(request, service, entry) as running:
+    with in_flight(request, service, entry) as passing:
         lease = service.pool.try_lease(entry) or await service.pool.lease(entry, key.priority if key else 0)
-        running.leased_at = time.monotonic()
+        passing.running.leased_at = time.monotonic()
         lease.release()
     return "load"
 

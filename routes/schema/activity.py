@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from routes.parsing import RequestBody
 from routes.schema.answer import Answer, example
 
+# Requests of the history in one answer, if nothing else is asked for, and at most.
+LIMIT: Final = 100
+LIMIT_MOST: Final = 1000
+# No number of a request has more.
+N_DIGITS: Final = 15
+
 
 class HistoryQuery(BaseModel):
     """Which part of the history is wanted."""
 
-    limit: int = Field(100, ge=1, le=1000, description="How many requests, at most.")
-    before: int | None = Field(None, ge=1, lt=10**15, description="Those whose `n` is below this one.")
+    limit: int = Field(LIMIT, ge=1, le=LIMIT_MOST, description="How many requests, at most.")
+    before: int | None = Field(None, ge=1, lt=10**N_DIGITS, description="Those whose `n` is below this one.")
 
 
 class EndedRequest(Answer):
@@ -20,11 +28,14 @@ class EndedRequest(Answer):
 
     n: int = Field(description="Counts up with each request that ends, from 1 at the start of the service.")
     id: str = Field(description="Its `X-Request-ID`.")
-    model: str
+    model: str | None = Field(description="Null: it was refused, and named no model that there is.")
     key: str | None = Field(description="The id of the key.")
     route: str
     stream: bool
-    outcome: str = Field(description="`ok`, `left` (its client has), `cancelled`, or the code of its error.")
+    outcome: str = Field(
+        description="`ok`, `left` (its client has), `cancelled`, `upstream_status` (an error of the engine's own, "
+        "handed on), or the code of its error."
+    )
     started: float = Field(description="Seconds since the epoch.")
     waited: float | None = Field(description="Until it had its model.")
     first_token: float | None = Field(description="Until the first byte of a stream.")
@@ -44,7 +55,7 @@ class EndedRequests(Answer):
 
 
 class CapturedRequest(Answer):
-    """What a client sent. Values of headers with keys or cookies are `[redacted]`, and keys in the body too."""
+    """What a client sent, without its secrets: `[redacted]` stands for them, and for all headers but known ones."""
 
     method: str
     path: str
@@ -59,6 +70,7 @@ class CapturedAnswer(Answer):
 
     status: int | None = Field(description="Null: the client left before there was one.")
     headers: dict[str, str]
+    cut_off: bool = Field(description="Whether it ended before it was whole, with its connection.")
     body: str = Field(description="As text in UTF-8.")
     size: int = Field(description="Bytes of all of it.")
     truncated: bool = Field(description="Whether only its beginning is held.")

@@ -109,6 +109,12 @@ class LogsQuery(BaseModel):
     follow: bool | None = Field(None, description="Events for ever: these lines and all that come.")
 
 
+class ServiceLogsQuery(LogsQuery):
+    """What of the service's own log is wanted."""
+
+    access: bool = Field(True, description="False: without the lines of requests that were answered.")
+
+
 class LogEvent(Answer):
     """`event: log`, a line; or `event: life`, where the log of another process begins."""
 

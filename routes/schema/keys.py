@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StringConstraints
 
-from manager.api_key import AT_ONCE_MOST, OVERLAP_MOST, PRIORITY_MOST, REQUESTS_MOST, TOKENS_MOST
+from manager.api_key import (
+    AT_ONCE_MOST,
+    MODEL_NAME_MOST,
+    MODELS_MOST,
+    OVERLAP_MOST,
+    PRIORITY_MOST,
+    REQUESTS_MOST,
+    TOKENS_MOST,
+)
 from routes.parsing import RequestBody
 from routes.schema.answer import Answer, example
 
 Scope = Literal["inference", "admin"]
+ModelName = Annotated[str, StringConstraints(max_length=MODEL_NAME_MOST)]
 
 
 class Rights(RequestBody):
@@ -27,7 +36,9 @@ class Rights(RequestBody):
         le=PRIORITY_MOST,
         description="Among requests that wait, a point counts as a second of having waited longer.",
     )
-    models: list[str] | None = Field(None, description="Names or aliases of the models that it may use; null: all.")
+    models: list[ModelName] | None = Field(
+        None, max_length=MODELS_MOST, description="Names or aliases of the models that it may use; null: all."
+    )
     requests_per_minute: int | None = Field(None, ge=1, le=REQUESTS_MOST, description="Null: no limit.")
     tokens_per_day: int | None = Field(
         None, ge=1, le=TOKENS_MOST, description="Of prompts and answers, in a day of UTC; null: no limit."

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Final
+
 from pydantic import ConfigDict, Field
 
 from routes.parsing import RequestBody
 from routes.schema.answer import Answer, example
+
+# Characters of a text that is taken; some ten thousand models have room in it.
+MOST_TEXT: Final = 2**20
+Text = Annotated[str, Field(max_length=MOST_TEXT)]
 
 
 class ModelsFile(Answer):
     """models.json as it is."""
 
     path: str
-    text: str = Field(description="With `\\n` at the ends of its lines, whatever the file has.")
+    text: str = Field(
+        description="With `\\n` at the ends of its lines, whatever the file has, and U+FFFD for what is not UTF-8."
+    )
     version: str = Field(description="Of this content: to be sent back with a new text.")
     writable: bool = Field(description="Whether nothing is known that would keep the service from replacing it.")
 
@@ -22,7 +30,7 @@ class ModelsFileText(RequestBody):
 
     model_config = ConfigDict(json_schema_extra=example(text='{"qwen": {"params": {"model": "qwen.gguf"}}}\n'))
 
-    text: str
+    text: Text
 
 
 class ModelsFileChange(RequestBody):
@@ -30,7 +38,7 @@ class ModelsFileChange(RequestBody):
 
     model_config = ConfigDict(json_schema_extra=example(text="{}\n", version="0" * 64))
 
-    text: str
+    text: Text
     version: str = Field(description="Of the file that the text is to replace, as it was read.")
 
 
@@ -44,7 +52,7 @@ class ModelsFileMistake(Answer):
 
 
 class ModelsFileMistakes(Answer):
-    """Everything for which the text would be refused."""
+    """Everything for which the text would be refused; of very many mistakes the first 100, and that there are more."""
 
     mistakes: list[ModelsFileMistake]
 

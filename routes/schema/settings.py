@@ -16,7 +16,9 @@ class ShownSetting(Answer):
     section: str
     value: Any = Field(description="As the service has it now; a secret that is set is masked.")
     default: Any = Field(description="What it is where nothing is set; null for a secret.")
-    source: str = Field(description="`default`, `command line`, the name of a variable, or a file and its line.")
+    source: str = Field(
+        description="`default`, `command line`, the name of a variable, a file and its line, or `a socket of systemd`."
+    )
     description: str
     secret: bool
 

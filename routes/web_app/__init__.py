@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -54,6 +55,7 @@ class File(NamedTuple):
     body: bytes
     zipped: bytes | None
     content_type: str
+    etag: str
 
 
 FILES: Final = web.AppKey("web_files", Mapping[str, File])
@@ -69,7 +71,9 @@ def read_files(folder: Path = BUILT) -> Mapping[str, File]:
 def _read(file: Path) -> File:
     body = file.read_bytes()
     zipped = gzip.compress(body, mtime=0)
-    return File(body, zipped if len(zipped) < len(body) else None, TYPES[file.suffix])
+    # Weak: it is of what the file holds, compressed or not.
+    etag = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
+    return File(body, zipped if len(zipped) < len(body) else None, TYPES[file.suffix], etag)
 
 
 async def page(request: web.Request) -> web.Response:
@@ -113,7 +117,10 @@ def _found(request: web.Request, name: str, cached: str) -> web.Response:
 
 
 def _response(request: web.Request, file: File, cached: str) -> web.Response:
-    headers = {**_HEADERS, "Content-Type": file.content_type, "Cache-Control": cached, "Vary": "Accept-Encoding"}
+    headers = {**_HEADERS, "Cache-Control": cached, "ETag": file.etag, "Vary": "Accept-Encoding"}
+    if request.headers.get("If-None-Match") == file.etag:
+        return web.Response(status=304, headers=headers)
+    headers["Content-Type"] = file.content_type
     if file.zipped is not None and "gzip" in request.headers.get("Accept-Encoding", ""):
         return web.Response(body=file.zipped, headers={**headers, "Content-Encoding": "gzip"})
     return web.Response(body=file.body, headers=headers)

@@ -245,7 +245,7 @@ class FakeLedger:
     async def placements(self, entry: ModelEntry) -> tuple[Placement, ...]:
         return (Placement(entry, await self.expected(entry)),)
 
-    async def room(self, running: Mapping[str, Admitted]) -> Room:
+    async def room(self, running: Mapping[str, Admitted], *, recent: bool = False) -> Room:
         self.running = running
         there = {} if self.there is None else {"host": self.there}
         return Room(there, there if self.most is None else {"host": self.most}, self.held)

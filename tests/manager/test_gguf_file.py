@@ -96,6 +96,26 @@ def test_what_is_no_gguf_is_told_with_the_reason(data: bytes, reason: str, tmp_p
     assert reason in problem
 
 
+def test_missing_parts_are_looked_for_as_far_as_they_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_gguf(tmp_path / "m-00001-of-01000.gguf")
+    looks, is_file = [], Path.is_file
+
+    def counted(path: Path) -> bool:
+        looks.append(path)
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", counted)
+    problem = gguf_problem(tmp_path / "m-00001-of-01000.gguf")
+    assert problem == "m: of its 1000 parts these are missing: 2, 3, 4, 5, 6, 7, 8, 9, …"
+    assert len(looks) == 10
+
+
+def test_a_name_that_says_more_parts_than_any_model_has_is_that_of_one_file(tmp_path: Path) -> None:
+    assert split_name("m-00001-of-01000.gguf") is not None
+    assert split_name("m-00001-of-01001.gguf") is None
+    assert gguf_problem(write_tiny_gguf(tmp_path / "m-00001-of-99999.gguf")) is None
+
+
 def test_random_bytes_after_the_magic_never_raise(tmp_path: Path) -> None:
     path = tmp_path / "noise.gguf"
     for number in range(200):

@@ -9,6 +9,7 @@ import pytest
 from manager.capture import Captures
 from manager.history import Ended, History
 from manager.inflight import InFlight, Running, Tokens
+from manager.redaction import Redactor
 
 
 def running(**fields: Any) -> Running:
@@ -93,12 +94,12 @@ async def test_the_newest_come_first_in_pages() -> None:
     assert numbers(history, 2) == [5, 4]
     assert numbers(history, 2, before=4) == [3, 2]
     assert numbers(history, 2, before=1) == []
+    assert numbers(history, 2, before=99) == [5, 4]
 
 
 async def test_beyond_the_most_the_oldest_goes_and_its_capture_with_it() -> None:
     held = Captures(enabled=True, size=10, keep=10)
-    capture = held.begin("POST", "/", {}, b"x")
-    held.hold(capture)
+    capture = held.hold("POST", "/", {}, b"x", Redactor({}))
     history = History(1)
     history.add(running(capture=capture), "ok")
     assert history.newest(1)[0].as_dict()["captured"] is True
@@ -113,7 +114,22 @@ async def test_what_is_forgotten_is_not_found_and_numbers_go_on() -> None:
     assert history.find(1) is first
     assert history.forget() == 1
     assert (numbers(history), history.find(1), history.forget()) == ([], None, 0)
-    assert history.add(running(), "ok").n == 2
+    assert history.add(running(), "ok").n == history.last == 2
+    assert (numbers(history), history.find(1)) == ([2], None)
+
+
+async def test_pages_end_where_the_oldest_is() -> None:
+    history = History(3)
+    for _ in range(10):
+        history.add(running(), "ok")
+    assert numbers(history) == numbers(history, 3) == [10, 9, 8]
+    assert numbers(history, 5, before=9) == [8]
+    assert numbers(history, 5, before=8) == numbers(history, 5, before=1) == []
+    assert [history.find(n) is not None for n in (7, 8, 10, 11)] == [False, True, True, False]
+
+
+async def test_a_request_without_a_model_has_none() -> None:
+    assert History(1).add(Running("one", "", None, "/", False), "model_not_found").as_dict()["model"] is None
 
 
 async def test_a_request_that_is_remembered_does_not_hold_its_task() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manager.json_text import Places, members, outermost, with_member, with_value, without_member
+from manager.json_text import Places, deeper, line_end, members, outermost, with_member, with_value, without_member
 
 WRITTEN: Final = """{
   "a": {"x": [1, {"y": "}]\\""}, []], "z": 2},
@@ -41,6 +41,25 @@ def test_a_place_is_that_of_the_last_part_on_the_path_that_there_is(path: tuple[
 def test_items_of_lists_have_places(path: tuple[str, ...], column: int) -> None:
     text = WRITTEN.replace(',\n  "a": null', "")
     assert Places(text).find(path) == (2, column)
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ('[{"[[[": "]"}, [], {}, "\\"[[["]', None),
+        ('[{"[[[": "]"}, [], {"a": []}]', 25),
+        ("[[[", 2),
+        ("]]][[", None),
+        ('[["a\n[[[', None),  # which no string may have
+        ('[["[[[', None),
+    ],
+)
+def test_the_first_place_that_is_too_deep_is_found_in_any_text(text: str, at: int | None) -> None:
+    assert deeper(text, 2) == at
+
+
+def test_most_lines_say_how_lines_end() -> None:
+    assert [line_end(text) for text in ("", "a\r\nb\n", "a\r\nb\nc\r\n")] == ["\n", "\n", "\r\n"]
 
 
 def test_lines_are_counted_where_they_end_with_two_characters() -> None:

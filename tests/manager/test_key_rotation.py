@@ -174,12 +174,16 @@ def test_change_is_of_that_field_alone(store: KeyStore, clock: Clock, field: Any
         ("scopes", ()),
         ("scopes", ("root",)),
         ("expires", START),
+        ("expires", START + 0.999),  # the file has whole seconds
+        ("expires", float("-inf")),
         ("expires", 1e12),
         ("expires", float("nan")),
         ("priority", 101),
         ("models", ()),
         ("models", ("a", " ")),
         ("models", ("a\x1b",)),
+        ("models", ("a" * 201,)),
+        ("models", tuple(map(str, range(1_001)))),
         ("requests_per_minute", 0),
         ("requests_per_minute", 1_000_001),
         ("tokens_per_day", -1),
@@ -206,9 +210,10 @@ def test_field_that_can_not_be_is_refused_in_a_new_key_and_in_an_old_one(
 def test_expired_key_is_not_revived_beside_its_namesake(store: KeyStore, clock: Clock) -> None:
     _, first = store.create("web", "", ["inference"], START + 1)
     clock.now += 1
-    store.create("web", "", ["inference"])
-    with pytest.raises(InvalidRequest, match="named 'web' already"):
+    _, second = store.create("web", "", ["inference"])
+    with pytest.raises(InvalidRequest, match=f"named 'web' already, with the id {second.id}") as caught:
         store.change(first.id, expires=None)
+    assert caught.value.param == "expires"
     assert store.change(first.id, description="the first").expired(clock.now)
 
 

@@ -51,8 +51,36 @@ def test_the_last_key_that_administers_stays(store: KeyStore, less: Callable[[Ke
 @pytest.mark.parametrize("less", LESS.values(), ids=LESS)
 def test_it_goes_where_another_one_administers(store: KeyStore, less: Callable[[KeyStore], ApiKey]) -> None:
     store.create("boss", "", BOTH)
-    store.create("other", "", ["admin"], START + DAY)
+    store.create("other", "", ["admin"])
     assert less(store).name == "boss"
+
+
+@pytest.mark.parametrize("less", LESS.values(), ids=LESS)
+def test_a_key_that_ends_sooner_is_no_other_one(store: KeyStore, less: Callable[[KeyStore], ApiKey]) -> None:
+    store.create("boss", "", BOTH)
+    store.create("other", "", ["admin"], START + DAY - 1)
+    with pytest.raises(LastAdminKey):
+        less(store)
+
+
+def test_of_keys_that_end_the_one_that_lasts_longest_stays(store: KeyStore) -> None:
+    by_hand = KeyStore(store.path, clock=Clock(START))
+    for name, days in (("short", 1), ("long", 2), ("as long", 2)):
+        by_hand.create(name, "", ["admin"], START + days * DAY)
+    store.revoke("long")
+    with pytest.raises(LastAdminKey, match="as long as 'as long': it can't be revoked"):
+        store.revoke("as long")
+    store.revoke("short")
+
+
+def test_neither_of_two_steps_leads_to_nobody(store: KeyStore) -> None:
+    store.create("one", "", ["admin"])
+    store.create("two", "", ["admin"])
+    store.change("one", expires=START + 2)
+    with pytest.raises(LastAdminKey):
+        store.change("two", expires=START + 3)
+    with pytest.raises(LastAdminKey):
+        store.revoke("two")
 
 
 @pytest.mark.parametrize("less", LESS.values(), ids=LESS)
@@ -77,9 +105,7 @@ def test_keys_that_do_not_administer_or_have_expired_may_go(store: KeyStore, clo
 
 
 def test_the_last_one_may_last_longer_and_change_otherwise(store: KeyStore) -> None:
-    store.create("boss", "", BOTH)
-    store.create("other", "", ["admin"], START + DAY)
-    store.revoke("boss")
+    KeyStore(store.path, clock=Clock(START)).create("other", "", ["admin"], START + DAY)
     with pytest.raises(LastAdminKey, match="can't end sooner"):
         store.change("other", expires=START + DAY - 1)
     assert store.change("other", expires=START + 2 * DAY).expires == START + 2 * DAY

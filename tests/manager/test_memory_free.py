@@ -246,6 +246,25 @@ def test_without_nvml_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch:
     assert nvidia.used({1}) == {}
 
 
+def test_who_is_content_with_a_recent_look_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smi(tmp_path, monkeypatch, f'echo asked >> "{tmp_path}/asked"; echo "0, GPU-1, 24576, $(cat {tmp_path}/free), A10"')
+
+    def free(size: int, *, recent: bool) -> int:
+        """What is told, when so much is free. MiB."""
+        (tmp_path / "free").write_text(f"{size}")
+        return nvidia.free(recent=recent)[0].free // MIB
+
+    nvidia = Gpus(missing)
+    assert free(1, recent=True) == 1
+    asked = len((tmp_path / "asked").read_text().splitlines())
+    assert free(2, recent=True) == 1
+    assert len((tmp_path / "asked").read_text().splitlines()) == asked
+    assert free(3, recent=False) == 3
+    assert free(4, recent=True) == 3
+    monkeypatch.setattr("manager.memory_free.RECENT", 0.0)
+    assert free(5, recent=True) == 5
+
+
 @pytest.mark.parametrize("script", ["exit 9", "echo No devices were found"])
 def test_nvidia_smi_without_a_gpu_means_none_and_is_not_asked_again(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from manager import models_edit
+from manager import json_text, models_edit
+from manager import mistakes as manager_mistakes
 from manager.key_file import locked
 from manager.models_edit import FileChanged, NotWritten
 from manager.models_text import TextRefused, Unreadable, check_models_text, read_models_text, write_models_text
@@ -92,17 +94,11 @@ def test_what_is_missing_is_told_where_it_would_be(settings: Settings) -> None:
         ("", (1, 1, None, "not valid JSON: expecting value")),
         ("[]", (None, None, None, "must be an object with an entry for each model")),
         ('{"a": NaN}', (None, None, None, "NaN is not a number that JSON allows")),
-        (f'{{"a": {"[" * 100_000}}}', (None, None, None, "not valid JSON: it is nested too deeply")),
+        (f'{{"a":\n {"[" * 100_000}}}', (2, 51, None, "is nested too deeply: more than 50 levels")),
     ],
 )
 def test_what_is_no_json_has_the_place_that_the_parser_tells(settings: Settings, text: str, found: Any) -> None:
     assert mistakes(settings, text) == [found]
-
-
-def test_no_depth_of_nesting_is_more_than_a_mistake(settings: Settings) -> None:
-    for depth in range(900, 1000, 7):
-        (found,) = mistakes(settings, f'{{"a": {"[" * depth}{"]" * depth}}}')
-        assert found[2:] == ("a", found[3]) or found[3] == "not valid JSON: it is nested too deeply"
 
 
 def test_what_the_settings_say_stands_against_a_text_without_a_place(
@@ -170,14 +166,40 @@ def test_byte_order_mark_and_line_ends_stay(settings: Settings, file: Path) -> N
         assert file.read_bytes() == b"\xef\xbb\xbf" + ONE.replace("\n", "\r\n").encode()
 
 
-def test_what_is_no_text_is_not_shown(settings: Settings, file: Path) -> None:
-    file.write_bytes(b'{"a\x80": 1}')
-    with pytest.raises(Unreadable, match=r"models\.json: not UTF-8 at byte 3"):
-        read_models_text(file)
-    file.unlink()
+def test_where_nothing_is_new_nothing_is_written_and_else_most_lines_decide(settings: Settings, file: Path) -> None:
+    file.write_bytes(b"{\n\r\n\n}\r\n")
+    before = file.stat()
+    write_models_text(settings, "{\n\n\n}\n", read_models_text(file).version)
+    assert file.stat() == before
+    file.write_bytes(b"{\n\r\n\n}")
+    write_models_text(settings, ONE, read_models_text(file).version)
+    assert file.read_bytes() == ONE.encode()
+    file.write_bytes(b"{\n\r\n}\r\n")
+    write_models_text(settings, ONE, read_models_text(file).version)
+    assert file.read_bytes() == ONE.replace("\n", "\r\n").encode()
+
+
+def test_what_was_written_is_given_back(settings: Settings, file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf{\r\n}\r\n")
+    for text in (ONE, ONE, ONE.replace("\n", "\r\n")):
+        assert write_models_text(settings, text, read_models_text(file).version) == read_models_text(file)
+
+
+def test_what_is_no_text_is_shown_as_far_as_it_is_one_and_can_be_mended(settings: Settings, file: Path) -> None:
+    file.write_bytes(b'{"$schema": "\x80"}')
+    seen = read_models_text(file)
+    assert (seen.text, seen.writable) == ('{"$schema": "\ufffd"}', True)
+    assert write_models_text(settings, seen.text, seen.version).text == file.read_text() == seen.text
+
+
+def test_what_can_not_be_read_is_not_shown_nor_replaced(settings: Settings, file: Path) -> None:
     file.mkdir()
     with pytest.raises(Unreadable, match="can't be read: Is a directory"):
         read_models_text(file)
+    with pytest.raises(NotWritten, match="can't be read: Is a directory"):
+        write_models_text(settings, ONE, "missing")
+    assert mistakes(settings, ONE) == []
+    assert mistakes(settings, POWERS) != []
 
 
 def test_a_link_stays_and_what_it_leads_to_is_replaced(settings: Settings, file: Path, tmp_path: Path) -> None:
@@ -248,7 +270,102 @@ def test_the_same_text_is_not_written_again(settings: Settings, file: Path) -> N
     assert file.stat() == before
 
 
-def test_many_mistakes_take_no_longer_than_the_text_is_long(settings: Settings) -> None:
-    text = json.dumps({f"m{number}": {"x": number, "params": {"model": "a.gguf"}} for number in range(3000)}, indent=1)
+def test_of_many_mistakes_the_first_are_told(settings: Settings) -> None:
+    text = json.dumps({f"m{number}": {"x": number, "params": {"model": "a.gguf"}} for number in range(101)}, indent=1)
     found = mistakes(settings, text)
-    assert [line for line, *_ in found] == [3 + 6 * number for number in range(3000)]
+    assert [line for line, *_ in found] == [*(3 + 6 * number for number in range(100)), None]
+    assert found[-1] == (None, None, None, "there are more mistakes than these 100")
+    assert len(mistakes(settings, text.replace('"x": 7,', ""))) == 100
+
+
+MANY_KEYS: Final = ",".join(f'"ctx_siz{number}": 1' for number in range(20_000))
+TWICE: Final = ",".join('"a": 1' for _ in range(20_000))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"m": {{"params": {{"model": "a", {MANY_KEYS}}}}}}}',
+        f'{{"m": {{{MANY_KEYS}}}}}',
+        f"{{{MANY_KEYS}}}",
+        '{"' + "k" * 100_000 + f'": {{{MANY_KEYS}}}}}',
+        '{"m": {"params": {"model": "a", "lora": [' + ",".join("1" * 20_000) + "]}}}",
+        '{"m": {"params": {"model": "a"}, "aliases": [' + ",".join('" "' for _ in range(20_000)) + "]}}",
+        '{"m": {"params": {"model": "a"}, "aliases": [' + ",".join('"a"' for _ in range(20_000)) + "]}}",
+        '{"m": {"params": {"model": "a"}, "request": {"strip": ["a"' + ', "input"' * 20_000 + "]}}}",
+        "{" + ",".join(f'"{number}": {{{TWICE[:6]}, {TWICE[:6]}}}' for number in range(5000)) + "}",
+        "{" + ",".join(f'"{number}": {{"engine": "hf", "params": {{"model": "/x"}}}}' for number in range(5000)) + "}",
+    ],
+)
+def test_an_answer_is_short_whatever_is_wrong(settings: Settings, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+
+    def counted(text: str, at: int) -> Any:
+        nonlocal read
+        value, end = json.JSONDecoder().raw_decode(text, at)
+        read += end - at
+        return value, end
+
+    compared: list[str] = []
+
+    def recorded(word: str, words: Any, **_: Any) -> list[str]:
+        compared.append(word)
+        assert len(words) <= 100
+        return []
+
+    monkeypatch.setattr(json_text, "_decode", counted)
+    monkeypatch.setattr(manager_mistakes, "get_close_matches", recorded)
+    found = check_models_text(settings, text)
+    assert len(found) == 101
+    assert len(json.dumps(found)) < 50_000
+    assert len(compared) <= 101
+    assert read <= 6 * len(text)
+
+
+def test_names_of_profiles_with_aliases_are_counted_and_not_made(settings: Settings) -> None:
+    aliases = [f"alias-{number}" for number in range(20_000)]
+    profiles: dict[str, Any] = {f"p{number}": {} for number in range(100)}
+    text = json.dumps({"m": {"params": {"model": "one.gguf"}, "aliases": aliases, "profiles": profiles}})
+    (found,) = mistakes(settings, text)
+    assert found[2:] == ("m", "there are more than 100,000 names of models, aliases and profiles")
+
+
+def test_what_every_profile_repeats_is_bounded(settings: Settings) -> None:
+    fields = {f"field{number}": 1 for number in range(101)}
+    request = {"strip": list(fields), "set": fields, "default": fields}
+    entry = {"params": {"model": "one.gguf"}, "request": request, "profiles": {f"p{n}": {} for n in range(101)}}
+    found = mistakes(settings, json.dumps({"m": entry}))
+    assert [path for _, _, path, _ in found] == [f"m.request.{part}" for part in ("set", "default", "strip")] + [
+        "m.profiles"
+    ]
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**400])
+def test_a_number_that_no_answer_could_have_is_a_mistake(settings: Settings, number: int) -> None:
+    for params in ({"n_predict": number}, {"quantization": {"x": [number]}}):
+        entry = {"engine": "hf", "params": {"model": "h", **params}}
+        (found, *_) = mistakes(settings, json.dumps({"h": entry}))
+        assert found[3] == "is a number of more than 64 bits"
+
+
+def test_a_name_of_a_split_model_costs_no_look_at_as_many_files(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, stat = [], Path.stat
+
+    def counted(path: Path, **options: Any) -> Any:
+        looks.append(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", counted)
+    for parts in ("00999", "01000", "99999"):
+        assert mistakes(settings, f'{{"m": {{"params": {{"model": "x-00001-of-{parts}.gguf"}}}}}}') == []
+    assert len(looks) < 100
+
+
+def test_a_path_that_is_not_utf8_can_be_told(make_settings: MakeSettings, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/m\xff"))
+    settings = make_settings(storage={"models_folder": folder, "models_file": folder / "models.json"})
+    (found,) = mistakes(settings, '{"m": {"params": {"model": "../x"}}}')
+    assert found[3].endswith("/m\ufffd")
+    assert read_models_text(folder / "models.json").as_dict()["path"] == f"{tmp_path}/m\ufffd/models.json"

@@ -9,6 +9,8 @@ from typing import Any, Final
 import pytest
 
 from manager.catalog import load_catalog
+from manager.engines.kinds import KINDS, EngineKind
+from manager.entry import ModelEntry, ModelParams
 from manager.models_edit import FileChanged, NotWritten
 from manager.pins import NoEntry, set_pinned
 from manager.pool import _runs_alike
@@ -106,6 +108,23 @@ def test_a_discovered_folder_says_its_engine(make_settings: MakeSettings, tmp_pa
     written = {"engine": "hf", "params": {"model": str(folder)}, "pinned": True}  # it is not in the folder of models
     assert json.loads(models.file.read_text()) == {"tiny": written}
     assert _runs_alike(found, entry)
+
+
+def test_a_file_that_is_called_as_the_schema_is_no_model(models: Models) -> None:
+    models.gguf("$schema.gguf")
+    assert models.names() == []
+
+
+def test_an_engine_without_files_runs_another_model_under_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = EngineKind(params=ModelParams, make=NotImplemented)
+    monkeypatch.setattr(KINDS, "_known", {"own": kind})
+
+    def entry(model: str) -> ModelEntry:
+        return ModelEntry("m", Path(model), ModelParams(model=model), engine="own")
+
+    assert _runs_alike(entry("a/b"), entry("a/b"))
+    assert entry("a/b").path == entry("a//b").path
+    assert not _runs_alike(entry("a/b"), entry("a//b"))
 
 
 def test_unpinning_a_discovered_model_makes_no_entry(models: Models) -> None:

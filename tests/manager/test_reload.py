@@ -5,7 +5,9 @@ import gc
 import json
 import logging
 import os
+import threading
 from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +326,39 @@ async def test_what_a_removed_model_saves_when_it_stops_is_removed_too(house: Ho
     await soon(asyncio.wait(house.models.removals))
     await until(lambda: not saved.exists())
     await house.reloader.close()
+
+
+async def test_only_one_work_at_a_time_is_done_with_the_files(house: House) -> None:
+    begun: list[str] = []
+    go_on = threading.Event()
+
+    def work(name: str) -> str:
+        begun.append(name)
+        go_on.wait(10)
+        return name
+
+    first, gone, second = (asyncio.create_task(house.reloader.alone(partial(work, name))) for name in "abc")
+    await until(lambda: begun == ["a"])
+    first.cancel()
+    gone.cancel()
+    await asyncio.wait({first, gone})
+    change = asyncio.create_task(house.reloader.reload_after(partial(work, "d")))
+    await turn()
+    assert begun == ["a"]
+    go_on.set()
+    assert [await soon(second), await soon(change)] == ["c", "d"]
+    assert begun == ["a", "c", "d"]
+
+
+async def test_after_the_end_nothing_is_done_with_the_files(house: House) -> None:
+    held = threading.Event()
+    doing = asyncio.create_task(house.reloader.alone(lambda: held.wait(10)))
+    await turn()
+    waiting = asyncio.create_task(house.reloader.alone(held.set))
+    await turn()
+    await house.reloader.close()
+    for task in (doing, waiting):
+        with pytest.raises(ShuttingDown):
+            await soon(task)
+    assert not held.is_set()
+    held.set()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from manager.inflight import Running, Tokens
-from manager.samples import Sample, Samples
+from manager.samples import Sample, Samples, due_next
 
 
 class Bench:
@@ -104,6 +104,21 @@ async def test_who_waits_is_told_from_who_runs(bench: Bench) -> None:
 async def test_two_looks_in_one_moment_divide_by_nothing(bench: Bench) -> None:
     bench.take()
     assert bench.samples.take((), {})["completion_tokens_per_second"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("now", "due"),
+    [
+        (100.0, 105.0),
+        (100.1, 105.0),  # a little late, as every wait is: the next one is not
+        (99.9, 105.0),  # the clock of a wait is coarse
+        (104.9, 105.0),
+        (105.0, 110.0),
+        (117.0, 120.0),  # what was missed is not made up for
+    ],
+)
+def test_samples_are_due_at_multiples(now: float, due: float) -> None:
+    assert due_next(100.0, now, 5.0) == pytest.approx(due)
 
 
 async def test_the_last_ones_are_kept_oldest_first(bench: Bench) -> None:

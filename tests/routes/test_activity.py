@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+from aiohttp import ClientError
 
 from tests.routes.conftest import StartHerd
 from tests.routes.herd import Answer, Events, Herd, data_of, said, until
@@ -220,7 +223,23 @@ async def test_a_whole_answer_is_captured_as_it_was_sent(fake: Fake, start_herd:
     assert (asked["headers"]["Cookie"], asked["headers"]["X-Request-ID"]) == ("[redacted]", "mine")
     assert (answered["status"], answered["body"]) == (200, answer.body.decode())
     assert answered["headers"]["X-Request-ID"] == "mine"
-    assert (answered["size"], answered["truncated"]) == (len(answer.body), False)
+    assert (answered["size"], answered["truncated"], answered["cut_off"]) == (len(answer.body), False, False)
+
+
+@pytest.mark.parametrize("change", [{}, {"stream": True}, {"temperature": "hot"}, {"messages": [], "model": "nobody"}])
+async def test_no_header_of_an_answer_is_redacted(
+    fake: Fake, start_herd: StartHerd, make_key: Callable[..., str], change: dict[str, Any]
+) -> None:
+    key = make_key("admin", requests_per_minute=100, tokens_per_day=1000)
+    herd = await start_herd(activity=CAPTURING, cors={"allowed_origins": ["http://page.example"]})
+    herd.key = key
+    headers = {"Origin": "http://page.example", "Authorization": f"Bearer {key}"}
+    async with herd.open("POST", CHAT, {**said("one"), **change}, headers=headers) as response:
+        await response.read()
+    answered = (await captured(herd))["answer"]
+    assert answered["status"] == response.status
+    assert answered["headers"].items() <= dict(response.headers).items()
+    assert "x-ratelimit-remaining-tokens" in {name.lower() for name in answered["headers"]}
 
 
 @pytest.mark.parametrize("path", [CHAT, "/api/chat", "/v1/messages"])
@@ -266,8 +285,38 @@ async def test_of_a_stream_that_broke_off_what_was_sent_is_kept(fake: Fake, star
     await until(lambda: not herd.service.gate.in_flight)
     answered = (await captured(herd))["answer"]
     assert answered["status"] == 200
+    assert answered["cut_off"]
     assert '"one' in answered["body"]
     assert "[DONE]" not in answered["body"]
+
+
+async def test_a_stream_that_is_cancelled_after_its_head_is_captured_as_its_client_got_it(
+    fake: Fake, start_herd: StartHerd
+) -> None:
+    fake.hold_streams()
+    herd = await start_herd(activity=CAPTURING)
+    headers = {"X-Request-ID": "mine"}
+    async with herd.open("POST", f"/upstream/alpha{CHAT}", said("one two", stream=True), headers=headers) as response:
+        got = await response.content.readany()
+        await herd.post("/admin/requests/mine/cancel")
+        with pytest.raises(ClientError):
+            await response.read()
+    await until(lambda: not herd.service.gate.in_flight)
+    answered = (await captured(herd))["answer"]
+    assert (answered["status"], answered["cut_off"]) == (200, True)
+    assert answered["headers"]["Content-Type"] == response.headers["Content-Type"]
+    assert answered["body"].encode().startswith(got)
+    assert "cancelled" not in answered["body"]
+
+
+async def test_a_stream_that_tells_its_error_itself_is_not_cut_off(fake: Fake, start_herd: StartHerd) -> None:
+    fake.knobs(error_stream_after=1)
+    herd = await start_herd(activity=CAPTURING)
+    async with herd.stream("one two") as events:
+        await events.rest()
+    answered = (await captured(herd))["answer"]
+    assert (answered["status"], answered["cut_off"]) == (200, False)
+    assert "error" in answered["body"]
 
 
 async def test_a_client_that_left_before_any_answer_got_none(fake: Fake, start_herd: StartHerd) -> None:
@@ -278,7 +327,8 @@ async def test_a_client_that_left_before_any_answer_got_none(fake: Fake, start_h
     asking.cancel()
     await until(lambda: not herd.service.gate.in_flight)
     capture = await captured(herd)
-    assert capture["answer"] == {"status": None, "headers": {}, "body": "", "size": 0, "truncated": False}
+    nothing = {"body": "", "size": 0, "truncated": False}
+    assert capture["answer"] == {"status": None, "headers": {}, "cut_off": True, **nothing}
     assert "one" in capture["request"]["body"]
     fake.open_gate()
 
@@ -308,22 +358,53 @@ async def test_a_body_that_comes_in_parts_is_captured_too(fake: Fake, start_herd
 
 
 async def test_no_key_is_in_a_capture_or_in_any_log(
-    fake: Fake, start_herd: StartHerd, make_key: Callable[..., str], caplog: pytest.LogCaptureFixture
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    stage: Stage,
+    fake: Fake,
+    start_herd: StartHerd,
+    make_key: Callable[..., str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
     key = make_key("admin")
     herd = await start_herd(activity=CAPTURING)
     herd.key = key
-    for stream in (False, True):
-        answer = await herd.chat(f"canary {key}", stream=stream)  # whose words come back
+    paths = CHAT, f"{CHAT}?api_key={key}", f"{CHAT}?note={key.replace('-', '%2D')}"
+    for stream, path in itertools.product((False, True), paths):
+        # Words come back; it is larger than what is redacted at once.
+        answer = await herd.post(path, said(f"canary {key} {'w' * 20_000}", stream=stream))
         assert answer.status == 200
         capture = await captured(herd)
         assert "canary" in capture["request"]["body"]
         assert "canary" in capture["answer"]["body"]
         assert capture["request"]["headers"]["Authorization"] == "[redacted]"
         assert key not in json.dumps(capture)
-    assert "canary" not in caplog.text
-    assert key not in caplog.text
+        assert key not in unquote(capture["request"]["path"])
+    await herd.server.close()  # by which all lines are written
+    logs = {
+        "records": caplog.text,
+        "recent": "\n".join(kept.line.text for kept in herd.service.recent_log.since(0)[0]),
+        "stderr": capfd.readouterr().err,
+        **{path.name: path.read_text(errors="replace") for path in stage.data.rglob("*.log*")},
+    }
+    assert f"POST '{CHAT}'" in logs["stderr"], "nothing was logged, so nothing was looked at"
+    assert f"POST '{CHAT}'" in logs["recent"]
+    assert "audit.log" in logs
+    for where, text in logs.items():
+        assert "canary" not in text, where
+        assert key not in unquote(text), where
+
+
+async def test_an_escaped_key_in_a_body_is_found(
+    fake: Fake, start_herd: StartHerd, make_key: Callable[..., str]
+) -> None:
+    herd = await start_herd(activity=CAPTURING)
+    key = herd.key = make_key("admin")
+    await until(lambda: herd.service.keys_required)
+    body = json.dumps(said(f"hello {key}")).replace("-", r"\u002d")
+    assert (await herd.post(CHAT, raw=body.encode())).status == 200
+    asked = (await captured(herd))["request"]
+    assert json.loads(asked["body"])["messages"][0]["content"] == "hello [redacted]"
 
 
 async def test_beyond_the_most_the_oldest_captures_go_and_the_history_stays(fake: Fake, start_herd: StartHerd) -> None:
@@ -379,58 +460,17 @@ async def test_who_switched_it_is_in_the_audit_log(herd: Herd, stage: Stage) -> 
     assert done == [("PUT /admin/capture", "on", 200), ("DELETE /admin/requests/history", None, 200)]
 
 
-# samples
-
-
-async def test_samples_tell_requests_tokens_and_memory(fake: Fake, start_herd: StartHerd) -> None:
-    herd = await start_herd(activity={"sample_every": 0.01, "samples": 10_000})
-    assert (await herd.chat("one two three")).status == 200
-    await until(lambda: any(sample["requests"] for sample in herd.service.samples))
-    told = (await herd.get("/admin/samples")).json
-    assert told["every"] == 0.01
-    times = [sample["at"] for sample in told["samples"]]
-    assert times == sorted(times)
-    (busy,) = (sample for sample in told["samples"] if sample["requests"])
-    assert busy["requests"] == 1
-    assert busy["completion_tokens_per_second"] > 0
-    assert busy["prompt_tokens_per_second"] > 0
-    host = busy["memory"]["host"]
-    assert host.keys() == {"models", "used", "total", "room"}
-    assert 0 < host["used"] < host["total"]
-    assert host["room"] > 0
-
-
-async def test_samples_count_what_running_streams_have_sent(fake: Fake, start_herd: StartHerd) -> None:
-    fake.hold_streams()
-    herd = await start_herd(activity={"sample_every": 0.01, "samples": 10_000})
-    async with herd.stream("one two three") as events:
-        await events.token()
-        await until(lambda: any(sample["completion_tokens_per_second"] for sample in herd.service.samples))
-        assert next(iter(herd.service.inflight)).counted == 2
-        await until(lambda: list(herd.service.samples)[-1]["running"] == 1)
-
-
-async def test_where_nobody_looks_at_memory_there_is_no_room(fake: Fake, start_herd: StartHerd) -> None:
-    herd = await start_herd(activity={"sample_every": 0.01}, memory={"admission": False})
-    await until(lambda: bool(list(herd.service.samples)))
-    assert next(iter(herd.service.samples))["memory"]["host"]["room"] is None
-
-
-async def test_a_failing_look_at_memory_is_logged_once_and_samples_go_on(
-    fake: Fake, start_herd: StartHerd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def broken(self: object) -> None:
-        raise OSError("no such driver")
-
-    monkeypatch.setattr("manager.memory_ledger.Ledger.devices", broken)
-    herd = await start_herd(activity={"sample_every": 0.01})
-    await until(lambda: len(list(herd.service.samples)) >= 3)
-    assert all(sample["memory"] == {} for sample in herd.service.samples)
-    assert [record.message for record in caplog.records].count("samples are without memory") == 1
-
-
-async def test_samples_are_told_on_the_feed(fake: Fake, start_herd: StartHerd) -> None:
-    herd = await start_herd(activity={"sample_every": 0.01})
-    async with listening(herd) as next_of:
-        sample = await next_of("sample")
-    assert sample in list(herd.service.samples)
+async def test_who_read_a_capture_is_in_the_audit_log(herd: Herd, stage: Stage) -> None:
+    await herd.chat("one")
+    await herd.get(f"{HISTORY}/1")  # of which nothing is captured
+    await switch(herd, True)
+    await herd.chat("two")
+    await history(herd)
+    await herd.get(f"{HISTORY}/2")
+    await switch(herd, False)
+    await herd.get(f"{HISTORY}/2")
+    await herd.server.close()
+    lines = [json.loads(line) for line in (stage.data / "audit.log").read_text().splitlines()]
+    done = [(line["action"], line["target"], line["status"]) for line in lines]
+    read = ("GET /admin/requests/history/{n}", "2", 200)
+    assert done == [("PUT /admin/capture", "on", 200), read, ("PUT /admin/capture", "off", 200)]

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from routes import ROUTES
+from routes.pattern import plain_path
 from tests.routes.conftest import StartHerd
 from tests.routes.herd import Answer, Herd, said
-from tests.routes.stage import CHAT, Fake
+from tests.routes.stage import CHAT, Fake, Stage
 
 PAGE = "https://app.example.org"
 LOCAL_HOSTS = [
@@ -68,7 +69,53 @@ async def test_pages_from_elsewhere_are_refused(herd: Herd, fake: Fake, origin: 
     ("site", "status"), [("cross-site", 403), ("same-site", 200), ("same-origin", 200), ("none", 200)]
 )
 async def test_what_browsers_fetch_for_another_site_is_refused(herd: Herd, site: str, status: int) -> None:
-    assert (await herd.get("/unloadModel", headers={"Sec-Fetch-Site": site})).status == status
+    assert (await ask(herd, {"Sec-Fetch-Site": site})).status == status
+
+
+FIRST = {"name": "planted", "scopes": ["admin"]}
+ACTIONS = [(method, path) for method, path, _, access, *_ in ROUTES if access.audited]
+
+
+@pytest.mark.parametrize(("method", "path"), ACTIONS)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://localhost:3000"},
+        {"Origin": "http://127.0.0.1", "Content-Type": "text/plain"},
+        {"Origin": "http://localhost:3000", "Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+async def test_pages_of_other_ports_of_this_machine_can_not_administer(
+    herd: Herd, stage: Stage, method: str, path: str, headers: dict[str, str]
+) -> None:
+    path = plain_path(path).replace("{id}", "alpha")
+    answer = await herd.ask(method, path, None if method == "GET" else FIRST, headers=headers)
+    assert answer.status == 403
+    assert "cors.allowed_origins" in str(answer.error)
+    assert not stage.keys_file.exists()
+    await herd.server.close()
+    assert (stage.data / "audit.log").read_bytes() == b""  # or they could fill it
+
+
+async def test_an_origin_with_the_name_of_this_service_but_another_scheme_is_another_page(herd: Herd) -> None:
+    own = herd.server.make_url("/").authority
+    headers = {"Origin": f"https://{own}", "Sec-Fetch-Site": "same-site"}
+    assert (await herd.post("/admin/keys", FIRST, headers=headers)).status == 403
+
+
+@pytest.mark.parametrize("browser", [{}, {"Sec-Fetch-Site": "same-origin"}])
+async def test_its_own_page_makes_the_first_key(herd: Herd, browser: dict[str, str]) -> None:
+    own = herd.server.make_url("/").authority
+    headers = {"Origin": f"http://{own}", **browser}
+    assert (await herd.post("/unloadModel", headers=headers)).status == 200
+    assert (await herd.post("/admin/keys", FIRST, headers=headers)).status == 201
+
+
+async def test_a_page_of_the_settings_makes_the_first_key(fake: Fake, start_herd: StartHerd) -> None:
+    herd = await start_herd(cors={"allowed_origins": ["http://localhost:3000"]})
+    headers = {"Origin": "http://localhost:3000", "Sec-Fetch-Site": "same-site"}
+    assert (await herd.post("/admin/keys", FIRST, headers=headers)).status == 201
 
 
 async def test_every_route_refuses_them(herd: Herd, fake: Fake) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
+from filelock import FileLock
 
 from manager.auth import PREFIX, KeyStore
 from routes.schema.keys import Caller, Keys, MadeKey
@@ -137,6 +138,8 @@ async def test_the_key_that_asks_and_what_was_used_are_told(ruled: Herd) -> None
         ({"name": "x", "priority": 101}, "priority"),
         ({"name": "x", "models": []}, "models"),
         ({"name": "x", "models": "alpha"}, "models"),
+        ({"name": "x", "models": [f"m{n}" for n in range(1_001)]}, "models"),
+        ({"name": "x", "models": ["a", "b" * 201]}, "models[1]"),
         ({"name": "x", "requests_per_minute": 0}, "requests_per_minute"),
         ({"name": "x", "tokens_per_day": 1.5}, "tokens_per_day"),
         ({"name": "x", "at_once": True}, "at_once"),
@@ -255,7 +258,9 @@ async def test_an_expired_key_lives_again_unless_its_name_is_taken(
     assert refused(await ruled.post(f"{path}/rotate")) == (400, "invalid_request", "id")
     assert (await ruled.get("/v1/models", key=old["key"])).status == 401
     new = await made(ruled, "web")
-    assert refused(await ruled.ask("PATCH", path, {"expires": None})) == (400, "invalid_request", "name")
+    taken = await ruled.ask("PATCH", path, {"expires": None})
+    assert refused(taken) == (400, "invalid_request", "expires")
+    assert new["id"] in taken.error["message"]
     assert (await ruled.ask("DELETE", f"/admin/keys/{new['id']}")).status == 200
     assert (await ruled.ask("PATCH", path, {"expires": None})).status == 200
     assert (await ruled.get("/v1/models", key=old["key"])).status == 200
@@ -285,6 +290,25 @@ async def test_a_key_replaces_itself(ruled: Herd) -> None:
     assert (await listed(ruled, key=answer.json["key"]))["boss"]["current"]
 
 
+async def test_a_key_that_was_replaced_does_all_but_change_keys(ruled: Herd) -> None:
+    boss = (await listed(ruled))["boss"]
+    path = f"/admin/keys/{boss['id']}"
+    new = (await ruled.post(f"{path}/rotate", {"overlap": 60})).json["key"]
+    for method, where, body in (
+        ("POST", "/admin/keys", {"name": "x"}),
+        ("PATCH", path, {"at_once": 1}),
+        ("POST", f"{path}/rotate", {"overlap": 0}),
+        ("DELETE", path, None),
+    ):
+        answer = await ruled.ask(method, where, body)
+        assert refused(answer) == (403, "insufficient_scope", None)
+        assert "replaced" in answer.error["message"]
+    assert (await ruled.post("/unloadModel")).status == (await ruled.chat("hi")).status == 200
+    assert list(await listed(ruled, key=new)) == ["boss"]
+    last = (await ruled.post(f"{path}/rotate", {"overlap": 0}, key=new)).json["key"]  # ends the overlap
+    assert [(await ruled.get("/v1/models", key=key)).status for key in (ruled.key, new, last)] == [401, 401, 200]
+
+
 @pytest.mark.parametrize("overlap", [-1, 1e12, "1d", True])
 async def test_an_overlap_is_a_number_of_seconds(ruled: Herd, overlap: Any) -> None:
     answer = await ruled.post(f"/admin/keys/{await id_of(ruled, 'boss')}/rotate", {"overlap": overlap})
@@ -311,11 +335,13 @@ async def test_the_last_key_that_administers_stays(ruled: Herd) -> None:
         await ruled.ask("PATCH", path, {"expires": time.time() + DAY}),
     ]
     assert [refused(answer) for answer in tries] == [(409, "last_admin_key", None)] * 3
+    await made(ruled, "short", scopes=["admin"], expires=time.time() + DAY)
+    assert refused(await ruled.ask("DELETE", path)) == (409, "last_admin_key", None)
     other = await made(ruled, "other", scopes=["admin"])
     answer = await ruled.ask("DELETE", path)
     assert (answer.status, answer.json["current"]) == (200, True)
     assert (await ruled.get("/admin/keys")).status == 401
-    assert list(await listed(ruled, key=other["key"])) == ["other"]
+    assert sorted(await listed(ruled, key=other["key"])) == ["other", "short"]
 
 
 async def test_two_administrators_who_revoke_each_other_at_once_leave_one(ruled: Herd) -> None:
@@ -380,7 +406,8 @@ async def test_a_file_that_can_not_be_used_loses_nothing(stage: Stage, ruled: He
         ("DELETE", f"/admin/keys/{web['id']}", None),
     ):
         answer = await ruled.ask(method, path, body)
-        assert (answer.status, answer.error["code"]) == (500, "keys_unavailable")
+        assert (answer.status, answer.error["code"]) == (503, "keys_unavailable")
+        assert ("Retry-After" in answer.headers, answer.headers["x-should-retry"]) == (False, "false")
         assert str(stage.keys_file) in answer.error["message"]
     assert outside(stage.keys_file.exists) is (mishap == "broken")
     assert sorted(await listed(ruled)) == ["boss", "web"]
@@ -393,8 +420,23 @@ async def test_a_file_that_can_not_be_written_is_said(ruled: Herd, monkeypatch: 
 
     monkeypatch.setattr("manager.key_file.write", full)
     answer = await ruled.post("/admin/keys", {"name": "web"})
-    assert (answer.status, answer.error["code"]) == (500, "keys_unavailable")
+    assert (answer.status, answer.error["code"]) == (503, "keys_unavailable")
     assert "No space left on device" in answer.error["message"]
+    assert list(await listed(ruled)) == ["boss"]
+
+
+async def test_a_file_that_is_locked_for_long_is_worth_another_try(
+    stage: Stage, ruled: Herd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ruled.service.keys, "_lock_timeout", 0.01)
+    lock = FileLock(f"{stage.keys_file}.lock", thread_local=False)
+    outside(lock.acquire)
+    try:
+        answer = await ruled.post("/admin/keys", {"name": "web"})
+    finally:
+        outside(lock.release)
+    assert (answer.status, answer.error["code"]) == (503, "keys_unavailable")
+    assert (answer.headers["Retry-After"], "x-should-retry" in answer.headers) == ("1", False)
     assert list(await listed(ruled)) == ["boss"]
 
 
@@ -408,6 +450,16 @@ async def test_each_change_is_in_the_feed(ruled: Herd) -> None:
         seen = [one.data for one in await reader.until("key", event="revoked") if one.kind == "key"]
     id_ = path.rpartition("/")[2]
     assert seen == [{"event": event, "id": id_} for event in ("created", "changed", "rotated", "revoked")]
+
+
+async def test_the_first_key_is_in_the_audit_log(stage: Stage, herd: Herd) -> None:
+    first = await made(herd, "first", scopes=["admin"])
+    await herd.post("/admin/keys", {"name": "stranger"})
+    await herd.server.close()
+    lines = [json.loads(line) for line in outside((stage.data / "audit.log").read_text).splitlines()]
+    assert [(line["actor"], line["action"], line["target"], line["status"]) for line in lines] == [
+        ("-", "POST /admin/keys", first["id"], 201)
+    ]
 
 
 async def test_each_change_is_in_the_audit_log_and_no_key_is(stage: Stage, ruled: Herd) -> None:

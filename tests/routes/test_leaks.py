@@ -239,6 +239,22 @@ async def test_what_an_administrator_sees_holds_no_keys_and_no_prompts(watched: 
         assert CANARY not in told, f"{route} has a prompt"
 
 
+async def test_a_capture_tells_its_prompt_to_administrators_alone_and_keys_to_nobody(watched: Watched) -> None:
+    for secret in (watched.inference, watched.admin):
+        await watched.told("PUT", "/admin/capture", {"enabled": True}, key=watched.admin)
+        await watched.told("POST", CHAT, said(f"{PROMPT} {secret}", model="alpha"))
+    watched.learn()
+    for number in (1, 2):
+        route = f"/admin/requests/history/{number}"
+        refused = await watched.told("GET", route)
+        assert refused.startswith("403 ")
+        assert CANARY not in refused
+        told = await watched.told("GET", route, key=watched.admin)
+        assert CANARY in told
+        assert "[redacted]" in told
+        Secrets({name: text for name, text in watched.secrets.known.items() if "key" in name}).check(route, told)
+
+
 @pytest.fixture
 async def open_herd(stage: Stage, start_herd: StartHerd) -> tuple[Herd, Fake]:
     fake = stage.model("alpha")

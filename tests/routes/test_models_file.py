@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from manager import models_edit, models_text
+from manager.settings import Settings
+from routes import models_file as routes_models_file
+from routes.schema.models_file import MOST_TEXT
 from tests.routes.conftest import StartHerd
 from tests.routes.herd import Herd, until
 from tests.routes.stage import Fake, Stage
@@ -91,11 +95,46 @@ async def test_file_that_an_editor_saved_meanwhile_is_left_alone(herd: Herd, sta
     assert stage.models_file.read_text() == "{ }"
 
 
-async def test_file_that_is_no_text_is_a_409(herd: Herd, stage: Stage) -> None:
-    stage.models_file.write_bytes(b"\x80")
+async def test_file_that_is_no_text_can_be_mended(herd: Herd, stage: Stage) -> None:
+    text = changed(stage, description="M\u00fcll")
+    stage.models_file.write_bytes(text.encode("latin-1"))
+    seen = await read(herd)
+    assert seen["text"] == text.replace("\u00fc", "\ufffd")
+    assert (await herd.post(f"{FILE}/check", {"text": text})).json == {"mistakes": []}
+    assert (await put(herd, text, seen["version"])).status == 200
+    assert stage.models_file.read_text() == text
+
+
+async def test_file_that_can_not_be_read_is_a_409_and_a_text_is_checked_all_the_same(
+    start_herd: StartHerd, stage: Stage
+) -> None:
+    herd = await start_herd()
+    stage.models_file.unlink()
+    stage.models_file.mkdir()
     answer = await herd.get(FILE)
     assert (answer.status, answer.error["code"]) == (409, "models_file_unreadable")
-    assert "not UTF-8" in answer.error["message"]
+    assert (await herd.post(f"{FILE}/check", {"text": "{}"})).json == {"mistakes": []}
+    assert (await put(herd, "{}", "missing")).error["code"] == "models_file_not_written"
+
+
+async def test_answer_is_what_was_written(herd: Herd, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    reload, text = herd.service.reloader.reload, changed(stage, description="mine")
+
+    async def saved_by_another() -> None:
+        await reload()
+        await asyncio.to_thread(stage.models_file.write_text, "{ }")
+
+    monkeypatch.setattr(herd.service.reloader, "reload", saved_by_another)
+    answer = await put(herd, text, (await read(herd))["version"])
+    assert (answer.status, answer.json["text"]) == (200, text)
+    assert answer.json["version"] != (await read(herd))["version"]
+    assert (await put(herd, text, answer.json["version"])).error["code"] == "models_file_changed"
+
+
+def nested(levels: int) -> str:
+    """A text whose innermost object is that many levels deep."""
+    value = '{"a": ' * (levels - 4) + "1" + "}" * (levels - 4)
+    return f'{{"alpha": {{"params": {{"model": "alpha.gguf"}}, "request": {{"set": {{"x": {value}}}}}}}}}'
 
 
 async def test_what_is_written_and_then_not_taken_is_told(
@@ -111,6 +150,57 @@ async def test_what_is_written_and_then_not_taken_is_told(
     assert (answer.status, answer.error["code"]) == (409, "reload_refused")
     assert "keys.json" in answer.error["message"]
     assert stage.models_file.read_text() == text
+
+
+async def test_depth_of_a_text_is_bounded(herd: Herd, stage: Stage) -> None:
+    assert (await put(herd, nested(50), (await read(herd))["version"])).status == 200
+    shown = await herd.get("/admin/models/alpha")
+    assert shown.status == 200
+    for levels in (51, 253, 254, 950, 970, 990, 1100, 100_000):
+        check = await herd.post(f"{FILE}/check", {"text": nested(levels)})
+        assert check.status == 200
+        (mistake,) = check.json["mistakes"]
+        assert mistake["message"] == "is nested too deeply: more than 50 levels"
+        assert (mistake["line"], mistake["column"], mistake["path"]) == (1, nested(51).rindex("{") + 1, None)
+        assert (await put(herd, nested(levels), (await read(herd))["version"])).status == 400
+    assert stage.models_file.read_text() == nested(50)
+    assert (await herd.post("/admin/reload")).status == 200
+
+
+async def test_length_of_a_text_is_bounded(herd: Herd) -> None:
+    async def ask(method: str, path: str, length: int) -> Any:
+        async def body() -> AsyncIterator[bytes]:
+            yield b'{"version": "missing", "text": "{}'
+            for _ in range(length - 2 >> 10):
+                yield b" " * 1024
+            yield b" " * (length - 2 & 1023) + b'"}'
+
+        return await herd.ask(method, path, raw=body())
+
+    for method, path in (("PUT", FILE), ("POST", f"{FILE}/check")):
+        answer = await ask(method, path, MOST_TEXT + 1)
+        assert (answer.status, answer.error["param"]) == (400, "text")
+        answer = await ask(method, path, 2 * MOST_TEXT)
+        assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+    assert (await ask("POST", f"{FILE}/check", MOST_TEXT)).json == {"mistakes": []}
+
+
+async def test_no_number_of_checks_keeps_more_than_one_thread(herd: Herd, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = asyncio.Queue[str](), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(settings: Settings, text: str) -> list[Any]:
+        loop.call_soon_threadsafe(begun.put_nowait, text)
+        go_on.wait(10)
+        return []
+
+    monkeypatch.setattr(routes_models_file, "check_models_text", slow)
+    checks = [asyncio.create_task(herd.post(f"{FILE}/check", {"text": str(number)})) for number in range(40)]
+    await begun.get()
+    assert (await herd.get("/v1/models")).status == 200
+    assert begun.empty()
+    go_on.set()
+    assert {(await check).status for check in checks} == {200}
 
 
 async def test_text_above_the_limit_is_a_413(fake: Fake, start_herd: StartHerd, stage: Stage) -> None:
@@ -133,10 +223,10 @@ async def test_client_that_leaves_ends_no_change(herd: Herd, stage: Stage, monke
     begun, go_on = asyncio.Event(), asyncio.Event()
     loop, write = asyncio.get_running_loop(), models_edit.replace_text
 
-    def slow(*arguments: Any) -> None:
+    def slow(*arguments: Any, **options: Any) -> None:
         loop.call_soon_threadsafe(begun.set)
         asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(5)
-        write(*arguments)
+        write(*arguments, **options)
 
     monkeypatch.setattr(models_text, "replace_text", slow)
     asking = asyncio.create_task(put(herd, changed(stage, description="new"), version))
@@ -164,7 +254,7 @@ async def test_change_is_in_the_audit_log(
     lines = [json.loads(line) for line in (stage.data / "audit.log").read_text().splitlines()]
     assert [(line["action"], line["target"], line["status"]) for line in lines] == [
         ("PUT /admin/models-file", "models.json", 200),
-        ("POST /admin/models/{id:.+?}/pin", "alpha", 404),
+        ("POST /admin/models/{id}/pin", "alpha", 404),
     ]
 
 

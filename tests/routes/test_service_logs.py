@@ -33,6 +33,12 @@ def log(herd: Herd, *messages: str) -> None:
     herd.service.recent_log.add(lines)
 
 
+def answered(herd: Herd, count: int) -> None:
+    """What the service would note of so many requests."""
+    line = "2026-11-22T05:51:34.000Z ACCESS request=r2 key=- GET '/' status=200 ms=0.1\n"
+    herd.service.recent_log.add([line] * count)
+
+
 @asynccontextmanager
 async def following(herd: Herd, query: str = "?follow=true", **more: Any) -> AsyncIterator[Events]:
     async with herd.open("GET", f"{LOGS}{query}", **more) as response:
@@ -63,7 +69,33 @@ async def test_log_is_the_last_lines_as_text(quiet: Herd) -> None:
     assert (len(lines), lines[-1]) == (100, f"{stamp} 149")
 
 
-@pytest.mark.parametrize(("query", "param"), [("tail=x", "tail"), ("tail=-1", "tail"), ("follow=maybe", "follow")])
+async def test_requests_push_nothing_else_out_and_can_be_left_out(quiet: Herd) -> None:
+    log(quiet, "one")
+    answered(quiet, 2 * MOST)
+    log(quiet, "two")
+    lines = (await quiet.get(f"{LOGS}?tail=9999")).body.decode().splitlines()
+    assert len(lines) == MOST + 2
+    assert [line.partition("r1 ")[2] for line in (lines[0], lines[-1])] == ["one", "two"]
+    assert all(" ACCESS " in line for line in lines[1:-1])
+    others = (await quiet.get(f"{LOGS}?tail=2&access=false")).body.decode().splitlines()
+    assert others == [lines[0], lines[-1]]
+
+
+async def test_a_follower_can_leave_requests_out(quiet: Herd) -> None:
+    log(quiet, "one")
+    answered(quiet, 3)
+    async with following(quiet, "?follow=true&tail=1&access=false") as events:
+        assert (await next_line(events))["n"] == 1
+        answered(quiet, 3)
+        log(quiet, "two")
+        told = await next_line(events)
+    assert (told["n"], told["message"]) == (8, "two")
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [("tail=x", "tail"), ("tail=-1", "tail"), ("follow=maybe", "follow"), ("access=maybe", "access")],
+)
 async def test_wrong_query_is_a_400(quiet: Herd, query: str, param: str) -> None:
     answer = await quiet.get(f"{LOGS}?{query}")
     assert (answer.status, answer.error["param"]) == (400, param)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ async def test_file_and_line_are_those_of_the_start(
     found = await shown(herd)
     assert (found["hub.endpoint"]["value"], found["hub.endpoint"]["source"]) == ("https://hub.lan", f"{config}, line 3")
     assert (found["hub.token"]["value"], found["hub.token"]["secret"]) == (MASK, True)
+
+
+async def test_a_folder_that_is_not_utf8_is_shown(fake: Fake, start_herd: StartHerd, tmp_path: Path) -> None:
+    herd = await start_herd(storage={"templates_folder": os.fsdecode(bytes(tmp_path) + b"/t\xff")})
+    assert (await shown(herd))["storage.templates_folder"]["value"] == f"{tmp_path}/t\ufffd"
 
 
 async def test_they_are_for_administrators(fake: Fake, start_herd: StartHerd, make_key: Callable[..., str]) -> None:

@@ -78,6 +78,14 @@ async def test_an_asset_is_kept_for_good_and_comes_compressed_to_who_takes_it(he
     assert gzip.decompress(zipped) == SCRIPT
 
 
+async def test_a_page_that_a_browser_has_is_not_sent_again(herd: Herd) -> None:
+    first = await page(herd)
+    again = await page(herd, **{"If-None-Match": first.headers["ETag"]})
+    assert (again.status, again.body) == (304, b"")
+    assert again.headers["Content-Security-Policy"] == first.headers["Content-Security-Policy"]
+    assert (await page(herd, **{"If-None-Match": 'W/"another"'})).body == INDEX
+
+
 @pytest.mark.parametrize(
     "path",
     [
