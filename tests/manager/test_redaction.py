@@ -9,10 +9,10 @@ from collections.abc import Mapping
 import pytest
 from multidict import CIMultiDict
 
-from manager.api_key import generate_key
+from manager.api_key import PREFIX
 from manager.redaction import HEADERS_MOST, PATH_MOST, REDACTED, SECRETS_MOST, Redactor
 
-KEY = generate_key()
+KEY = PREFIX + "kAQc8FfhTV7-1NtV_DSMPu5dEHKYtY3wP6FSYg5s0Zs"
 SECRET = "q9Zl/3kf+Ab0xYz81mnO"
 NO_SECRETS = Redactor({})
 
