@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -13,11 +11,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
+from manager.event_id import EventId, draw_run
 from manager.state import ModelState, ModelStatus
 
 # How long after the last reader has left `heard` still says yes: a connection that broke is soon back.
 REMEMBERED: Final = 30.0
-_ID: Final = re.compile(r"([0-9a-f]{8})-([0-9]{1,18})")
 
 
 class EventsLost(Exception):
@@ -26,7 +24,7 @@ class EventsLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`id` is "<boot>-<number>": the boot is drawn per feed, so that an id of an earlier process is told apart."""
+    """`id` is an EventId as text, whose run is drawn per feed."""
 
     id: str
     kind: str
@@ -42,7 +40,7 @@ class Feed:
 
     def __init__(self, keep: int = 1000, remembered: float = REMEMBERED) -> None:
         self._remembered = remembered
-        self._boot = secrets.token_hex(4)
+        self._run = draw_run()
         self._number = 0  # of the newest event
         self._events: deque[Event] = deque(maxlen=keep)
         self._readers: set[Reader] = set()
@@ -52,7 +50,7 @@ class Feed:
     @property
     def last_id(self) -> str:
         """The id of the newest event; before the first one its number is 0."""
-        return f"{self._boot}-{self._number}"
+        return str(EventId(self._run, self._number))
 
     def publish(self, kind: str, data: Mapping[str, Any]) -> None:
         """Tell every reader. `data` is JSON, and nobody changes it from now on."""
@@ -89,10 +87,10 @@ class Feed:
         self._wake()
 
     def _since(self, after: str | None) -> tuple[Event, ...] | None:
-        match = _ID.fullmatch(after or "")
-        if match is None or match[1] != self._boot:
+        place = EventId.parse(after)
+        if place is None or place.run != self._run:
             return None
-        count = self._number - int(match[2])
+        count = self._number - place.number
         if not 0 <= count <= len(self._events):
             return None
         return tuple(islice(self._events, len(self._events) - count, None))

@@ -52,6 +52,7 @@ def logging_to(stream: TextIO, level: str, settings: LogSettings = _WITHOUT_FILE
     requests.addFilter(_without_bytes_of_requests)
     root = logging.getLogger()
     to_queue = ToQueue(lines, files)
+    level_before = root.level
     root.addHandler(to_queue)
     root.setLevel(level.upper())
     listener.start()
@@ -65,6 +66,7 @@ def logging_to(stream: TextIO, level: str, settings: LogSettings = _WITHOUT_FILE
         raise
     finally:
         root.removeHandler(to_queue)
+        root.setLevel(level_before)
         requests.removeFilter(_without_bytes_of_requests)
         if files is not None:
             files.models.hand_over()

@@ -15,6 +15,7 @@ from itertools import islice, takewhile
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
+from manager.event_id import draw_run
 from manager.log_lines import as_text, stamp
 
 MOST: Final = 1000  # lines of each kind
@@ -61,11 +62,13 @@ class KeptLine:
 class RecentLog:
     """Keeps the last MOST records, and of lines about requests as many, for readers on one event loop.
 
-    However many requests there are, they push no record out. All are numbered together, as they come, from 1; readers
-    go on from the number of the last line that they have seen. Any thread may add, and waits for no reader.
+    However many requests there are, they push no record out. All are numbered together, as they come, from 1 in
+    this `run`; readers go on from the number of the last line that they have seen. Any thread may add, and waits for
+    no reader.
     """
 
     def __init__(self) -> None:
+        self.run = draw_run()
         self._lock = threading.Lock()  # of these three; held for moments, as the event loop waits for it too
         self._total = 0
         self._records: deque[KeptLine] = deque(maxlen=MOST)

@@ -7,15 +7,19 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
+from manager.event_id import draw_run
+
 
 class LogBuffer:
     """Keeps the last `max_lines` lines of a byte stream; a line longer than `max_line` bytes is cut there.
 
-    `total` is how many lines were ever completed. Whoever follows remembers a number of lines and asks for more;
-    the buffer keeps nothing for followers, and without any they cost nothing.
+    `total` is how many lines were ever completed in this `run`, which each buffer has of its own. Whoever follows
+    remembers a number of lines and asks for more; the buffer keeps nothing for followers, and without any they cost
+    nothing.
     """
 
     def __init__(self, max_lines: int = 400, max_line: int = 2000) -> None:
+        self.run = draw_run()
         self.total = 0
         self.closed = False
         self._lines: deque[str] = deque(maxlen=max_lines)

@@ -92,6 +92,8 @@ class Pull:
             "source": self.source,
             "quant": self.wanted.quant,
             "revision": self.wanted.revision,
+            "name": self.wanted.name,
+            "mmproj": self.wanted.mmproj,
             "state": self.state.value,
             "created": self.created,
             "ended": self.ended,

@@ -15,7 +15,7 @@ from manager.errors import ConfigError, HerdError, InvalidRequest, QueueFull, Re
 from manager.feed import Feed
 from manager.mistakes import shown
 from manager.model_listing import check_free, enlist
-from manager.model_store import BadSource, Plan, pull, resolve
+from manager.model_store import BadSource, Plan, parse_source, pull, resolve
 from manager.models_edit import NameTaken
 from manager.models_file import name_problem
 from manager.pull_state import ENDED, Pull, PullState, Wanted
@@ -29,7 +29,6 @@ AT_ONCE: Final = 2
 MOST: Final = 64  # that wait or run
 KEPT: Final = 50  # that have ended
 SAY_EVERY: Final = 0.25  # seconds between two events of a pull's progress
-_PATHS: Final = ("/", "./", "../", "~", "file:")
 
 
 class PullNotFound(HerdError):
@@ -65,7 +64,7 @@ class Pulls:
         """Begin it, or find the same one that waits or runs already. Raises BadSource, QueueFull and ShuttingDown."""
         if self._closed:
             raise ShuttingDown("The service is shutting down.", retry_after=5)
-        _check(wanted)
+        self._check(wanted)
         under_way = [self._pulls[name] for name in self._tasks]
         for known in under_way:
             if known.wanted == wanted:
@@ -110,6 +109,13 @@ class Pulls:
         """Cancel all of them and refuse new ones."""
         self._closed = True
         await asyncio.gather(*(self.cancel(name) for name in tuple(self._tasks)))
+
+    def _check(self, wanted: Wanted) -> None:
+        """Raise BadSource for what can be told to come to nothing before anybody is asked."""
+        parse_source(wanted.source, self._settings.hub, public_only=True)
+        reason = None if wanted.name is None else name_problem(wanted.name)
+        if reason is not None:
+            raise BadSource(f"'name' {reason}.", param="name")
 
     async def _carry_out(self, one: Pull) -> None:
         async with self._turns:
@@ -199,15 +205,3 @@ def _told(one: Pull, error: BaseException | None) -> HerdError | None:
         return error
     logger.error("pull=%s failed", one.id, exc_info=error)
     return HerdError("The service made a mistake; its log has more.")
-
-
-def _check(wanted: Wanted) -> None:
-    if wanted.source.startswith(_PATHS):
-        raise BadSource(
-            "'source': over HTTP a model comes from the hub or from an https address; files of the machine itself "
-            "are for `llamaherd model import` there.",
-            param="source",
-        )
-    reason = None if wanted.name is None else name_problem(wanted.name)
-    if reason is not None:
-        raise BadSource(f"'name' {reason}.", param="name")

@@ -6,7 +6,8 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import TypedDict
 
 from manager.device_memory import DeviceMemories, DeviceMemory
@@ -40,9 +41,10 @@ class Samples:
         self._began = clock()  # of what counts for the next one
         self._requests = self._prompt = self._completion = 0
 
-    def __iter__(self) -> Iterator[Sample]:
-        """Oldest first."""
-        return iter(tuple(self._samples))
+    def newest(self, count: int | None = None) -> list[Sample]:
+        """The last `count` of them, or all; oldest first."""
+        first = 0 if count is None else max(0, len(self._samples) - count)
+        return list(islice(self._samples, first, None))
 
     def ended(self, running: Running, used: Tokens | None) -> None:
         """Count a request that has ended."""

@@ -71,9 +71,12 @@ async def switch_capture(request: web.Request) -> web.Response:
 
 
 async def list_samples(request: web.Request) -> web.Response:
-    """GET /admin/samples: requests, tokens per second and memory, a look every few seconds, oldest first."""
+    """GET /admin/samples: requests, tokens per second and memory, a look every few seconds, oldest first.
+
+    `limit`: only so many of the newest.
+    """
     samples = request.app[SERVICE].samples
-    return json_response({"every": samples.every, "samples": list(samples)})
+    return json_response({"every": samples.every, "samples": samples.newest(_number(request, "limit", 1))})
 
 
 def _capture_object(captures: Captures) -> dict[str, int]:

@@ -12,7 +12,7 @@ from routes.middleware import Handler
 ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-Api-Key, X-Request-ID"
 EXPOSED_HEADERS: Final = ", ".join(
     (
-        *("X-Request-ID", "Retry-After", "x-should-retry"),
+        *("Date", "X-Request-ID", "Retry-After", "x-should-retry"),
         *(f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
     )
 )

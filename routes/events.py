@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -22,8 +22,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     """First a snapshot, or what came after `Last-Event-ID` where all of it is still known; then every event."""
     service = request.app[SERVICE]
     feed = service.pool.feed
-    after = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
-    with feed.subscribe(after) as reader:
+    with feed.subscribe(sse.last_event_id(request)) as reader:
         # Made before anything is awaited: what changes from here on comes as an event.
         first = _snapshot(service) if reader.missed is None else b"".join(map(_frame, reader.missed))
         response = await sse.begin(request)
@@ -69,5 +68,4 @@ def _sums(takes: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def _frame(event: Event) -> bytes:
-    data: Any = event.data
-    return b"id: " + event.id.encode() + b"\n" + sse.event_frame(event.kind, data)
+    return sse.event_frame(event.kind, event.data, event.id)

@@ -10,6 +10,7 @@ import orjson
 from aiohttp import web
 
 from manager.errors import UpstreamClosed, UpstreamError
+from manager.event_id import EventId
 from routes.errors import from_engine
 from routes.headers import mark
 
@@ -22,6 +23,11 @@ HEADERS: Final[Mapping[str, str]] = MappingProxyType(
 )
 _DONE: Final = b"[DONE]"
 DONE: Final = b"data: " + _DONE + b"\n\n"
+
+
+def last_event_id(request: web.Request) -> str | None:
+    """What a reader that comes back has read last, in a header as browsers send it or in the query."""
+    return request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
 
 
 async def begin(request: web.Request, headers: Mapping[str, str] = HEADERS) -> web.StreamResponse:
@@ -37,9 +43,10 @@ def data_frame(payload: Any) -> bytes:
     return b"data: " + orjson.dumps(payload) + b"\n\n"
 
 
-def event_frame(event: str, payload: Any) -> bytes:
-    """One event of JSON under a name."""
-    return b"event: " + event.encode() + b"\n" + data_frame(payload)
+def event_frame(event: str, payload: Any, event_id: EventId | str = "") -> bytes:
+    """One event of JSON under a name, and with an id where it has one."""
+    head = f"id: {event_id}\nevent: {event}\n" if event_id else f"event: {event}\n"
+    return head.encode() + data_frame(payload)
 
 
 def comment(text: str) -> bytes:

@@ -50,6 +50,7 @@ from routes.schema.activity import (
     Forgotten,
     HistoryQuery,
     Samples,
+    SamplesQuery,
 )
 from routes.schema.admin import (
     AdminLoadRequest,
@@ -251,7 +252,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/admin/requests/{id}/cancel", admin.cancel_request, ACTION, gives=Cancelled),
     Route("GET", "/admin/capture", activity.show_capture, ADMIN, gives=CaptureState),
     Route("PUT", "/admin/capture", activity.switch_capture, ACTION, CaptureSwitch, CaptureState),
-    Route("GET", "/admin/samples", activity.list_samples, ADMIN, gives=Samples),
+    Route("GET", "/admin/samples", activity.list_samples, ADMIN, gives=Samples, query=SamplesQuery),
     Route("GET", "/admin/events", events.events, ADMIN, streams=FeedEvent, query=EventsQuery),
     Route("GET", "/admin/logs", logs.service_logs, ADMIN, gives=TEXT, streams=ServiceLogEvent, query=ServiceLogsQuery),
     Route("POST", "/admin/reload", admin.reload, ACTION, gives=Reloaded),

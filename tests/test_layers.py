@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = tuple(
     line.split()
     for line in """
-        daemon_thread errors json_text logbuf mistakes state strict_json
+        daemon_thread errors event_id json_text logbuf mistakes state strict_json
         addresses api_key audit auth capture key_file key_record key_rules events exposure feed gauges groups guesses \
         history inflight log log_file log_lines log_models log_queue log_recent media_kinds metrics notify \
         package_index places policy redaction \

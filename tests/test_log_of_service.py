@@ -110,7 +110,7 @@ def test_the_last_lines_are_told_over_http_without_files_too(stage: Stage, serve
     with manager.send("GET", "/admin/logs?follow=true") as following:
         manager.signal(signal.SIGTERM)
         events = following.read().decode()
-    assert events.startswith('event: log\ndata: {"n":1,')
+    assert 'event: log\ndata: {"n":1,' in events
     assert f'"message":"{first.partition(" manager.server ")[2]}"' in events
     assert manager.status() == 0
 

@@ -120,6 +120,12 @@ class EngineKinds:
             known = self._known[name] = _loaded(name, found)
         return known
 
+    def known(self, name: str) -> EngineKind:
+        """One that `get` has given before, without a look at files. Raises ConfigError for any other."""
+        if name not in self._known:
+            raise ConfigError(f"the engine {shown(name)} is of no entry that was read")
+        return self._known[name]
+
     def _packages(self) -> dict[str, list[EntryPoint]]:
         if self._installed is None:
             self._installed = {}
@@ -165,8 +171,8 @@ KINDS: Final = EngineKinds()
 
 
 def kind_of(entry: ModelEntry) -> EngineKind:
-    """The kind of an entry of the catalog."""
-    return KINDS.get(entry.engine)
+    """The kind of an entry of the catalog. Never blocks: it was loaded when the entry was read."""
+    return KINDS.known(entry.engine)
 
 
 def supports(entry: ModelEntry, path: str) -> bool:

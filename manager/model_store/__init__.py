@@ -8,6 +8,7 @@ from manager.model_store.plan import Plan, PlannedFile
 from manager.model_store.pull import pull
 from manager.model_store.removal import Removal, check_deletable, plan_removal, remove
 from manager.model_store.resolve import resolve
+from manager.model_store.source import parse_source
 from manager.model_store.suggest import suggested_entry
 from manager.model_store.verify import FileCheck, verify
 
@@ -26,6 +27,7 @@ __all__ = [
     "check_deletable",
     "import_file",
     "manifests",
+    "parse_source",
     "plan_removal",
     "pull",
     "remove",

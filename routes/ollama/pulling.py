@@ -10,6 +10,7 @@ import orjson
 from aiohttp import web
 
 from manager.errors import HerdError, InvalidKey, InvalidRequest, ModelNotFound
+from manager.model_store import BadSource
 from manager.pulls import ENDED, PullState, Wanted
 from manager.service import SERVICE, Service
 from routes import sse
@@ -68,7 +69,10 @@ async def _fetched(request: web.Request, service: Service, source: str) -> Async
         raise InvalidRequest(
             f"'model': the hub has no '{source}'; a model there is called hf.co/org/repo:QUANT.", param="model"
         )
-    one = service.pulls.start(Wanted(source))
+    try:
+        one = service.pulls.start(Wanted(source))
+    except BadSource as error:
+        raise InvalidRequest(f"'model': {error.message}", param="model") from error
     request[TARGET] = one.source
     yield _BEGINS
     last = _BEGINS

@@ -112,6 +112,12 @@ class CaptureState(Answer):
     keep: int = Field(description="Most captures; beyond that the oldest are forgotten.")
 
 
+class SamplesQuery(BaseModel):
+    """Which of the samples are wanted."""
+
+    limit: int | None = Field(None, ge=1, lt=10**N_DIGITS, description="Only so many, the newest; left out: all.")
+
+
 class DeviceMemory(Answer):
     """Memory of a device, in bytes."""
 

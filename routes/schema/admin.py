@@ -107,6 +107,9 @@ class LogsQuery(BaseModel):
 
     tail: int = Field(100, ge=0, lt=10**9, description="How many lines, counted from the end.")
     follow: bool | None = Field(None, description="Events for ever: these lines and all that come.")
+    last_event_id: str | None = Field(
+        None, description="As the header `Last-Event-ID`: the last id that was read. What came after it, and no `tail`."
+    )
 
 
 class ServiceLogsQuery(LogsQuery):
@@ -122,18 +125,20 @@ class LogEvent(Answer):
     n: int | None = Field(None, description="The number of the line, from 1.")
     model: str | None = None
     pid: int | None = None
+    run: str | None = Field(None, description="Of `life`: what ids of its lines begin with, and of no other life's.")
 
 
 class ServiceLogEvent(Answer):
-    """`event: log`, a line of the service's own log."""
+    """`event: run`, once at first: another one than before means that `n` counts anew. Then `event: log`, lines."""
 
-    n: int = Field(description="The number of the line since the service was started, from 1.")
-    time: float = Field(description="Seconds since the epoch.")
-    level: str
-    logger: str = Field(description="The module; `access`: a request that was answered.")
-    message: str
-    request: str | None = Field(description="The `X-Request-ID` of the request that it was logged for.")
-    model: str | None = Field(description="The model that it is about.")
+    run: str | None = Field(None, description="Of `run`: what the ids of its lines begin with; drawn at each start.")
+    n: int | None = Field(None, description="The number of the line since the service was started, from 1.")
+    time: float | None = Field(None, description="Seconds since the epoch.")
+    level: str | None = None
+    logger: str | None = Field(None, description="The module; `access`: a request that was answered.")
+    message: str | None = None
+    request: str | None = Field(None, description="The `X-Request-ID` of the request that it was logged for.")
+    model: str | None = Field(None, description="The model that it is about.")
 
 
 class RunningRequest(Answer):

@@ -68,6 +68,8 @@ class PullObject(Answer):
     source: str
     quant: str | None
     revision: str | None
+    name: str | None = Field(description="The name that was asked for; null: that of the file.")
+    mmproj: bool = Field(description="Whether the projector for images is to come along, where there is one.")
     state: PullState
     created: float
     ended: float | None

@@ -29,12 +29,11 @@ from tests.manager.bench import turn
 
 
 @pytest.fixture(autouse=True)
-def _root_level_is_put_back() -> object:
+def _root_is_put_back() -> object:
     root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
+    before = root.level, list(root.handlers)
     yield
-    assert root.handlers == handlers
-    root.setLevel(level)
+    assert (root.level, root.handlers) == before
 
 
 def test_lines_have_time_level_logger_and_message_and_are_written_by_the_end() -> None:
@@ -212,15 +211,11 @@ def written_as_json(stream: io.StringIO) -> list[dict[str, Any]]:
 JSON = LogSettings(format="json", folder=None)
 
 
-def test_a_line_of_json_has_level_logger_message_and_the_model_that_it_is_about(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_line_of_json_has_level_logger_message_and_the_model_that_it_is_about() -> None:
     stream = io.StringIO()
-    with monkeypatch.context() as patch:
-        patch.setattr(logging.getLogger(), "handlers", [])  # pytest's keep what xdist can't send, half a character
-        with logging_to(stream, "info", JSON):
-            logging.getLogger("x").info("pid=%d bytes=%s\n%s", 7, None, "\udcff ü")
-            logging.getLogger("x").warning("model=%s state=%s", "some model", "ready")
+    with logging_to(stream, "info", JSON):
+        logging.getLogger("x").info("pid=%d bytes=%s\n%s", 7, None, "\udcff ü")
+        logging.getLogger("x").warning("model=%s state=%s", "some model", "ready")
     assert written_as_json(stream) == [
         {"level": "INFO", "logger": "x", "message": "pid=7 bytes=None\n\udcff ü"},
         {"level": "WARNING", "logger": "x", "message": "model=some model state=ready", "model": "some model"},

@@ -8,7 +8,7 @@ import json
 import logging
 import queue
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,13 +18,6 @@ from manager.log import logging_to
 from manager.log_models import ModelLogs, file_name
 from manager.settings_sections import LogSettings
 from tests.manager.bench import until
-
-
-@pytest.fixture(autouse=True)
-def _root_level_is_put_back() -> Iterator[None]:
-    level = logging.getLogger().level
-    yield
-    logging.getLogger().setLevel(level)
 
 
 @pytest.mark.parametrize("name", ["qwen", "Qwen3-8B_Q4.K_M", "1", "x.log.1"])

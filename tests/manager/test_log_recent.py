@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Literal
@@ -17,14 +16,6 @@ from manager.log import AccessLog, logging_to
 from manager.log_lines import ANSWERING, Answering, note, stamp
 from manager.log_recent import MOST, LogLine, RecentLog
 from manager.settings_sections import LogSettings
-
-
-@pytest.fixture(autouse=True)
-def _root_level_is_put_back() -> Iterator[None]:
-    root = logging.getLogger()
-    level = root.level
-    yield
-    root.setLevel(level)
 
 
 def line(message: str) -> LogLine:

@@ -212,6 +212,14 @@ async def test_paths_of_the_machine_are_refused(place: Place, source: str) -> No
     assert place.pulls.list() == ()
 
 
+@pytest.mark.parametrize("source", ["word", "http://host/a.gguf", "https://host/a.bin", "ftp://host/a.gguf", "a/b\nc"])
+async def test_what_can_be_no_source_is_refused_before_there_is_a_pull(place: Place, source: str) -> None:
+    with pytest.raises(BadSource) as caught:
+        place.start(source)
+    assert caught.value.param == "source"
+    assert place.pulls.list() == ()
+
+
 async def test_name_that_is_no_name_is_refused(place: Place) -> None:
     with pytest.raises(BadSource, match="'name' must not contain a comma"):
         place.start(name="a,b")
@@ -312,11 +320,12 @@ async def test_two_pulls_never_write_to_one_file(place: Place) -> None:
 
 
 async def test_address_that_is_refused_is_told_without_its_secrets(place: Place) -> None:
-    pull = await place.ended("https://me:hunter2@host/a.bin?sig=s3cr3t")
-    told = json.dumps(pull.as_dict())
-    assert "https://host/a.bin" in told
-    assert "hunter2" not in told
-    assert "s3cr3t" not in told
+    for address in ("https://me:hunter2@host/a.bin?sig=s3cr3t", "https://me:hunter2@host/a.gguf?sig=s3cr3t"):
+        with pytest.raises(BadSource) as caught:
+            place.start(address)
+        assert "https://host/a." in caught.value.message
+        assert "hunter2" not in caught.value.message
+        assert "s3cr3t" not in caught.value.message
 
 
 @pytest.mark.parametrize(

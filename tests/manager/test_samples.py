@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pytest
 
 from manager.inflight import Running, Tokens
@@ -123,5 +121,6 @@ def test_samples_are_due_at_multiples(now: float, due: float) -> None:
 
 async def test_the_last_ones_are_kept_oldest_first(bench: Bench) -> None:
     taken = [bench.take() for _ in range(5)]
-    kept: Iterable[Sample] = bench.samples
-    assert list(kept) == taken[-3:]
+    assert bench.samples.newest() == taken[-3:]
+    assert bench.samples.newest(2) == taken[-2:]
+    assert bench.samples.newest(4) == taken[-3:]

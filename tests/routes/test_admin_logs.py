@@ -26,13 +26,15 @@ class Follower:
 
     def __init__(self, events: Events) -> None:
         self.events = events
+        self.last_id = ""
 
     async def next(self) -> tuple[str, Any] | None:
         """Kind and data of the next event; None at the end."""
         while (frame := await self.events.next()) is not None:
             if not frame.startswith(b":"):
-                kind, data = frame.decode().splitlines()
-                return kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+                fields = dict(line.split(": ", 1) for line in frame.decode().splitlines())
+                self.last_id = fields["id"]
+                return fields["event"], json.loads(fields["data"])
         return None
 
     async def until(self, text: str) -> list[tuple[str, Any]]:
@@ -133,6 +135,40 @@ async def test_follower_stays_over_an_unload_and_a_load(herd: Herd, fake: Fake) 
         log(herd, b"in the second\n")
         await follower.life()
         seen = await follower.until("in the second")
+        assert [event[1]["n"] for event in seen] == list(range(1, len(seen) + 1))
+
+
+async def test_reader_that_comes_back_gets_what_it_missed_and_nothing_twice(loaded: Herd) -> None:
+    log(loaded, b"one\ntwo\nthree\n")
+    async with following(loaded, "?follow=true&tail=2") as follower:
+        life = await follower.life()
+        seen = await follower.until("two")
+        last = seen[-1][1]["n"]
+        assert follower.last_id == f"{life['run']}-{last}"
+    log(loaded, b"four\n")
+    for query, headers in (("", {"Last-Event-ID": follower.last_id}), (f"&last_event_id={follower.last_id}", {})):
+        async with following(loaded, f"?follow=true&tail=1{query}", **headers) as again:
+            assert await again.next() == ("life", life)
+            assert again.last_id == follower.last_id
+            assert await again.until("four") == [
+                ("log", {"line": "three", "n": last + 1}),
+                ("log", {"line": "four", "n": last + 2}),
+            ]
+
+
+async def test_reader_of_another_life_gets_all_of_this_one(loaded: Herd) -> None:
+    log(loaded, b"in the first\n")
+    async with following(loaded) as follower:
+        before = await follower.life()
+        await follower.until("in the first")
+    await loaded.post("/admin/models/alpha/unload")
+    await loaded.post("/admin/models/alpha/load")
+    log(loaded, b"in the second\n")
+    async with following(loaded, "?follow=true&tail=0", **{"Last-Event-ID": follower.last_id}) as again:
+        life = await again.life()
+        assert life["run"] != before["run"]
+        assert again.last_id == f"{life['run']}-0"
+        seen = await again.until("in the second")
         assert [event[1]["n"] for event in seen] == list(range(1, len(seen) + 1))
 
 

@@ -316,15 +316,17 @@ def files_touched() -> Iterator[list[tuple[str, str]]]:
 
 
 async def test_a_name_is_looked_up_in_the_catalog_and_leads_to_no_file(
-    stage: Stage, open_herd: tuple[Herd, Fake]
+    stage: Stage, fake: Fake, start_herd: StartHerd
 ) -> None:
-    herd, fake = open_herd
+    herd = await start_herd(activity={"sample_every": 86_400.0})  # each look at memory reads files
     routes = (
         *("GET /v1/models/{}", "GET /admin/models/{}", "GET /admin/models/{}/logs", "POST /admin/models/{}/load"),
         *("POST /admin/models/{}/unload", "GET /unloadModel?model={}", "GET /v1/models/{}/"),
     )
     for path in ("/v1/models/nobody", "/admin/models/nobody/logs"):
         await herd.get(path)  # what is imported with the first such answer
+    looks = [task for task in asyncio.all_tasks() if task.get_name() == "look at memory"]
+    await asyncio.gather(*looks)
     with files_touched() as touched:
         stage.models_file.read_bytes()
     assert touched == [("open", str(stage.models_file))], "or nothing would be seen"

@@ -75,6 +75,14 @@ async def test_pull_has_a_place_of_its_own_from_the_beginning(herd: Herd, hub: H
     assert (await herd.post(f"{PULL}?wait=true", {"source": REPO, "name": "beta"})).json["model"] == "beta"
 
 
+async def test_pull_tells_what_was_asked_for(herd: Herd) -> None:
+    asked = {"source": REPO, "quant": "Q4_K_M", "revision": "main", "name": "beta", "mmproj": False}
+    begun = (await herd.post(PULL, asked)).json
+    assert {field: begun[field] for field in asked} == asked
+    plain = (await herd.post(PULL, {"source": REPO})).json
+    assert (plain["quant"], plain["revision"], plain["name"], plain["mmproj"]) == (None, None, None, True)
+
+
 async def test_pull_that_is_cancelled_is_a_409_for_who_waits(herd: Herd, hub: Hub) -> None:
     stall(hub)
     waiting = asyncio.create_task(herd.post(f"{PULL}?wait=true", {"source": REPO}))
@@ -146,6 +154,9 @@ async def test_pulls_are_told_to_the_readers_of_all_events(herd: Herd) -> None:
         ({"source": 5}, "source"),
         ({"source": "/etc/passwd"}, "source"),
         ({"source": "file:///etc/passwd"}, "source"),
+        ({"source": "beta"}, "source"),
+        ({"source": "http://host/a.gguf"}, "source"),
+        ({"source": "https://host/a.bin"}, "source"),
         ({"source": REPO, "name": "a,b"}, "name"),
         ({"source": REPO, "quant": 4}, "quant"),
         ({"source": REPO, "mmproj": "no"}, "mmproj"),
@@ -226,9 +237,11 @@ async def test_ollama_pulls_in_one_answer_what_is_to_be_one(herd: Herd) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_ollama_hears_what_fails(herd: Herd, stream: bool) -> None:
-    for body in ({}, {"model": "llama3.2"}, {"model": "/etc/passwd"}):
+    for body in ({}, {"model": "llama3.2"}, {"model": "/etc/passwd"}, {"model": "http://host/a.gguf"}):
         answer = await herd.post("/api/pull", {**body, "stream": stream})
         assert (answer.status, list(answer.json)) == (400, ["error"])
+        assert "'model'" in answer.json["error"]
+    assert herd.service.pulls.list() == ()
     answer = await herd.post("/api/pull", {"model": "org/none", "stream": stream})
     assert "error" in json.loads(answer.body.splitlines()[-1])
     assert (answer.status == 200) is stream

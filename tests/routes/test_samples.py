@@ -23,7 +23,7 @@ OFTEN = {"sample_every": 0.1, "samples": 10_000}
 
 
 def samples(herd: Herd) -> list[Sample]:
-    return list(herd.service.samples)
+    return herd.service.samples.newest()
 
 
 async def sampled(herd: Herd, more: int = 1) -> None:
@@ -49,6 +49,19 @@ async def test_samples_tell_requests_tokens_and_memory(fake: Fake, start_herd: S
     assert host.keys() == {"models", "used", "total", "room"}
     assert 0 < host["used"] < host["total"]
     assert host["room"] > 0
+
+
+async def test_only_the_newest_are_told_where_that_is_wanted(fake: Fake, start_herd: StartHerd) -> None:
+    herd = await start_herd(activity={"sample_every": 86_400.0})
+    taken = [herd.service.samples.take((), {}) for _ in range(3)]
+    for query, wanted in (("", taken), ("?limit=2", taken[1:]), ("?limit=999", taken)):
+        assert (await herd.get(f"/admin/samples{query}")).json["samples"] == wanted
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "x", "", "1.5", "%C2%B2", "9" * 5000])
+async def test_no_number_of_samples_is_a_400(herd: Herd, limit: str) -> None:
+    answer = await herd.get(f"/admin/samples?limit={limit}")
+    assert (answer.status, answer.error["param"]) == (400, "limit")
 
 
 async def test_samples_count_what_running_streams_have_sent(fake: Fake, start_herd: StartHerd) -> None:

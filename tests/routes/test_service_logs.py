@@ -47,13 +47,28 @@ async def following(herd: Herd, query: str = "?follow=true", **more: Any) -> Asy
         yield Events(response)
 
 
-async def next_line(events: Events) -> Any:
+async def next_event(events: Events) -> Any:
+    """Id, kind and data of the next event; None at the end."""
     while (frame := await events.next()) is not None:
         if not frame.startswith(b":"):
-            kind, data = frame.decode().splitlines()
-            assert kind == "event: log"
-            return json.loads(data.removeprefix("data: "))
+            fields = dict(line.split(": ", 1) for line in frame.decode().splitlines())
+            return fields["id"], fields["event"], json.loads(fields["data"])
     return None
+
+
+async def next_line(events: Events) -> Any:
+    while (event := await next_event(events)) is not None:
+        if event[1] == "log":
+            return event[2]
+    return None
+
+
+async def said(events: Events, last: str) -> list[str]:
+    """The messages from here to this one."""
+    seen: list[str] = []
+    while last not in seen:
+        seen.append((await next_line(events))["message"])
+    return seen
 
 
 async def test_log_is_the_last_lines_as_text(quiet: Herd) -> None:
@@ -144,17 +159,66 @@ async def test_follower_that_leaves_is_forgotten(quiet: Herd) -> None:
     assert not quiet.service.pool.bus._subscriptions
 
 
+async def test_a_reader_that_comes_back_gets_what_it_missed_and_nothing_twice(quiet: Herd) -> None:
+    log(quiet, "one", "two", "three")
+    async with following(quiet, "?follow=true&tail=2") as events:
+        begins, kind, told = await next_event(events)
+        assert (kind, begins) == ("run", f"{told['run']}-1")
+        last, _, line = await next_event(events)
+        assert (last, line["message"]) == (f"{told['run']}-2", "two")
+    log(quiet, "four")
+    async with following(quiet, "?follow=true&tail=1", headers={"Last-Event-ID": last}) as events:
+        assert await next_event(events) == (last, "run", told)
+        assert await said(events, "four") == ["three", "four"]
+        log(quiet, "five")
+        assert await said(events, "five") == ["five"]
+    async with following(quiet, f"?follow=true&last_event_id={begins}") as events:
+        assert await said(events, "five") == ["two", "three", "four", "five"]
+
+
+async def test_a_reader_of_before_the_start_gets_all_that_was_logged_since(quiet: Herd) -> None:
+    log(quiet, "one", "two", "three")
+    async with following(quiet, "?follow=true&tail=1", headers={"Last-Event-ID": "0123abcd-2"}) as events:
+        assert await said(events, "three") == ["one", "two", "three"]
+
+
+async def test_what_is_no_id_of_ours_counts_for_nothing(quiet: Herd) -> None:
+    log(quiet, "one", "two")
+    async with following(quiet, "?follow=true&tail=1", headers={"Last-Event-ID": "17"}) as events:
+        assert await said(events, "two") == ["two"]
+
+
 async def test_quiet_log_is_kept_alive(quiet: Herd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(route, "HEARTBEAT", 0.01)
     async with following(quiet) as events:
+        assert (await next_event(events))[1] == "run"
         assert await events.next() == b": still here\n"
+
+
+async def test_changes_of_models_do_not_put_off_what_keeps_it_alive(
+    quiet: Herd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(route, "HEARTBEAT", 0.05)
+
+    async def change() -> None:
+        while True:
+            quiet.service.pool.bus.publish(quiet.service.pool.service_status())
+            await asyncio.sleep(0.001)
+
+    async with following(quiet) as events:
+        assert (await next_event(events))[1] == "run"
+        changing = asyncio.create_task(change())
+        try:
+            assert await events.next() == b": still here\n"
+        finally:
+            changing.cancel()
 
 
 async def test_log_ends_when_the_service_drains(quiet: Herd) -> None:
     async with following(quiet) as events:
         await until(lambda: quiet.service.recent_log._loop is not None)
         quiet.service.pool.end_feeds()  # as Server.drain does
-        assert await events.rest() == []
+        assert [frame.split(b"\n")[1] for frame in await events.rest()] == [b"event: run"]
 
 
 async def test_log_ends_with_its_key(
@@ -166,7 +230,7 @@ async def test_log_ends_with_its_key(
         outside(lambda: KeyStore(stage.keys_file).revoke("goes"))
         await asyncio.to_thread(herd.service.keys.load)
         log(herd, "a secret")
-        assert await ended.rest() == []
+        assert not any(b"a secret" in frame for frame in await ended.rest())
         assert (await next_line(goes_on))["message"] == "a secret"
 
 

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from manager.engines.kinds import BUILT_IN, KINDS, EngineKind, EngineKinds, Surroundings, check_supported, supports
+from manager.engines.kinds import (
+    BUILT_IN,
+    KINDS,
+    EngineKind,
+    EngineKinds,
+    Surroundings,
+    check_supported,
+    kind_of,
+    supports,
+)
 from manager.engines.unmade import made
 from manager.entry import HfParams, LlamaParams, ModelEntry, ModelParams
 from manager.errors import ConfigError, EndpointUnsupported, LoadFailed
@@ -44,6 +53,15 @@ def test_a_package_is_imported_only_where_its_engine_is_named(install: Install) 
     assert kind.params is ModelParams
     assert kinds.get("own") is kind
     assert "herd_unnamed" not in sys.modules
+
+
+async def test_the_kind_of_an_entry_is_told_without_a_look_at_packages(install: Install) -> None:
+    install("herd_known", GOOD)
+    with pytest.raises(ConfigError, match="'own' is of no entry that was read"):
+        kind_of(own())
+    assert "herd_known" not in sys.modules
+    kind = await asyncio.to_thread(KINDS.get, "own")
+    assert kind_of(own()) is kind
 
 
 def test_a_package_can_not_take_the_name_of_a_built_in_one(install: Install) -> None:
@@ -102,6 +120,7 @@ def test_an_engine_that_nobody_has_is_answered_with_the_nearest_name(install: In
 
 def test_what_an_engine_never_answers_is_known_before_it_is_loaded(install: Install) -> None:
     install("herd_paths", GOOD)
+    KINDS.get("own")
     assert supports(own(), "/v1/chat/completions")
     assert not supports(own(), "/v1/embeddings")
     with pytest.raises(EndpointUnsupported, match=r"The model 'm' can't do this: its engine \(own\) has no /infill"):
@@ -114,6 +133,7 @@ def test_what_an_engine_never_answers_is_known_before_it_is_loaded(install: Inst
 
 def test_an_engine_that_names_no_paths_is_asked(install: Install) -> None:
     install("herd_any", "KIND = EngineKind(params=ModelParams, make=print)")
+    KINDS.get("own")
     assert supports(own(), "/anything")
 
 
