@@ -12,8 +12,8 @@ export interface Page {
   name: string;
   title: string;
   icon: typeof Activity;
-  /** What a key must be for. */
-  scope: Scope;
+  /** What a key must be for; null: any. */
+  scope: Scope | null;
   load: () => Promise<{ default: Component }>;
 }
 
@@ -46,7 +46,7 @@ export const pages: Page[] = [
     name: 'settings',
     title: 'Settings',
     icon: Settings,
-    scope: 'inference',
+    scope: null,
     load: () => import('./settings/SettingsPage.svelte'),
   },
 ];

@@ -7,6 +7,8 @@ window.matchMedia ??= (query: string) =>
     addListener() {},
     removeListener() {},
   });
+HTMLElement.prototype.showPopover ??= () => {};
+HTMLElement.prototype.hidePopover ??= () => {};
 HTMLDialogElement.prototype.showModal ??= function (this: HTMLDialogElement) {
   this.open = true;
 };
@@ -14,3 +16,4 @@ HTMLDialogElement.prototype.close ??= function (this: HTMLDialogElement) {
   this.open = false;
   this.dispatchEvent(new Event('close'));
 };
+Element.prototype.scrollIntoView ??= () => undefined;

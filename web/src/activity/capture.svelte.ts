@@ -8,12 +8,16 @@ export class Capture {
   now = $state.raw<CaptureState | null>(null);
   problem = $state('');
 
+  /** How often it was asked for: only the last answer counts. */
+  #loads = 0;
+
   /** Keep it up to date until the returned function is called. */
   follow(): () => void {
     void this.load();
     const load = (): void => void this.load();
     const ends = [
       feed.on('capture', load),
+      feed.on('history', load), // captures are forgotten with it
       feed.on('snapshot', load),
       feed.on<{ captured?: boolean }>('request', ({ captured }) => {
         if (captured && this.now) {
@@ -26,18 +30,22 @@ export class Capture {
 
   async load(): Promise<void> {
     const client = session.client;
+    const load = ++this.#loads;
+    const isOver = (): boolean => client !== session.client || load !== this.#loads;
     try {
       const now = await client.get<CaptureState>('/admin/capture');
-      if (client !== session.client) return;
+      if (isOver()) return;
       this.now = now;
       this.problem = '';
     } catch (error) {
-      if (client === session.client) this.problem = messageOf(error);
+      if (!isOver()) this.problem = messageOf(error);
     }
   }
 
   /** Throws what `Client.put` does. */
   async turn(enabled: boolean): Promise<void> {
-    this.now = await session.client.put<CaptureState>('/admin/capture', { enabled });
+    const now = await session.client.put<CaptureState>('/admin/capture', { enabled });
+    this.#loads += 1; // what was asked for before may be older
+    this.now = now;
   }
 }

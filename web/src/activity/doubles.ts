@@ -13,7 +13,8 @@ export function serve(answers: Answers): { asked: string[]; answers: Answers } {
     asked.push(`${method} ${path}`);
     return path in answers ? Promise.resolve(answers[path]) : Promise.reject(new Error(`No ${path}`));
   };
-  session.client = { get: json('GET'), delete: json('DELETE'), put: json('PUT') } as unknown as Client;
+  const client = { get: json('GET'), delete: json('DELETE'), put: json('PUT'), post: json('POST') };
+  session.client = client as unknown as Client;
   return { asked, answers };
 }
 

@@ -3,6 +3,11 @@ import type { EndedRequest } from '../api/types';
 /** More are not kept on the page; older ones are read again when somebody asks for them. */
 export const MOST = 2000;
 
+/** Numbers begin at 1 with each start of the service: the time tells those of one from those of another. */
+export function nameOf({ n, started }: Pick<EndedRequest, 'n' | 'started'>): string {
+  return `${n} ${started}`;
+}
+
 /** All of both, each once (what came last counts), newest first. */
 export function merged(known: readonly EndedRequest[], more: readonly EndedRequest[]): EndedRequest[] {
   const byNumber = new Map(known.map((request) => [request.n, request]));
@@ -25,8 +30,8 @@ export function withCaptures(requests: readonly EndedRequest[], keep: number): E
  * it, or shows that the service has forgotten it or began to count again.
  */
 export function renewed(known: readonly EndedRequest[], page: readonly EndedRequest[]): EndedRequest[] {
-  const ids = new Map(page.map((request) => [request.n, request.id]));
-  const same = known.some((request) => ids.get(request.n) === request.id);
+  const names = new Set(page.map(nameOf));
+  const same = known.some((request) => names.has(nameOf(request)));
   const newest = page[0]?.n ?? 0;
   if (!same || known.some((request) => request.n > newest)) return [...page];
   const oldest = page.at(-1)!.n;

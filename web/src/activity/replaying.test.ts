@@ -6,7 +6,7 @@ function capture(changes: object = {}) {
   const part = { headers: {}, body: '{"model":"smol"}', size: 16, truncated: false };
   return {
     request: { ...part, method: 'POST', path: '/v1/chat/completions?x=1', ...changes },
-    answer: { ...part, status: 200 },
+    answer: { ...part, status: 200, cut_off: false },
   };
 }
 

@@ -29,6 +29,8 @@ export class Running {
   follow(): () => void {
     this.#stopped = false;
     this.#known.clear();
+    this.list = [];
+    this.ready = false;
     const look = (): void => void this.#look();
     const ends = [feed.on<Event>('request', (event) => this.#take(event)), feed.on('snapshot', look)];
     document.addEventListener('visibilitychange', look);
@@ -46,8 +48,8 @@ export class Running {
   /** How many requests of that id were ended by it; none where it has just ended by itself. */
   async cancel(id: string): Promise<number> {
     try {
-      const path = `/admin/requests/${encodeURIComponent(id)}`;
-      return (await session.client.delete<{ cancelled: number }>(path)).cancelled;
+      const path = `/admin/requests/${encodeURIComponent(id)}/cancel`;
+      return (await session.client.post<{ cancelled: number }>(path)).cancelled;
     } catch (error) {
       if (error instanceof ApiError && error.code === 'request_not_found') return 0;
       throw error;

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 
+import { ApiError } from '../api/client';
 import type { RunningRequest } from '../api/types';
 import { serve, tellers } from './doubles';
 import { Running } from './running.svelte';
@@ -93,4 +94,14 @@ test('two of the same id are two', async () => {
   tell('request', { ...request('a'), state: 'ended' });
   await vi.advanceTimersByTimeAsync(300);
   expect(running.list).toMatchObject([{ id: 'a', started: 2 }]);
+});
+
+test('a request is cancelled by its id; one that has just ended is none', async () => {
+  const { asked, answers } = await start([request('a/b')]);
+  answers['/admin/requests/a%2Fb/cancel'] = { cancelled: 2 };
+  expect(await running.cancel('a/b')).toBe(2);
+  expect(asked).toContain('POST /admin/requests/a%2Fb/cancel');
+  answers['/admin/requests/a%2Fb/cancel'] = Promise.reject(new ApiError('No such request.', 404, 'request_not_found'));
+  expect(await running.cancel('a/b')).toBe(0);
+  await expect(running.cancel('other')).rejects.toThrow('No /admin');
 });

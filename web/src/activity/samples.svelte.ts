@@ -5,6 +5,7 @@ import { session } from '../state/session.svelte';
 import { continued } from './series';
 
 const MOST = 1440;
+const PATH = `/admin/samples?limit=${MOST}`;
 
 /** What the service looked at every few seconds, oldest first. */
 export class Samples {
@@ -16,6 +17,9 @@ export class Samples {
   get last(): Sample | undefined {
     return this.list.at(-1);
   }
+
+  /** How often they were asked for: only the last answer counts. */
+  #loads = 0;
 
   /** Keep them up to date until the returned function is called. */
   follow(): () => void {
@@ -31,14 +35,18 @@ export class Samples {
 
   async load(): Promise<void> {
     const client = session.client;
+    const load = ++this.#loads;
+    const before = this.last?.at ?? 0;
+    const isOver = (): boolean => client !== session.client || load !== this.#loads;
     try {
-      const { every, samples } = await client.get<{ every: number; samples: Sample[] }>('/admin/samples');
-      if (client !== session.client) return;
+      const { every, samples } = await client.get<{ every: number; samples: Sample[] }>(PATH);
+      if (isOver()) return;
+      const since = this.list.filter(({ at }) => at > before); // told of while these were on their way
       this.every = every;
-      this.list = samples;
+      this.list = since.reduce((list, sample) => continued(list, sample, MOST), samples);
       this.state = 'ready';
     } catch (error) {
-      if (client !== session.client || this.state === 'ready') return;
+      if (isOver() || this.state === 'ready') return;
       this.state = 'failed';
       this.problem = messageOf(error);
     }

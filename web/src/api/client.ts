@@ -1,5 +1,7 @@
 import { createParser } from 'eventsource-parser';
 
+import { limitOf } from './limits';
+
 /** An error that the service told of, in any of its forms. */
 export class ApiError extends Error {
   constructor(
@@ -39,15 +41,40 @@ export interface Ask {
   body?: unknown;
   headers?: Record<string, string>;
   signal?: AbortSignal;
+  /** Of `json`: after how many seconds it is Unreachable; null: never. Unless it is said, what `limitOf` says. */
+  limit?: number | null;
+}
+
+/** When a request was sent and its answer came, by this browser's clock, and `date`, by the service's. Milliseconds. */
+export interface Timed {
+  sent: number;
+  date: number;
+  came: number;
+}
+
+/** What a client tells of the answers that it gets. */
+export interface Hearing {
+  /** It had a date. */
+  timed?: (timed: Timed) => void;
+  /** The service does not take the key (401). */
+  unauthorized?: () => void;
 }
 
 /** Speaks to one service. The key travels in a header, never in a URL. */
 export class Client {
+  #refusal: ApiError | null = null;
+
   /** `base` has no slash at its end; empty: the host that the page came from. */
   constructor(
     readonly base: string,
     private readonly key: string | null,
+    private readonly hearing: Hearing = {},
   ) {}
+
+  /** Its key is known to be no good: from now on every call fails with this, and none is sent, as each is a guess. */
+  refuse(refusal: ApiError): void {
+    this.#refusal = refusal;
+  }
 
   url(path: string): string {
     return this.base + path;
@@ -55,10 +82,12 @@ export class Client {
 
   /** The response, its status below 400. Throws ApiError, Unreachable, or AbortError where `signal` says so. */
   async fetch(path: string, ask: Ask = {}): Promise<Response> {
+    if (this.#refusal) throw this.#refusal;
     const headers = new Headers(ask.headers);
     if (this.key) headers.set('Authorization', `Bearer ${this.key}`);
     if (ask.body !== undefined) headers.set('Content-Type', 'application/json');
     let response: Response;
+    const sent = Date.now();
     try {
       response = await fetch(this.url(path), {
         method: ask.method ?? 'GET',
@@ -74,17 +103,29 @@ export class Client {
       if (ask.signal?.aborted) throw error;
       throw new Unreachable(this.url(path));
     }
+    const date = Date.parse(response.headers.get('Date') ?? '');
+    if (!Number.isNaN(date)) this.hearing.timed?.({ sent, date, came: Date.now() });
+    if (response.status === 401) this.hearing.unauthorized?.();
     if (!response.ok) throw await errorOf(response);
     return response;
   }
 
   async json<T>(path: string, ask: Ask = {}): Promise<T> {
-    const response = await this.fetch(path, ask);
+    const { limit = limitOf(path), signal } = ask;
+    const stop = new AbortController();
+    const leave = (): void => stop.abort(signal?.reason);
+    signal?.addEventListener('abort', leave);
+    if (signal?.aborted) leave();
+    const timer = limit === null ? undefined : setTimeout(() => stop.abort(), limit * 1000);
     try {
-      return (await response.json()) as T;
+      const response = await this.fetch(path, { ...ask, signal: stop.signal });
+      return await bodyOf<T>(response);
     } catch (error) {
-      if (ask.signal?.aborted) throw error;
-      throw new ApiError('That address does not answer as llamaherd does.', response.status);
+      if (signal?.aborted || error instanceof ApiError) throw error;
+      throw new Unreachable(this.url(path));
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', leave);
     }
   }
 
@@ -165,6 +206,15 @@ export function apiError(status: number, body: unknown, retryAfter: number | nul
     );
   }
   return new ApiError(`The service answered ${status}.`, status, null, null, retryAfter);
+}
+
+async function bodyOf<T>(response: Response): Promise<T> {
+  try {
+    return (await response.json()) as T;
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error; // it broke off
+    throw new ApiError('That address does not answer as llamaherd does.', response.status);
+  }
 }
 
 async function errorOf(response: Response): Promise<ApiError> {

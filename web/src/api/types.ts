@@ -137,6 +137,10 @@ export interface Pull {
   source: string;
   quant: string | null;
   revision: string | null;
+  /** The name that was asked for; null: that of the file. */
+  name: string | null;
+  /** Whether the projector for images is to come along, where there is one. */
+  mmproj: boolean;
   state: PullState;
   created: number;
   ended: number | null;
@@ -181,11 +185,12 @@ export interface RunningRequest {
 export interface EndedRequest {
   n: number;
   id: string;
-  model: string;
+  /** null: it was refused, and named no model that there is. */
+  model: string | null;
   key: string | null;
   route: string;
   stream: boolean;
-  /** "ok", "left" (its client has), "cancelled", or the code of its error. */
+  /** "ok", "left" (its client has), "cancelled", "upstream_status" (the engine's own error), or the code of its error. */
   outcome: string;
   started: number;
   waited: number | null;
@@ -210,7 +215,8 @@ export interface Captured {
 export interface EndedRequestDetails extends EndedRequest {
   capture: {
     request: Captured & { method: string; path: string };
-    answer: Captured & { status: number | null };
+    /** `cut_off`: its connection ended before it was whole. `status` null: nothing was sent. */
+    answer: Captured & { status: number | null; cut_off: boolean };
   } | null;
 }
 

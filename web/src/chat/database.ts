@@ -1,6 +1,5 @@
 import { openDB, type DBSchema, type IDBPDatabase, type IDBPTransaction } from 'idb';
 
-import type { Stored } from './search';
 import type { Changes, Storage } from './storage';
 import type { ChatImage, Head, Message } from './types';
 
@@ -52,6 +51,15 @@ export class Database implements Storage {
     return this.db.getAll('conversations');
   }
 
+  head(conversation: string): Promise<Head | undefined> {
+    return this.db.get('conversations', conversation);
+  }
+
+  async words(conversation: string): Promise<Message[]> {
+    const stored = await this.db.getAll('messages', allOf(conversation));
+    return stored.map(({ conversation: _, ...message }) => message);
+  }
+
   async messages(conversation: string): Promise<Message[]> {
     const reading = this.db.transaction(['messages', 'images']);
     const [stored, pictures] = await Promise.all([
@@ -60,11 +68,6 @@ export class Database implements Storage {
     ]);
     const images = new Map(pictures.map((picture) => [picture.id, picture.images]));
     return stored.map(({ conversation: _, ...message }) => ({ ...message, images: images.get(message.id) ?? [] }));
-  }
-
-  async texts(): Promise<Stored[]> {
-    const stored = await this.db.getAll('messages');
-    return stored.map(({ conversation, ...message }) => ({ conversation, message }));
   }
 
   /** All requests but those of `patches` are made before this returns: they outlive a page that is being closed. */

@@ -105,7 +105,7 @@ describe('words about an answer', () => {
     expect(cutOff(answer, undefined)).toBeNull();
     expect(cutOff({ ...answer, stopped: true }, undefined)).toBe('Stopped.');
     const cut = { ...answer, stats: { ...stats, finishReason: 'length' } };
-    expect(cutOff(cut, 50)).toBe('Cut off at max_tokens (50).');
+    expect(cutOff(cut, 50)).toBe('Cut off at the longest answer that is set (50 tokens).');
     expect(cutOff(cut, 2000)).toContain('context is full');
     expect(cutOff({ ...answer, stats: { ...stats, finishReason: null } }, undefined)).toContain('page was closed');
     expect(cutOff({ ...answer, stats: null }, undefined)).toBeNull();

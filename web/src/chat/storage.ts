@@ -1,5 +1,10 @@
-import type { Stored } from './search';
 import type { Head, Message } from './types';
+
+/** A turn and the conversation that it is of. */
+export interface Stored {
+  conversation: string;
+  message: Message;
+}
 
 /** What is to be written, all of it or nothing. */
 export interface Changes {
@@ -17,9 +22,10 @@ export interface Changes {
 /** Where conversations are kept. */
 export interface Storage {
   heads(): Promise<Head[]>;
+  head(conversation: string): Promise<Head | undefined>;
   messages(conversation: string): Promise<Message[]>;
-  /** The turns of all conversations, without their images. */
-  texts(): Promise<Stored[]>;
+  /** The same without their images, which are large. */
+  words(conversation: string): Promise<Message[]>;
   write(changes: Changes): Promise<void>;
   close(): void;
 }
@@ -33,14 +39,16 @@ export class MemoryStorage implements Storage {
     return [...this.#heads.values()].map((head) => structuredClone(head));
   }
 
-  async messages(conversation: string): Promise<Message[]> {
-    return [...(this.#messages.get(conversation)?.values() ?? [])].map((message) => structuredClone(message));
+  async head(conversation: string): Promise<Head | undefined> {
+    return structuredClone(this.#heads.get(conversation));
   }
 
-  async texts(): Promise<Stored[]> {
-    return [...this.#messages].flatMap(([conversation, messages]) =>
-      [...messages.values()].map((message) => ({ conversation, message: { ...message, images: [] } })),
-    );
+  async words(conversation: string): Promise<Message[]> {
+    return this.messages(conversation);
+  }
+
+  async messages(conversation: string): Promise<Message[]> {
+    return [...(this.#messages.get(conversation)?.values() ?? [])].map((message) => structuredClone(message));
   }
 
   async write({ added, patches, messages, turns, removed }: Changes): Promise<void> {

@@ -1,42 +1,42 @@
-/** What one tab tells the others. */
-type News =
-  | { kind: 'changed'; conversations: string[] }
-  | { kind: 'removed'; conversations: string[] }
-  /** All the turns that this tab is writing now. */
-  | { kind: 'answering'; tab: string; turns: string[] }
-  /** A tab was opened: who writes what? */
-  | { kind: 'hello' };
-
-interface Listener {
-  onchanged: (conversations: string[]) => void;
-  onremoved: (conversations: string[]) => void;
-  onanswering: (tab: string, turns: string[]) => void;
-  onhello: () => void;
+/** A turn that is being answered. */
+export interface AnsweredTurn {
+  conversation: string;
+  message: string;
 }
+
+/** What one tab tells the others. */
+interface News {
+  changed: { conversations: string[] };
+  removed: { conversations: string[] };
+  /** All the turns that this tab is writing now. */
+  answering: { tab: string; turns: AnsweredTurn[] };
+  /** Whoever answers in that conversation is to stop. */
+  stop: { conversation: string };
+  /** A tab was opened: who writes what? */
+  hello: object;
+}
+
+type Kind = keyof News;
 
 /** Keeps the tabs of a browser in step, where it has a BroadcastChannel. */
 export class Tabs {
   #channel: BroadcastChannel | null = null;
+  #listeners = new Map<Kind, (news: never) => void>();
 
-  constructor(listener: Listener) {
+  constructor() {
     if (typeof BroadcastChannel === 'undefined') return;
     this.#channel = new BroadcastChannel('llamaherd.conversations');
-    this.#channel.onmessage = ({ data }: MessageEvent<News>) => {
-      switch (data.kind) {
-        case 'changed':
-          return listener.onchanged(data.conversations);
-        case 'removed':
-          return listener.onremoved(data.conversations);
-        case 'answering':
-          return listener.onanswering(data.tab, data.turns);
-        case 'hello':
-          return listener.onhello();
-      }
-    };
+    this.#channel.onmessage = ({ data }: MessageEvent<{ kind: Kind; news: never }>) =>
+      this.#listeners.get(data.kind)?.(data.news);
   }
 
-  tell(news: News): void {
-    this.#channel?.postMessage(news);
+  /** To be called once for each kind. */
+  on<K extends Kind>(kind: K, listener: (news: News[K]) => void): void {
+    this.#listeners.set(kind, listener);
+  }
+
+  tell<K extends Kind>(kind: K, news: News[K]): void {
+    this.#channel?.postMessage({ kind, news });
   }
 
   close(): void {

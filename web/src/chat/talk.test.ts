@@ -1,11 +1,16 @@
 import 'fake-indexeddb/auto';
 
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { flushSync } from 'svelte';
+import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
+import { session } from '../state/session.svelte';
 import { answers } from './answers.svelte';
 import { conversations } from './conversations.svelte';
+import { drafts } from './drafts.svelte';
+import { Tabs } from './tabs';
 import { edit, keep, newHead, proceed, regenerate, removeTurn, retry, rewrite, send, show } from './talk';
 import { branch } from './tree';
+import { endWithKey } from './with-key.svelte';
 import type { Head, Message } from './types';
 
 interface Asked {
@@ -56,7 +61,7 @@ describe('a conversation', () => {
     const id = await begin();
     expect(texts(id)).toEqual(['Hello there', 'smol.']);
     expect(conversations.find(id)).toMatchObject({ title: 'Hello there', named: false });
-    expect(answers.said).toEqual({ conversation: id, text: 'smol.' });
+    expect(answers.said).toEqual({ conversation: id, text: 'Answer complete.' });
   });
 
   it('goes on with all that was said on the branch that is shown', async () => {
@@ -105,7 +110,7 @@ describe('a conversation', () => {
     await answered(id);
     const back = removeTurn(id, shown(id)[1]!.id);
     expect(texts(id)).toEqual(['Hello there', 'smol.']);
-    back();
+    await back();
     expect(texts(id)).toEqual(['Hello there', 'other.']);
   });
 });
@@ -120,6 +125,58 @@ describe('an answer that failed', () => {
     await answered(id);
     expect(shown(id)[1]).toMatchObject({ text: 'smol.', error: null });
     expect(Object.values(conversations.messages(id)!)).toHaveLength(2);
+  });
+});
+
+describe('two tabs', () => {
+  const other = new Tabs();
+  afterAll(() => other.close());
+
+  it('do not both ask in one conversation, and each can stop the other', async () => {
+    const id = await begin();
+    const turns = [{ conversation: id, message: 'theirs' }];
+    other.tell('answering', { tab: 'other', turns });
+    await vi.waitFor(() => expect(answers.isBusy(id)).toBe(true));
+    expect(answers.isElsewhere('theirs')).toBe(true);
+    expect(send(conversations.find(id)!, 'Twice', [])).toBe(false);
+    regenerate(id, shown(id)[1]!);
+    proceed(id, shown(id)[1]!);
+    edit(id, shown(id)[0]!, 'Twice', []);
+    expect(asked).toHaveLength(1);
+    const stopped = new Promise((resolve) => other.on('stop', resolve));
+    answers.stop(id);
+    expect(await stopped).toEqual({ conversation: id });
+    other.tell('answering', { tab: 'other', turns: [] });
+    await vi.waitFor(() => expect(answers.isBusy(id)).toBe(false));
+    expect(send(conversations.find(id)!, 'Once', [])).toBe(true);
+    await answered(id);
+  });
+});
+
+describe('a key that goes', () => {
+  it('takes its answers and drafts with it', async () => {
+    endWithKey();
+    session.caller = { keys_required: true, scopes: ['inference'], key: null, version: '1' };
+    flushSync();
+    let aborted = 0;
+    vi.stubGlobal('fetch', (_: string, { signal }: RequestInit) => {
+      return new Promise((_, reject) => {
+        signal!.addEventListener('abort', () => {
+          aborted += 1;
+          reject(signal!.reason as Error);
+        });
+      });
+    });
+    const head = { ...newHead(), model: 'smol' };
+    send(head, 'Hello', []);
+    drafts.of('new').text = 'secret';
+    session.signOut();
+    flushSync();
+    await answered(head.id);
+    expect(aborted).toBe(1);
+    expect(shown(head.id)[1]).toMatchObject({ stopped: true, error: null });
+    expect(drafts.of('new').text).toBe('');
+    expect(sessionStorage.getItem('llamaherd.drafts')).toBeNull();
   });
 });
 
@@ -141,7 +198,7 @@ describe('two models side by side', () => {
     const pair = conversations.find(id)!.pair!;
     const back = removeTurn(id, pair[0]);
     expect(conversations.find(id)).toMatchObject({ pair: null, leaf: pair[1] });
-    back();
+    await back();
     expect(conversations.find(id)).toMatchObject({ pair, leaf: pair[0] });
   });
 });

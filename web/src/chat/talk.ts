@@ -3,9 +3,10 @@ import { answers } from './answers.svelte';
 import { conversations } from './conversations.svelte';
 import { newId } from './ids';
 import { keptDefaults } from './parameters/parameters';
+import { removeTurns } from './removal';
 import { requestOf } from './request';
 import { titleOf, UNTITLED } from './titles';
-import { branch, leafWithout, newestLeaf } from './tree';
+import { branch, leafWithout, newestLeaf, turnOf } from './tree';
 import type { ChatImage, Head, Message, Setup } from './types';
 
 /** A conversation that is not kept yet. Its model is chosen by the picker. */
@@ -26,23 +27,26 @@ export function newHead(): Head {
   };
 }
 
-/** Say something at the end of what is shown, and have it answered. */
-export function send(head: Head, text: string, images: ChatImage[]): void {
+/** Say something at the end of what is shown, and have it answered. False: something is being answered there. */
+export function send(head: Head, text: string, images: ChatImage[]): boolean {
+  if (answers.isBusy(head.id)) return false;
   if (!conversations.find(head.id)) conversations.add({ ...head, title: titleOf(text) });
   say(head.id, head.leaf, text, images);
+  return true;
 }
 
 /** Say something else instead of a turn, on a branch of its own. */
 export function edit(conversation: string, message: Message, text: string, images: ChatImage[]): void {
   const head = conversations.find(conversation);
-  if (head && message.parent === null && !head.named) conversations.change(conversation, { title: titleOf(text) });
+  if (!head || answers.isBusy(conversation)) return;
+  if (message.parent === null && !head.named) conversations.change(conversation, { title: titleOf(text) });
   say(conversation, message.parent, text, images);
 }
 
 /** Have the turn before an answer answered anew, on a branch of its own; by another model where `other` names one. */
 export function regenerate(conversation: string, message: Message, other?: Pick<Setup, 'model' | 'personality'>): void {
   const head = conversations.find(conversation);
-  if (!head || message.parent === null) return;
+  if (!head || message.parent === null || answers.isBusy(conversation)) return;
   answer(conversation, message.parent, [{ ...setupOf(head, message), ...other }]);
 }
 
@@ -50,6 +54,7 @@ export function regenerate(conversation: string, message: Message, other?: Pick<
 export function retry(conversation: string, message: Message): void {
   const head = conversations.find(conversation);
   if (!head || message.text || message.reasoning) return regenerate(conversation, message);
+  if (answers.isBusy(conversation)) return;
   const setup = setupOf(head, message);
   start(conversation, conversations.put(conversation, { ...message, ...fresh(setup) }), setup);
 }
@@ -57,7 +62,7 @@ export function retry(conversation: string, message: Message): void {
 /** Have the model go on with an answer that was cut off. */
 export function proceed(conversation: string, message: Message): void {
   const head = conversations.find(conversation);
-  if (!head || !message.stats) return;
+  if (!head || !message.stats || answers.isBusy(conversation)) return;
   const { model, personality } = message.stats;
   message.stopped = false;
   message.error = null;
@@ -81,18 +86,19 @@ export function keep(conversation: string, message: Message): void {
 /** Show the branch of a turn. */
 export function show(conversation: string, message: string): void {
   const messages = conversations.messages(conversation);
-  if (messages?.[message]) conversations.change(conversation, { leaf: newestLeaf(messages, message) });
+  if (messages && turnOf(messages, message))
+    conversations.change(conversation, { leaf: newestLeaf(messages, message) });
 }
 
 /** Take away a turn and what follows it. Returns what puts it back. */
-export function removeTurn(conversation: string, message: string): () => void {
+export function removeTurn(conversation: string, message: string): () => Promise<void> {
   const messages = conversations.messages(conversation);
   const head = conversations.find(conversation);
-  if (!messages || !head) return () => undefined;
+  if (!messages || !head) return () => Promise.resolve();
   for (const other of answers.in(conversation)) {
     if (branch(messages, other.message.id).some(({ id }) => id === message)) other.stop();
   }
-  return conversations.removeTurns(conversation, message, leafWithout(messages, message));
+  return removeTurns(conversations, conversation, message, leafWithout(messages, message));
 }
 
 /** What is to answer in the place of an answer. */

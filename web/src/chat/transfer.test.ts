@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 
-import { additions, BadImport, fileName, fromJson, toJson, toMarkdown } from './transfer';
+import { additions } from './additions';
+import { BadImport, fileName, fromJson, toJson, toMarkdown } from './transfer';
 import { conversation, turn } from './turn.fixture';
 import type { Conversation } from './types';
 
@@ -39,7 +40,7 @@ describe('export and import', () => {
   });
 
   it.each([
-    ['no JSON', '{', 'no JSON'],
+    ['not JSON', '{', 'not JSON'],
     ['another file', '{"a": 1}', 'not exported from this page'],
     ['a newer version', broken(['version'], 2), 'version 2'],
     ['no list', broken(['conversations'], {}), 'conversations must be a list'],
@@ -50,6 +51,12 @@ describe('export and import', () => {
     ['turns in a circle', broken(['conversations', 0, 'messages', 'c-q', 'parent'], 'c-a'), 'follows itself'],
     ['a leaf that is missing', broken(['conversations', 0, 'leaf'], 'x'), 'leaf names no turn'],
     ['an id with a slash', broken(['conversations', 0, 'id'], 'a/b'), 'conversations[0].id'],
+    ['a leaf that every object has', broken(['conversations', 0, 'leaf'], 'constructor'), 'leaf names no turn'],
+    ['such a parent', broken(['conversations', 0, 'messages', 'c-a', 'parent'], 'toString'), 'names no turn'],
+    ['such a pair', broken(['conversations', 0, 'pair'], ['valueOf', 'toString']), 'pair must name two turns'],
+    ['no time', broken(['conversations', 0, 'changed'], 1e300), 'changed must be milliseconds'],
+    ['a parameter that is not known', broken(['conversations', 0, 'parameters', 'tools'], 1), 'not known: tools'],
+    ['an image file', '\x89PNG', 'not JSON'],
     ['a pair of one', broken(['conversations', 0, 'pair'], ['c-a']), 'pair must name two turns'],
     ['a wrong parameter', broken(['conversations', 0, 'parameters', 'top_k'], 'many'), 'parameters.top_k'],
     [
@@ -73,6 +80,27 @@ describe('export and import', () => {
     expect(more).toEqual([]);
     expect(added!.messages).not.toHaveProperty('b-q');
     expect(toMarkdown(added!)).toBe(toMarkdown({ ...there[1]!, title: 'Another' }));
+  });
+
+  it('refuses a turn that would become the prototype of the others', () => {
+    const text = toJson([conversation('c')]).replaceAll('"c-q"', '"__proto__"');
+    expect(() => fromJson(text)).toThrow(/^A name in conversations\[0\]\.messages/);
+  });
+
+  it('does not tell whose the chats were', () => {
+    const whole = conversation('c', { owner: { service: 'https://box.lan', key: 'k1' } });
+    expect(toJson([whole])).not.toContain('box.lan');
+    expect(additions(fromJson(toJson([whole])), [whole])).toEqual([]);
+  });
+
+  it('shortens a title that is too long for any list, and gives one that is missing', () => {
+    expect(fromJson(toJson([conversation('c', { title: 't'.repeat(900) })]))[0]!.title).toHaveLength(200);
+    expect(fromJson(toJson([conversation('c', { title: '' })]))[0]!.title).toBe('New chat');
+  });
+
+  it('overwrites no chat of another key', () => {
+    const [added] = additions([conversation('a')], [], ['a']);
+    expect(added!.id).not.toBe('a');
   });
 
   it('gives one of two with the same id in a file another', () => {

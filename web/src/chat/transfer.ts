@@ -1,16 +1,23 @@
-import { newId } from './ids';
+import { LENGTHS, REPETITION, SAMPLING, SEED } from './parameters/parameters';
+import { UNTITLED } from './titles';
 import { branch, newestLeaf, type Messages } from './tree';
 import type { AnswerStats, ChatImage, Conversation, Message, Parameters, Setup } from './types';
 
 const FORMAT = 'llamaherd.conversations';
 const VERSION = 1;
+const LONGEST_TITLE = 200;
+/** What a Date can be, in milliseconds. */
+const LAST_TIME = 8.64e15;
+const NUMBERS = new Set<string>([...LENGTHS, ...SAMPLING, ...REPETITION, SEED].map(({ name }) => name));
 const IMAGE = /^data:image\/[a-z0-9.+-]+;base64,[A-Za-z0-9+/]*={0,2}$/;
 
 /** A file that is not what it should be; the message says where, for people. */
 export class BadImport extends Error {}
 
 export function toJson(conversations: readonly Conversation[]): string {
-  return JSON.stringify({ format: FORMAT, version: VERSION, conversations }, null, 2);
+  // Whose they are here means nothing elsewhere.
+  const exported = conversations.map(({ owner: _, ...rest }) => rest);
+  return JSON.stringify({ format: FORMAT, version: VERSION, conversations: exported }, null, 2);
 }
 
 /** The branch that is shown, to be read. */
@@ -41,55 +48,13 @@ export function fromJson(text: string): Conversation[] {
   try {
     content = JSON.parse(text);
   } catch {
-    throw new BadImport('The file is no JSON.');
+    throw new BadImport('The file is not JSON.');
   }
   const file = object(content, 'The file');
   if (file.format !== FORMAT) throw new BadImport('The file was not exported from this page.');
-  if (file.version !== VERSION) throw new BadImport(`The file has version ${String(file.version)}, not ${VERSION}.`);
+  if (file.version !== VERSION)
+    throw new BadImport(`The file has version ${JSON.stringify(file.version)}; this page reads version ${VERSION}.`);
   return list(file.conversations, 'conversations').map((one, at) => conversationOf(one, `conversations[${at}]`));
-}
-
-/**
- * What of an import is to be added: all but what is there already to the letter. One of which the id is taken gets
- * another, so that nothing is overwritten.
- */
-export function additions(imported: readonly Conversation[], there: readonly Conversation[]): Conversation[] {
-  const taken = new Map(there.map((conversation) => [conversation.id, canonical(conversation)]));
-  const added: Conversation[] = [];
-  for (const conversation of imported) {
-    const written = canonical(conversation);
-    if (taken.get(conversation.id) === written) continue;
-    const one = taken.has(conversation.id) ? withNewIds(conversation) : conversation;
-    taken.set(one.id, written);
-    added.push(one);
-  }
-  return added;
-}
-
-function withNewIds(conversation: Conversation): Conversation {
-  const ids = new Map(Object.keys(conversation.messages).map((id) => [id, newId()]));
-  const renamed = (id: string): string => ids.get(id)!;
-  const maybe = (id: string | null): string | null => (id === null ? null : renamed(id));
-  const messages = Object.values(conversation.messages).map((message) => ({
-    ...message,
-    id: renamed(message.id),
-    parent: maybe(message.parent),
-  }));
-  return {
-    ...conversation,
-    id: newId(),
-    messages: Object.fromEntries(messages.map((message) => [message.id, message])),
-    leaf: maybe(conversation.leaf),
-    pair: conversation.pair && [renamed(conversation.pair[0]), renamed(conversation.pair[1])],
-  };
-}
-
-function canonical(value: unknown): string {
-  return JSON.stringify(value, (_, part: unknown) =>
-    part !== null && typeof part === 'object' && !Array.isArray(part)
-      ? Object.fromEntries(Object.entries(part).sort(([one], [other]) => (one < other ? -1 : 1)))
-      : part,
-  );
 }
 
 type Fields = Record<string, unknown>;
@@ -98,22 +63,23 @@ function conversationOf(value: unknown, at: string): Conversation {
   const fields = object(value, at);
   const messages: Messages = {};
   for (const [id, message] of Object.entries(object(fields.messages, `${at}.messages`))) {
-    messages[id] = messageOf(message, id, `${at}.messages.${id}`);
+    const name = idOf(id, `A name in ${at}.messages`);
+    messages[name] = messageOf(message, name, `${at}.messages.${name}`);
   }
   checkTree(messages, `${at}.messages`);
   const leaf = nullable(string)(fields.leaf, `${at}.leaf`);
   const ids = Object.keys(messages);
-  if (leaf !== null && !messages[leaf]) throw new BadImport(`${at}.leaf names no turn.`);
+  if (leaf !== null && !Object.hasOwn(messages, leaf)) throw new BadImport(`${at}.leaf names no turn.`);
   const pair = nullable(list)(fields.pair ?? null, `${at}.pair`);
-  if (pair && (pair.length !== 2 || !pair.every((id) => typeof id === 'string' && messages[id]))) {
+  if (pair && (pair.length !== 2 || !pair.every((id) => typeof id === 'string' && Object.hasOwn(messages, id)))) {
     throw new BadImport(`${at}.pair must name two turns.`);
   }
   return {
     id: idOf(fields.id, `${at}.id`),
-    title: string(fields.title, `${at}.title`),
+    title: titleOf(fields.title, `${at}.title`),
     named: fields.named === true,
-    created: number(fields.created, `${at}.created`),
-    changed: number(fields.changed, `${at}.changed`),
+    created: time(fields.created, `${at}.created`),
+    changed: time(fields.changed, `${at}.changed`),
     ...setupOf(fields, at),
     second: nullable((second, where) => setupOf(object(second, where), where))(fields.second ?? null, `${at}.second`),
     pair: pair as [string, string] | null,
@@ -129,7 +95,7 @@ function rootOf(messages: Messages, id: string): string {
 /** Every turn has the one before it, and none follows itself. */
 function checkTree(messages: Messages, at: string): void {
   for (const { id, parent } of Object.values(messages)) {
-    if (parent !== null && !messages[parent]) throw new BadImport(`${at}.${id}.parent names no turn.`);
+    if (parent !== null && !Object.hasOwn(messages, parent)) throw new BadImport(`${at}.${id}.parent names no turn.`);
   }
   const rooted = new Set<string>();
   for (const { id } of Object.values(messages)) {
@@ -156,7 +122,7 @@ function messageOf(value: unknown, id: string, at: string): Message {
     text: string(fields.text, `${at}.text`),
     reasoning: string(fields.reasoning ?? '', `${at}.reasoning`),
     images: list(fields.images ?? [], `${at}.images`).map((image, n) => imageOf(image, `${at}.images[${n}]`)),
-    at: number(fields.at, `${at}.at`),
+    at: time(fields.at, `${at}.at`),
     stats: nullable(statsOf)(fields.stats ?? null, `${at}.stats`),
     stopped: fields.stopped === true,
     error: nullable(string)(fields.error ?? null, `${at}.error`),
@@ -182,7 +148,8 @@ function setupOf(fields: Fields, at: string): Setup {
 function parametersOf({ stop, ...numbers }: Fields, at: string): Parameters {
   const parameters: Record<string, number | string[]> = {};
   for (const [name, value] of Object.entries(numbers)) {
-    if (value !== null && value !== undefined) parameters[name] = number(value, `${at}.${name}`);
+    if (!NUMBERS.has(name)) throw new BadImport(`${at} has a parameter that is not known: ${name.slice(0, 40)}.`);
+    if (value !== null) parameters[name] = number(value, `${at}.${name}`);
   }
   if (stop !== null && stop !== undefined) {
     parameters.stop = list(stop, `${at}.stop`).map((one, n) => string(one, `${at}.stop[${n}]`));
@@ -226,6 +193,17 @@ function string(value: unknown, at: string): string {
 function number(value: unknown, at: string): number {
   if (typeof value !== 'number' || !Number.isFinite(value)) throw new BadImport(`${at} must be a number.`);
   return value;
+}
+
+function time(value: unknown, at: string): number {
+  const milliseconds = number(value, at);
+  if (milliseconds < 0 || milliseconds > LAST_TIME) throw new BadImport(`${at} must be milliseconds since 1970.`);
+  return milliseconds;
+}
+
+function titleOf(value: unknown, at: string): string {
+  const title = string(value, at);
+  return (title.length > LONGEST_TITLE ? Array.from(title).slice(0, LONGEST_TITLE).join('') : title) || UNTITLED;
 }
 
 /** An id is part of addresses, and a name in a record. */

@@ -62,11 +62,19 @@ export interface Setup {
   parameters: Parameters;
 }
 
+/** Whose a conversation is: that of a key at the address of a service; null: no key was asked for. */
+export interface Owner {
+  service: string;
+  key: string | null;
+}
+
 export interface Conversation extends Setup {
   id: string;
   title: string;
   /** Whether somebody gave it its title; else that is made of the first turn. */
   named: boolean;
+  /** Missing: it is listed for all. */
+  owner?: Owner;
   created: number;
   changed: number;
   /** What answers beside it: every prompt goes to both. */

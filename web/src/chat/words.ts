@@ -21,7 +21,7 @@ export function inFull(stats: AnswerStats): [string, string][] {
     ['Prompt', `${count(stats.promptTokens)} tokens`],
     ...(stats.cachedTokens === null
       ? []
-      : [['of it read before', `${count(stats.cachedTokens)} tokens`] as [string, string]]),
+      : [['Of it cached', `${count(stats.cachedTokens)} tokens`] as [string, string]]),
     ['Answer', `${count(stats.completionTokens)} tokens`],
     ['Ended by', endOf(stats.finishReason)],
   ];
@@ -29,7 +29,7 @@ export function inFull(stats: AnswerStats): [string, string][] {
 
 function endOf(reason: string | null): string {
   if (reason === 'stop') return 'the model';
-  if (reason === 'length') return 'its longest length';
+  if (reason === 'length') return 'the token limit';
   return reason ?? '–';
 }
 
@@ -39,8 +39,8 @@ export function cutOff(message: Message, limit: number | undefined): string | nu
   if (message.stopped) return 'Stopped.';
   if (message.stats.finishReason === 'length') {
     return limit !== undefined && (message.stats.completionTokens ?? 0) >= limit
-      ? `Cut off at max_tokens (${count(limit)}).`
-      : 'Cut off: the answer reached its longest length, or the context is full.';
+      ? `Cut off at the longest answer that is set (${count(limit)} tokens).`
+      : 'Cut off: the answer reached the token limit, or the context is full.';
   }
-  return message.stats.finishReason === null ? 'Not finished: the page was closed while it came.' : null;
+  return message.stats.finishReason === null ? 'Not finished: the page was closed during the answer.' : null;
 }

@@ -7,7 +7,7 @@ const PAUSE = 1000;
 type Field = keyof Head;
 
 /** What is to be written as it is at that time; undefined: it is gone, and so goes what is kept of it. */
-interface Source {
+export interface Source {
   head(conversation: string): Head | undefined;
   message(conversation: string, id: string): Message | undefined;
 }
@@ -15,7 +15,7 @@ interface Source {
 interface Callbacks {
   /** These conversations were written. */
   onwritten: (conversations: string[]) => void;
-  /** They were not, and are tried again with the next. */
+  /** Something was not, and is tried again with the next `flush`. */
   onfailed: (error: unknown) => void;
 }
 
@@ -25,6 +25,8 @@ export class Writer {
   #whole = new Set<string>();
   #fields = new Map<string, Set<Field>>();
   #turns = new Map<string, Set<string>>();
+  /** Writes that are under way, and the conversations of each. */
+  #writes = new Map<Promise<boolean>, string[]>();
   #timer: ReturnType<typeof setTimeout> | undefined;
   #last = -Infinity;
 
@@ -48,6 +50,16 @@ export class Writer {
     this.#turns.set(conversation, (this.#turns.get(conversation) ?? new Set()).add(id));
   }
 
+  /** A turn is not written as it is now. */
+  holds(conversation: string, id: string): boolean {
+    return this.#turns.get(conversation)?.has(id) ?? false;
+  }
+
+  /** The conversations of which something is not written yet. */
+  unwritten(): string[] {
+    return [...new Set([...this.#pending(), ...[...this.#writes.values()].flat()])];
+  }
+
   /** Write nothing of a conversation: another tab has deleted it. */
   forget(conversation: string): void {
     this.#whole.delete(conversation);
@@ -63,13 +75,23 @@ export class Writer {
     else this.#timer ??= setTimeout(() => void this.flush(), wait);
   }
 
-  /** Write what there is. False: it failed. */
+  /** Write what there is. False: it failed, or what was being written already has. */
   async flush(): Promise<boolean> {
+    const conversations = this.#pending();
+    const writing = this.#write(conversations).finally(() => this.#writes.delete(writing));
+    this.#writes.set(writing, conversations);
+    return (await Promise.all(this.#writes.keys())).every(Boolean);
+  }
+
+  #pending(): string[] {
+    return [...new Set([...this.#whole, ...this.#fields.keys(), ...this.#turns.keys()])];
+  }
+
+  async #write(conversations: string[]): Promise<boolean> {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#last = performance.now();
     const [whole, fields, turns] = [this.#whole, this.#fields, this.#turns];
-    const conversations = [...new Set([...whole, ...fields.keys(), ...turns.keys()])];
     if (!conversations.length) return true;
     [this.#whole, this.#fields, this.#turns] = [new Set(), new Map(), new Map()];
     try {

@@ -91,7 +91,7 @@ describe('what a model wrote', () => {
         if (element.tagName === 'INPUT') expect(element).toHaveProperty('type', 'checkbox');
         for (const { name, value } of element.attributes) {
           expect(name).toMatch(
-            /^(class|href|title|target|rel|scope|tabindex|role|aria-[a-z]+|type|disabled|checked|start|alt|src)$/,
+            /^(class|href|title|target|rel|scope|tabindex|role|aria-[a-z]+|type|disabled|checked|start|alt|src|dir)$/,
           );
           if (name === 'href') expect(value).toMatch(/^https?:\/\/|^mailto:/);
           if (name === 'src') expect(value).toMatch(/^data:image\/(png|jpeg|webp|gif);base64,/);
@@ -193,6 +193,14 @@ describe('Markdown', () => {
     await rerender({ text: '```js\nlet a\nlet b', streaming: true });
     expect(container.querySelector('pre')?.textContent).toBe('let a\nlet b');
     await vi.waitFor(() => expect(container.querySelectorAll('.hljs-keyword')).toHaveLength(2));
+  });
+
+  it('runs each block in the direction of its words, and code from left to right', () => {
+    const box = show('שלום\n\n- a\n\n> b\n\n| c |\n|---|\n\n```\nd\n```');
+    for (const selector of ['p', 'ul', 'blockquote', 'th'])
+      expect(box.querySelector(selector)).toHaveProperty('dir', 'auto');
+    expect(box.querySelector('blockquote p')).toHaveProperty('dir', '');
+    expect(box.querySelector('figure')).toHaveProperty('dir', 'ltr');
   });
 
   it('sets formulas as MathML', async () => {

@@ -1,11 +1,20 @@
 /** Makes the end of a text that is still being written read as it will when more has come. */
 
+/** Of a longer last line or paragraph nothing is mended. */
+const LONGEST_LINE = 1_000;
+const LONGEST_PARAGRAPH = 8_000;
+
 // What the last line is may still change: a rule, a heading, a list, the end of a fence, the language of one.
-const UNDECIDED = /(^|\n)[ \t]*(?:[-=*+_#|>`~]+|\d{1,9}[.)]|(?<=\n[ \t]*)\d{1,2}|(?:`{3,}|~{3,})[^\s`~]*)[ \t]*$/;
+const UNDECIDED = /^[ \t]*(?:[-=*+_#|>`~]+|\d{1,9}[.)]|(?:`{3,}|~{3,})[^\s`~]*)[ \t]*$/;
+/** On the first line a number is a number. */
+const UNDECIDED_BELOW = /^[ \t]*\d{1,2}[ \t]*$/;
 const FENCE = /^ {0,3}(`{3,}|~{3,})/;
 
 export function mend(text: string): string {
-  const decided = text.replace(UNDECIDED, '$1');
+  const start = text.lastIndexOf('\n') + 1;
+  const line = text.slice(start, start + LONGEST_LINE + 1);
+  const undecided = line.length <= LONGEST_LINE && (UNDECIDED.test(line) || (start > 0 && UNDECIDED_BELOW.test(line)));
+  const decided = undecided ? text.slice(0, start) : text;
   return inFence(decided) ? decided : mendLastParagraph(decided);
 }
 
@@ -23,6 +32,7 @@ function inFence(text: string): boolean {
 
 function mendLastParagraph(text: string): string {
   const start = text.lastIndexOf('\n\n') + 1;
+  if (text.length - start > LONGEST_PARAGRAPH) return text;
   const last = text
     .slice(start)
     // A link whose address is still coming is its words.

@@ -45,6 +45,11 @@ describe('formulas', () => {
     ['\\(x', []],
     ['a $b\nc$ d', []],
     ['echo $HOME `a` $', []],
+    ['set $HOME/$USER now', []],
+    ['it is $5 and $10, or $5 to $10 for $x$', ['x']],
+    ['$PATH:$HOME, ${A}/${B}', []],
+    ['$50,000 or $60k', []],
+    ['$ab$ and $f(x)$', ['ab', 'f(x)']],
   ])('%j has %j', (text, expected) => {
     expect(formulas(text)).toEqual(expected);
   });
@@ -114,5 +119,78 @@ describe('a text that grows', () => {
     const reader = new MarkdownReader();
     reader.read('one\n\ntwo\n\nthree', true);
     expect(reader.read('four\n\nfive', true).map(({ raw }) => raw)).toEqual(['four', '\n\n', 'five']);
+  });
+});
+
+describe('a text that would keep marked busy', () => {
+  const SIZE = 64_000;
+  /** Milliseconds; hundreds of times what it takes, and less than it took without bounds. */
+  const BOUND = 2_000;
+
+  function takes(work: () => void): number {
+    const start = performance.now();
+    work();
+    return performance.now() - start;
+  }
+
+  it.each([
+    '[',
+    '*a*',
+    '_a',
+    '`a` ``',
+    '<',
+    '<a ',
+    '~a ',
+    '![',
+    '[a](',
+    'a.',
+    '$a ',
+    '$$\n',
+    '>',
+    '- ',
+    '> - ',
+    '|',
+    '- a\n',
+  ])('of %j, over and over, is read in time', (unit) => {
+    const text = unit.repeat(SIZE / unit.length) + '@';
+    for (const streaming of [false, true]) {
+      expect(takes(() => new MarkdownReader().read(text, streaming))).toBeLessThan(BOUND);
+    }
+  });
+
+  it.each([
+    ['list', '', '- Some *words* of a list, and `code`.\n'],
+    ['table', '| a | b |\n|---|---|\n', '| some *words* | and `code` |\n'],
+    ['quote', '', '> Some *words*, and `code`.\n'],
+    ['code', '```js\n', 'let some = "words" + `and code`;\n'],
+    ['paragraph', '', 'Some *words*, and `code`, and so on. '],
+    ['line', '', '['.repeat(40)],
+  ])(
+    'that is one %s and grows is read in time, and ends as one that came at once',
+    (_, head, unit) => {
+      const text = head + unit.repeat(2_500);
+      const growing = new MarkdownReader();
+      const grow = (): void => {
+        for (let length = 1; length < text.length; length += 60) growing.read(text.slice(0, length), true);
+      };
+      expect(takes(grow)).toBeLessThan(5 * BOUND);
+      expect(growing.read(text, false)).toEqual(new MarkdownReader().read(text, false));
+    },
+    60_000,
+  );
+
+  it('is all there at each step', () => {
+    const lines = Array.from({ length: 1200 }, (_, at) => `line ${at} of it`);
+    for (const head of ['```js\n', '']) {
+      const text = head + lines.map((line) => (head ? line : `- ${line}`)).join('\n');
+      const growing = new MarkdownReader();
+      for (let length = 7; length < text.length; length += 97) {
+        const blocks = growing.read(text.slice(0, length), true);
+        const shown = blocks
+          .map((block) => ('text' in block && block.type === 'code' ? block.text : block.raw))
+          .join('');
+        expect((head + shown).length).toBeGreaterThan(length - 8);
+      }
+    }
   });
 });

@@ -1,10 +1,14 @@
 import { Marked, type Token } from 'marked';
 
+import { BoundedLexer, boundingExtensions } from './bounds';
 import { maskMath, mathExtensions } from './math';
 import { mend } from './mend';
 
 /** Longer texts are shown as they came: nobody reads them, and the page must not stand still. */
 const LONGEST = 500_000;
+/** Characters of a block up to which it is read anew with each piece; a longer one whenever it has grown by a sixteenth. */
+const SHORT = 16_000;
+const GROWTH = 1 / 16;
 
 const finished = parserOf(false);
 const unfinished = parserOf(true);
@@ -30,6 +34,7 @@ function parserOf(open: boolean): Marked {
           return found ? { type: 'br', raw: found[0] } : undefined;
         },
       },
+      ...boundingExtensions, // marked asks the last one first
     ],
   });
 }
@@ -41,7 +46,8 @@ function plain(text: string): Token[] {
 function lex(text: string, streaming: boolean): { blocks: Token[]; links: boolean } {
   if (text.length > LONGEST) return { blocks: plain(text), links: false };
   try {
-    const blocks = (streaming ? unfinished : finished).lexer(streaming ? mend(text) : text);
+    const parser = streaming ? unfinished : finished;
+    const blocks = new BoundedLexer(parser.defaults).lex(streaming ? mend(text) : text);
     return { blocks: [...blocks], links: Object.keys(blocks.links).length > 0 };
   } catch {
     return { blocks: plain(text), links: false }; // nested deeper than the stack is
@@ -55,13 +61,20 @@ export class MarkdownReader {
   /** Of #blocks, those before the last one; and the part of #text that they are. */
   #settled: Token[] = [];
   #length = 0;
+  /** The part of the text, and its blocks, that were read with marked. */
+  #read: { length: number; blocks: Token[] } = { length: 0, blocks: [] };
 
   /** The blocks of the text. One that is as it was is the same object. */
   read(source: string, streaming: boolean): Token[] {
     const text = source.replace(/\r\n?/g, '\n');
-    if (!streaming || !text.startsWith(this.#text)) {
+    const grown = streaming && text.startsWith(this.#text);
+    if (!grown) {
       this.#settled = [];
       this.#length = 0;
+    }
+    this.#text = text;
+    if (grown && this.#mayWait()) {
+      return continued(this.#read.blocks, text.slice(this.#length), text.slice(this.#read.length));
     }
     const { blocks, links } = lex(text.slice(this.#length), streaming);
     const all = [...this.#settled, ...blocks];
@@ -69,9 +82,15 @@ export class MarkdownReader {
     this.#blocks = links
       ? all
       : all.map((block, at) => (this.#blocks[at]?.raw === block.raw ? this.#blocks[at] : block));
-    this.#text = text;
+    this.#read = { length: text.length, blocks: this.#blocks };
     if (streaming) this.#settle(blocks);
     return this.#blocks;
+  }
+
+  /** Whether the block at the end is so long, and has grown so little, that reading it anew would take too much time. */
+  #mayWait(): boolean {
+    const read = this.#read.length - this.#length;
+    return read > SHORT && read < LONGEST && this.#text.length - this.#read.length < read * GROWTH;
   }
 
   #settle(blocks: Token[]): void {
@@ -84,4 +103,17 @@ export class MarkdownReader {
       this.#length += block.raw.length;
     }
   }
+}
+
+const FENCE_BEGINS = /^(?:`{3,}|~{3,})[^\n]*\n/;
+const FENCE_ENDS = /\n[ \t]*(?:`{3}|~{3})/;
+
+/** The blocks with more behind them. Code goes on; behind anything else it is plain for now. */
+function continued(blocks: Token[], tail: string, more: string): Token[] {
+  const last = blocks.at(-1);
+  const head = FENCE_BEGINS.exec(tail)?.[0];
+  if (last?.type === 'code' && head && !FENCE_ENDS.test(tail)) {
+    return [...blocks.slice(0, -1), { ...last, raw: tail, text: tail.slice(head.length) }];
+  }
+  return more === '' ? blocks : [...blocks, ...plain(more)];
 }

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 
 import type { Key } from '../api/types';
-import { bodyOf, changesOf, fieldsOf, localDate } from './key-form';
+import { bodyOf, broughtUp, changesOf, differencesOf, fieldsOf, localDate } from './key-form';
 
 const NOW = 1_800_000_000.5;
 const key: Key = {
@@ -53,4 +53,18 @@ test('what was left alone is not changed, not even by a form that knows no secon
 test('only what is different is changed, and what was emptied is taken away', () => {
   const fields = { ...fieldsOf(key), requestsPerMinute: null, atOnce: 4, limited: false, expires: 'never' as const };
   expect(changesOf(key, fields, NOW)).toEqual({ requests_per_minute: null, at_once: 4, models: null, expires: null });
+});
+
+test('what others changed since the form began is told, and is no change of the form', () => {
+  const later: Key = { ...key, requests_per_minute: 5, models: null, last_used: 7 };
+  expect(differencesOf(key, later)).toEqual(['Models: all, was smol', 'Requests a minute: 5, was 60']);
+  expect(differencesOf(key, { ...key, last_used: 7, tokens_today: 9 })).toEqual([]);
+});
+
+test('a form is brought up to date but for what was changed in it', () => {
+  const later: Key = { ...key, requests_per_minute: 5, tokens_per_day: 100, models: null, expires: null };
+  const mine = { ...fieldsOf(key), requestsPerMinute: 20, models: ['smol', 'other'] };
+  const fields = broughtUp(mine, key, later, NOW);
+  expect(fields).toEqual({ ...fieldsOf(later), requestsPerMinute: 20, limited: true, models: ['smol', 'other'] });
+  expect(changesOf(later, fields, NOW)).toEqual({ requests_per_minute: 20, models: ['smol', 'other'] });
 });

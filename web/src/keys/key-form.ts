@@ -1,4 +1,5 @@
 import type { Key, Scope } from '../api/types';
+import { count, moment } from '../ui/format';
 
 /** The fields of the form, as they are typed. */
 export interface KeyFields {
@@ -44,6 +45,37 @@ export const EXPIRIES: { value: Expiry; words: string }[] = [
 
 const DAY = 86_400; // seconds
 
+/** The fields in which each part of a key is. */
+const FIELDS: Record<keyof KeyBody, (keyof KeyFields)[]> = {
+  name: ['name'],
+  description: ['description'],
+  scopes: ['scopes'],
+  models: ['limited', 'models'],
+  requests_per_minute: ['requestsPerMinute'],
+  tokens_per_day: ['tokensPerDay'],
+  at_once: ['atOnce'],
+  priority: ['priority'],
+  expires: ['expires', 'date'],
+};
+
+type Value = string | number | readonly string[] | null;
+
+const limit = (value: Value): string => (value === null ? 'no limit' : count(value as number));
+const TOLD: { title: string; of: (key: Key) => Value; words: (value: Value) => string }[] = [
+  { title: 'Description', of: (key) => key.description, words: (value) => (value ? `“${String(value)}”` : 'none') },
+  { title: 'What it may do', of: (key) => key.scopes, words: (value) => (value as string[]).join(', ') },
+  { title: 'Models', of: (key) => key.models, words: (value) => (value as string[] | null)?.join(', ') ?? 'all' },
+  { title: 'Requests a minute', of: (key) => key.requests_per_minute, words: limit },
+  { title: 'Tokens a day', of: (key) => key.tokens_per_day, words: limit },
+  { title: 'Requests at once', of: (key) => key.at_once, words: limit },
+  { title: 'Priority', of: (key) => key.priority, words: String },
+  {
+    title: 'Expires',
+    of: (key) => key.expires,
+    words: (value) => (value === null ? 'never' : moment(value as number)),
+  },
+];
+
 /** The fields of a key that there is, or of a new one. */
 export function fieldsOf(key: Key | null, scopes: Scope[] = ['inference']): KeyFields {
   return {
@@ -76,14 +108,29 @@ export function bodyOf(fields: KeyFields, now: number): Required<KeyBody> {
   };
 }
 
-/** What is different about a key; its name can't be. An expiry that was left alone is not told anew. */
+/**
+ * What somebody changed in a form that began with `key`; its name can't be. An expiry that was left alone is not told
+ * anew, and neither is what others have changed since.
+ */
 export function changesOf(key: Key, fields: KeyFields, now: number): KeyBody {
   const { name: _, ...body } = bodyOf(fields, now);
   const before = bodyOf(fieldsOf(key), now);
-  const changed = Object.entries(body).filter(
-    ([field, value]) => JSON.stringify(value) !== JSON.stringify(before[field as keyof KeyBody]),
-  );
+  const changed = Object.entries(body).filter(([field, value]) => !same(value, before[field as keyof KeyBody]));
   return Object.fromEntries(changed);
+}
+
+/** The fields as those of `later`, but for what somebody changed since they were those of `key`. */
+export function broughtUp(fields: KeyFields, key: Key, later: Key, now: number): KeyFields {
+  const changed = Object.keys(changesOf(key, fields, now)) as (keyof KeyBody)[];
+  const kept = changed.flatMap((name) => FIELDS[name]).map((field) => [field, fields[field]]);
+  return { ...fieldsOf(later), ...(Object.fromEntries(kept) as Partial<KeyFields>) };
+}
+
+/** What of the key is another one than before, in words for each: `Requests a minute: 5, was no limit`. */
+export function differencesOf(before: Key, after: Key): string[] {
+  return TOLD.filter(({ of }) => !same(of(before), of(after))).map(
+    ({ title, of, words }) => `${title}: ${words(of(after))}, was ${words(of(before))}`,
+  );
 }
 
 /** A moment as `<input type="datetime-local">` has it, in the time of this browser. */
@@ -96,4 +143,8 @@ function expiryOf({ expires, date }: KeyFields, now: number): number | null {
   if (expires === 'never') return null;
   if (expires === 'date') return date ? new Date(date).getTime() / 1000 : null;
   return Math.floor(now) + Number(expires) * DAY;
+}
+
+function same(one: unknown, other: unknown): boolean {
+  return JSON.stringify(one) === JSON.stringify(other);
 }

@@ -1,26 +1,12 @@
-import { messageOf } from '../api/client';
+import { Resource } from '../api/resource.svelte';
 import type { Key, NewKey } from '../api/types';
 import { session } from '../state/session.svelte';
 import type { KeyBody } from './key-form';
 
 /** The keys of the service, oldest first. */
-export class KeyList {
-  /** Null: not known yet. */
-  keys = $state.raw<Key[] | null>(null);
-  problem = $state<string | null>(null);
-  #asked = 0;
-
-  /** Read all anew. Where that fails, what was known stays. */
-  async load(): Promise<void> {
-    const asked = ++this.#asked;
-    try {
-      const { keys } = await session.client.get<{ keys: Key[] }>('/admin/keys');
-      if (asked !== this.#asked) return;
-      this.keys = keys;
-      this.problem = null;
-    } catch (error) {
-      if (asked === this.#asked) this.problem = messageOf(error);
-    }
+export class KeyList extends Resource<readonly Key[]> {
+  constructor() {
+    super(async (client, signal) => (await client.get<{ keys: Key[] }>('/admin/keys', signal)).keys);
   }
 
   create(body: KeyBody): Promise<NewKey> {
@@ -33,10 +19,8 @@ export class KeyList {
   }
 
   /** `overlap`: seconds for which the old one is valid, too. */
-  async rotate(id: string, overlap: number): Promise<NewKey> {
-    const made = await session.client.post<NewKey>(`/admin/keys/${id}/rotate`, { overlap });
-    void this.load();
-    return made;
+  rotate(id: string, overlap: number): Promise<NewKey> {
+    return session.client.post<NewKey>(`/admin/keys/${id}/rotate`, { overlap });
   }
 
   async revoke(id: string): Promise<void> {

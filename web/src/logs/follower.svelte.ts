@@ -1,12 +1,11 @@
-import { ApiError, isAbort, messageOf, type Client, type StreamMessage } from '../api/client';
+import { messageOf, type Client, type StreamMessage } from '../api/client';
+import { follow } from '../api/follow';
 import type { ServiceLogLine } from '../api/types';
 import { appended, MOST_LINES, type Chunk } from './chunks';
 import type { LogItem } from './items';
 import { harmless } from './sanitise';
 import { Sequence } from './sequence';
 
-const FIRST_PAUSE = 500; // milliseconds
-const LONGEST_PAUSE = 10_000;
 const GATHERED = 80; // milliseconds: lines are drawn together, however many come
 
 /** The log of the service, or of a model, as it grows; stays with it over breaks of the connection. */
@@ -14,6 +13,8 @@ export class Follower {
   state = $state<'connecting' | 'live' | 'lost' | 'failed'>('connecting');
   /** Why it can't be followed. */
   problem = $state<string | null>(null);
+  /** There is no such model, or no more. */
+  missing = $state(false);
   chunks = $state.raw<Chunk[]>([]);
   /** How many lines came since it was paused. */
   held = $state(0);
@@ -21,33 +22,46 @@ export class Follower {
 
   readonly #client: Client;
   readonly #path: string;
-  readonly #sequence = new Sequence();
-  readonly #stop = new AbortController();
+  readonly #sequence: Sequence;
   #waiting: LogItem[] = [];
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #wake: (() => void) | null = null;
+  #end: (() => void) | null = null;
 
-  /** `model` null: the log of the service. */
-  constructor(client: Client, model: string | null) {
+  /** `model` null: the log of the service, with a line for each request that was answered where `access` says so. */
+  constructor(client: Client, model: string | null, access = true) {
     this.#client = client;
-    this.#path =
-      model === null
-        ? '/admin/logs?follow=true&tail=1000'
-        : `/admin/models/${encodeURIComponent(model)}/logs?follow=true&tail=400`;
+    if (model === null) {
+      this.#path = `/admin/logs?follow=true&tail=1000${access ? '' : '&access=false'}`;
+      // The lines that are left out are counted, too.
+      this.#sequence = new Sequence('service', access);
+    } else {
+      this.#path = `/admin/models/${encodeURIComponent(model)}/logs?follow=true&tail=400`;
+      this.#sequence = new Sequence('model');
+    }
   }
 
   /** Follow until `stop`, or until the service says that there is nothing to follow. */
   start(): void {
-    addEventListener('online', this.#now);
-    document.addEventListener('visibilitychange', this.#now);
-    void this.#follow();
+    this.#end?.();
+    this.#end = follow({
+      client: this.#client,
+      path: this.#path,
+      opened: () => (this.state = 'live'),
+      take: (message) => this.#take(message),
+      lost: () => (this.state = 'lost'),
+      refused: (error) => {
+        if (error.status >= 500 || error.status === 429) return false;
+        this.state = 'failed';
+        this.problem = messageOf(error);
+        this.missing = error.status === 404;
+        return true;
+      },
+    });
   }
 
   stop(): void {
-    this.#stop.abort();
+    this.#end?.();
     clearTimeout(this.#timer);
-    removeEventListener('online', this.#now);
-    document.removeEventListener('visibilitychange', this.#now);
   }
 
   pause(): void {
@@ -69,8 +83,9 @@ export class Follower {
   /** Try again after a failure. */
   retry(): void {
     this.problem = null;
+    this.missing = false;
     this.state = 'connecting';
-    void this.#follow();
+    this.start();
   }
 
   get items(): LogItem[] {
@@ -82,37 +97,10 @@ export class Follower {
     return this.items.filter(({ kind }) => kind === 'line').length;
   }
 
-  #now = (): void => this.#wake?.();
-
-  async #follow(): Promise<void> {
-    const signal = this.#stop.signal;
-    let pause = FIRST_PAUSE;
-    while (!signal.aborted) {
-      try {
-        this.#sequence.reconnected();
-        for await (const message of this.#client.stream(this.#path, { signal })) {
-          pause = FIRST_PAUSE;
-          this.state = 'live';
-          this.#take(message);
-        }
-      } catch (error) {
-        if (signal.aborted || isAbort(error)) return;
-        if (error instanceof ApiError && error.status < 500 && error.status !== 429) {
-          this.state = 'failed';
-          this.problem = messageOf(error);
-          return;
-        }
-      }
-      if (signal.aborted) return;
-      this.state = 'lost';
-      await this.#sleep(pause * (0.75 + Math.random() / 2));
-      pause = Math.min(pause * 2, LONGEST_PAUSE);
-    }
-  }
-
   #take({ event, data }: StreamMessage): void {
-    if (event === 'life') {
-      this.#add(this.#sequence.life((JSON.parse(data) as { pid: number | null }).pid));
+    if (event === 'life' || event === 'run') {
+      const { run, pid } = JSON.parse(data) as { run: string; pid?: number | null };
+      this.#add(this.#sequence.run(run, pid));
     } else if (event === 'log') {
       const line = JSON.parse(data) as { n: number; line: string } | ServiceLogLine;
       this.#add(this.#sequence.line('line' in line ? ofModel(line) : ofService(line)));
@@ -134,20 +122,6 @@ export class Follower {
     if (this.#waiting.length) this.chunks = appended(this.chunks, this.#waiting);
     this.#waiting = [];
     this.held = 0;
-  }
-
-  #sleep(milliseconds: number): Promise<void> {
-    const signal = this.#stop.signal;
-    return new Promise((resolve) => {
-      const done = (): void => {
-        clearTimeout(timer);
-        this.#wake = null;
-        resolve();
-      };
-      const timer = setTimeout(done, milliseconds);
-      this.#wake = done;
-      signal.addEventListener('abort', done, { once: true });
-    });
   }
 }
 

@@ -18,6 +18,7 @@ export interface LogLine {
 export interface NewLife {
   kind: 'life';
   key: number;
+  of: 'service' | 'model';
   pid: number | null;
 }
 
@@ -51,7 +52,8 @@ function textOf(item: LogItem): string {
   return [...about.filter(Boolean), text].join(' ');
 }
 
-export function lifeWords({ pid }: NewLife): string {
+export function lifeWords({ of, pid }: Pick<NewLife, 'of' | 'pid'>): string {
+  if (of === 'service') return 'The service was started again';
   return pid === null ? 'A new process begins' : `Process ${pid} begins`;
 }
 

@@ -1,80 +1,72 @@
 import { expect, test } from 'vitest';
 
-import type { LogItem } from './items';
+import { lifeWords, type LogItem } from './items';
 import { Sequence } from './sequence';
 
-function line(n: number, text = `line ${n}`, time: number | null = null) {
-  return { n, text, time, level: null, logger: null, request: null, model: null };
+function lines(sequence: Sequence, ...numbers: number[]): string[] {
+  return numbers.flatMap((n) => {
+    const text = `line ${n}`;
+    return told(sequence.line({ n, text, time: null, level: null, logger: null, request: null, model: null }));
+  });
 }
 
 function told(items: LogItem[]): string[] {
   return items.map((item) => {
-    if (item.kind === 'life') return `life ${item.pid}`;
+    if (item.kind === 'life') return lifeWords(item);
     return item.kind === 'lost' ? `lost ${item.lost}` : item.text;
   });
 }
 
 test('lines before the ones that were asked for are not lost', () => {
-  const sequence = new Sequence();
-  expect(told([...sequence.life(7), ...sequence.line(line(401)), ...sequence.line(line(402))])).toEqual([
-    'life 7',
-    'line 401',
-    'line 402',
-  ]);
+  const sequence = new Sequence('model');
+  expect(told(sequence.run('a', 7))).toEqual(['Process 7 begins']);
+  expect(lines(sequence, 401, 402)).toEqual(['line 401', 'line 402']);
 });
 
 test('a jump of the number is told as lost lines', () => {
-  const sequence = new Sequence();
-  sequence.line(line(1));
-  expect(told(sequence.line(line(5)))).toEqual(['lost 3', 'line 5']);
+  const sequence = new Sequence('model');
+  sequence.run('a', 7);
+  expect(lines(sequence, 1, 5)).toEqual(['line 1', 'lost 3', 'line 5']);
 });
 
-test('what a new connection tells again does not come twice', () => {
-  const sequence = new Sequence();
-  sequence.life(7);
-  for (const n of [1, 2, 3]) sequence.line(line(n));
-  sequence.reconnected();
-  expect(told(sequence.life(7))).toEqual([]);
-  expect([2, 3, 4].flatMap((n) => told(sequence.line(line(n))))).toEqual(['line 4']);
+test('… but not where some lines are left out on purpose', () => {
+  const sequence = new Sequence('service', false);
+  sequence.run('a');
+  expect(lines(sequence, 1, 5)).toEqual(['line 1', 'line 5']);
+});
+
+test('what a new connection tells again of the same run does not come twice', () => {
+  const sequence = new Sequence('model');
+  sequence.run('a', null);
+  lines(sequence, 1, 2, 3);
+  expect(told(sequence.run('a', 7))).toEqual([]);
+  expect(lines(sequence, 2, 3, 4)).toEqual(['line 4']);
 });
 
 test('what was written while there was no connection and is not kept is lost', () => {
-  const sequence = new Sequence();
-  sequence.line(line(3));
-  sequence.reconnected();
-  expect(told(sequence.line(line(10)))).toEqual(['lost 6', 'line 10']);
+  const sequence = new Sequence('service');
+  sequence.run('a');
+  lines(sequence, 3);
+  sequence.run('a');
+  expect(lines(sequence, 10)).toEqual(['lost 6', 'line 10']);
 });
 
-test('another process begins another life', () => {
-  const sequence = new Sequence();
-  sequence.life(7);
-  sequence.line(line(1));
-  sequence.reconnected();
-  expect(told([...sequence.life(8), ...sequence.line(line(1)), ...sequence.line(line(2))])).toEqual([
-    'life 8',
-    'line 1',
-    'line 2',
-  ]);
+test('another run counts anew: none of its lines is taken for one of before, and those not kept are told', () => {
+  const sequence = new Sequence('service');
+  sequence.run('a');
+  lines(sequence, 1, 2, 3);
+  expect(told(sequence.run('b'))).toEqual(['The service was started again']);
+  expect(lines(sequence, 1, 2, 5)).toEqual(['line 1', 'line 2', 'lost 2', 'line 5']);
 });
 
-test('a service that was started again is known by what its lines say', () => {
-  const sequence = new Sequence();
-  for (const n of [1, 2, 3]) sequence.line(line(n, `line ${n}`, 100 + n));
-  sequence.reconnected();
-  expect(told(sequence.line(line(1, 'line 1', 200)))).toEqual(['life null', 'line 1']);
-  expect(told(sequence.line(line(2, 'line 2', 201)))).toEqual(['line 2']);
+test('another process with the same number as before is another run', () => {
+  const sequence = new Sequence('model');
+  sequence.run('a', 7);
+  lines(sequence, 1, 2);
+  expect(told(sequence.run('b', 7))).toEqual(['Process 7 begins']);
+  expect(lines(sequence, 1)).toEqual(['line 1']);
 });
 
-test('a life that begins while one follows has all its lines counted', () => {
-  const sequence = new Sequence();
-  sequence.life(7);
-  sequence.line(line(1));
-  expect(told([...sequence.life(8), ...sequence.line(line(3))])).toEqual(['life 8', 'lost 2', 'line 3']);
-});
-
-test('a process that begins before the connection breaks is not told of twice', () => {
-  const sequence = new Sequence();
-  sequence.life(null);
-  sequence.reconnected();
-  expect(sequence.life(7).length + sequence.line(line(1)).length).toBe(2);
+test('the beginning of what is told of the service is no start of it', () => {
+  expect(new Sequence('service').run('a')).toEqual([]);
 });

@@ -30,7 +30,7 @@ function texts(chunk: Chunk, typed: string, level: Parameters<typeof selection>[
 const chunk: Chunk = {
   key: 1,
   items: [
-    { kind: 'life', key: 1, pid: 7 },
+    { kind: 'life', key: 1, of: 'model', pid: 7 },
     line(2, 'loading', { level: 'INFO' }),
     line(3, 'no room', { level: 'ERROR', request: '5f2a90c1' }),
     line(4, 'plain'),

@@ -1,7 +1,9 @@
 import { fireEvent, render, screen } from '@testing-library/svelte';
+import { flushSync } from 'svelte';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 
 import { feed } from '../state/feed.svelte';
+import { route } from '../state/route.svelte';
 import ModelsPage from './ModelsPage.svelte';
 import { model, pull } from './testing';
 
@@ -13,6 +15,7 @@ beforeEach(() => {
   feed.state = 'live';
   feed.models = [];
   feed.pulls = [];
+  route.parts = ['models'];
 });
 
 afterEach(() => vi.unstubAllGlobals());
@@ -42,12 +45,74 @@ test('a model that can not be used says why, and is not to be loaded', () => {
   render(ModelsPage);
   expect(screen.getByText('Its file is missing.')).toBeTruthy();
   expect(screen.getByRole<HTMLButtonElement>('button', { name: 'Load gone' }).disabled).toBe(true);
+  expect(screen.getByLabelText('Keep gone loaded').classList).toContain('hidden');
 });
 
-test('the filter for errors leaves the others out', async () => {
+test('a download that failed tells what was asked for, and asks for all of it again', async () => {
+  const asked: unknown[] = [];
+  vi.stubGlobal('fetch', (_: string, { body }: RequestInit) => {
+    if (body) asked.push(JSON.parse(body as string));
+    return Promise.resolve(Response.json(body ? pull({ id: 'b', created: 1 }) : { pulls: [], samples: [] }));
+  });
+  const error = { message: 'The hub does not answer.', code: 'download_failed', param: null, choices: [] };
+  const ended = Date.now() / 1000;
+  feed.pulls = [pull({ quant: 'Q8_0', name: 'mine', mmproj: false, state: 'failed', ended, error })];
+  render(ModelsPage);
+  const row = screen.getByRole('article', { name: /^Download of/ });
+  expect(row.textContent).toContain('named mine');
+  expect(row.textContent).toContain('without a projector for images');
+  await fireEvent.click(screen.getByRole('button', { name: 'Try again' }));
+  expect(asked).toEqual([{ source: 'org/repo', quant: 'Q8_0', name: 'mine', mmproj: false }]);
+});
+
+test('the focus goes back to what opened the form', async () => {
+  feed.models = [model()];
+  feed.pulls = [pull({ state: 'failed', error: { message: 'No.', code: 'x', param: 'source', choices: [] } })];
+  render(ModelsPage);
+  for (const name of ['Add a model', 'Change what is asked for']) {
+    const opener = screen.getByRole('button', { name });
+    opener.focus();
+    await fireEvent.click(opener);
+    await fireEvent.keyDown(screen.getByLabelText(/Hub name/), { key: 'Escape' });
+    expect(screen.queryByLabelText(/Hub name/)).toBeNull();
+    expect(document.activeElement).toBe(opener);
+  }
+});
+
+test('when the page has no such model, it shows all, and the focus is in the search', async () => {
+  feed.models = [model({ name: 'there' })];
+  render(ModelsPage);
+  const search = screen.getByLabelText('Find a model');
+  await fireEvent.input(search, { target: { value: 'elsewhere' } });
+  await fireEvent.click(screen.getByRole('button', { name: 'Show all' }));
+  expect(screen.getByRole('article', { name: 'there' })).toBeTruthy();
+  expect(document.activeElement).toBe(search);
+});
+
+test('an address of no model says so, and one of another name leads on', () => {
+  feed.models = [model({ name: 'there', aliases: ['other'] })];
+  route.parts = ['models', 'nope'];
+  render(ModelsPage);
+  expect(screen.getByText(/There is no model nope/)).toBeTruthy();
+  route.parts = ['models', 'other'];
+  flushSync();
+  expect(screen.getByText(/other is another name of/).querySelector('a')!.hash).toBe('#/models/there');
+  route.parts = ['models', 'there'];
+  flushSync();
+  expect(screen.queryByText(/There is no model/)).toBeNull();
+});
+
+test('of the samples only the last is asked for', () => {
+  const fetch = vi.fn((_: string) => Promise.resolve(Response.json({ samples: [], pulls: [] })));
+  vi.stubGlobal('fetch', fetch);
+  render(ModelsPage);
+  expect(fetch.mock.calls.map(([url]) => url)).toContain('/admin/samples?limit=1');
+});
+
+test('the filter for what failed leaves the others out', async () => {
   feed.models = [model({ name: 'fine' }), model({ name: 'broken', state: 'failed' })];
   render(ModelsPage);
-  await fireEvent.click(screen.getByRole('button', { name: /^Errors/ }));
+  await fireEvent.click(screen.getByRole('button', { name: /^Failed or unusable/ }));
   expect(screen.getAllByRole('article').map((row) => row.getAttribute('aria-label'))).toEqual(['broken']);
 });
 

@@ -27,6 +27,11 @@ export function isSettled(model: Pick<ModelLife, 'state'>): boolean {
   return model.state === 'stopped' || model.state === 'failed';
 }
 
+/** Whether it is on its way out of memory. */
+export function isLeaving(model: Pick<ModelLife, 'state'>): boolean {
+  return model.state === 'draining' || model.state === 'stopping';
+}
+
 /** What a running model holds of a device: what was measured there, and what it was admitted with beyond that. */
 export function sharesOf(model: Holder, device: string): Share[] {
   if (isSettled(model)) return [];

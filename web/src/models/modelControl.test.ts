@@ -2,6 +2,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 
 import { Client } from '../api/client';
 import type { AdminModel, AdminModelDetails } from '../api/types';
+import { feed } from '../state/feed.svelte';
 import { session } from '../state/session.svelte';
 import { ModelControl } from './modelControl.svelte';
 import { outlooks } from './outlooks.svelte';
@@ -44,6 +45,28 @@ beforeEach(() => {
 
 afterEach(() => vi.unstubAllGlobals());
 
+test('a load that somebody else was first with is not asked about, nor done again', async () => {
+  prospect({ would_evict: ['other'] });
+  const control = new ModelControl(() => now);
+  const pressed = control.pressLoad();
+  now = { ...now, state: 'starting' };
+  await pressed;
+  expect([control.question, paths()]).toEqual([null, ['/admin/models/org%2Fm']]);
+});
+
+test('a question is moot when what it asks about was done elsewhere, or can not be done any more', () => {
+  const control = new ModelControl(() => now);
+  const moot = (said: Partial<AdminModel>): boolean => ((now = model(said)), control.moot);
+  expect(moot({})).toBe(false);
+  control.question = 'load';
+  expect([moot({}), moot({ state: 'ready' }), moot({ unavailable: 'Gone.' })]).toEqual([false, true, true]);
+  control.question = 'unload';
+  expect([moot({ state: 'ready' }), moot({ state: 'draining' }), moot({})]).toEqual([false, true, true]);
+  control.question = 'personality';
+  const personalities = ['pirate'];
+  expect([moot({ personalities }), moot({ personalities, state: 'ready' }), moot({})]).toEqual([false, false, true]);
+});
+
 test('a model for which nothing goes is loaded at once', async () => {
   prospect({ would_evict: [] });
   const control = new ModelControl(() => now);
@@ -68,9 +91,27 @@ test('a load takes the personality that was chosen', async () => {
   const control = new ModelControl(() => now);
   control.pressPersonality();
   expect(control.question).toBe('personality');
-  control.personality = 'pirate';
-  await control.load();
+  await control.load('pirate');
   expect(asked.at(-1)).toEqual({ path: '/admin/models/org%2Fm/load', body: { personality: 'pirate' } });
+});
+
+test('a load that waits for room can be taken back, and that is no error', async () => {
+  prospect({ would_evict: ['other'] });
+  answers['/admin/models/org%2Fm/load'] = 'never';
+  const control = new ModelControl(() => now);
+  const asking = control.load();
+  expect([control.waits, control.busy]).toEqual([true, true]);
+  await control.stopWaiting();
+  await asking;
+  expect([control.waits, control.busy, control.error]).toEqual([false, false, null]);
+  expect(paths()).toEqual(['/admin/models/org%2Fm/load', '/admin/models/org%2Fm/unload?wait=false']);
+});
+
+test('another model that is in the way is unpinned', async () => {
+  answers['/admin/models/other/unpin'] = { status: 200, body: {} };
+  answers['/admin/models'] = { status: 200, body: { models: [] } };
+  await new ModelControl(() => now).pin(false, 'other');
+  expect(paths()[0]).toBe('/admin/models/other/unpin');
 });
 
 test('what a refused load says stands at the model', async () => {
@@ -116,6 +157,36 @@ test('an outlook is asked for once in a while, and again when models have moved'
   await outlooks.read('org/m');
   expect(paths()).toHaveLength(2);
   expect(outlooks.get('org/m')?.would_evict).toEqual([]);
+});
+
+test('an answer that was on its way when models moved is still shown, but not taken for a new one', async () => {
+  prospect({ would_evict: ['on its way'] });
+  const first = outlooks.read('org/m');
+  outlooks.forget();
+  await first;
+  expect(outlooks.get('org/m')?.would_evict).toEqual(['on its way']);
+  await outlooks.read('org/m');
+  expect(paths()).toHaveLength(2);
+});
+
+test('an answer that was overtaken is dropped', async () => {
+  const answer: ((response: Response) => void)[] = [];
+  vi.stubGlobal('fetch', () => new Promise<Response>((resolve) => answer.push(resolve)));
+  const [first, second] = [outlooks.read('late'), (outlooks.forget(), outlooks.read('late'))];
+  answer[1]!(Response.json(details({ would_evict: ['new'] })));
+  await second;
+  answer[0]!(Response.json(details({ would_evict: ['old'] })));
+  await first;
+  expect(outlooks.get('late')?.would_evict).toEqual(['new']);
+});
+
+test('models that have moved make an outlook old by themselves', async () => {
+  prospect({ would_evict: [] });
+  feed.models = [model({ name: 'other' })];
+  await outlooks.read('org/m');
+  feed.models[0]!.state = 'ready';
+  await outlooks.read('org/m');
+  expect(paths()).toHaveLength(2);
 });
 
 test('an outlook that could not be had is asked for anew', async () => {

@@ -48,6 +48,8 @@ export function pull(said: Partial<Pull> = {}): Pull {
     source: 'org/repo',
     quant: null,
     revision: null,
+    name: null,
+    mmproj: true,
     state: 'fetching',
     created: 0,
     ended: null,

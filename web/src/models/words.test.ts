@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 
 import type { LoadError } from '../api/types';
 import { details, model } from './testing';
-import { amounts, idle, kind, left, list, outlook, place, retry, stage } from './words';
+import { amounts, idle, kind, left, list, outlook, place, retry, stage, waitsFor } from './words';
 
 const GIB = 2 ** 30;
 
@@ -75,23 +75,49 @@ test('who chats is not said to complete as well', () => {
 });
 
 test('a load that takes nothing from others is not asked about', () => {
-  expect(outlook(details({ needed: { host: GIB }, would_evict: [] }))).toEqual({
+  expect(outlook(details({ needed: { host: GIB }, would_evict: [] }), [])).toEqual({
     ask: false,
+    pinned: [],
     text: 'It needs 1.0 GiB of memory. Nothing is unloaded for it.',
   });
 });
 
 test('a load names those that go for it, and asks', () => {
-  expect(outlook(details({ needed: { host: GIB }, would_evict: ['a', 'b'] }))).toEqual({
+  expect(outlook(details({ needed: { host: GIB }, would_evict: ['a', 'b'] }), [])).toEqual({
     ask: true,
+    pinned: [],
     text: 'It needs 1.0 GiB of memory. a and b will be unloaded for it.',
   });
 });
 
 test('a load that can not be says what there is, or who is in its way', () => {
-  const too = outlook(details({ needed: { host: 2 * GIB }, room: { host: GIB }, would_evict: null }));
-  expect(too.ask).toBe(true);
+  const others = [
+    model({ name: 'a', state: 'ready', pinned: true }),
+    model({ name: 'b', state: 'starting', pinned: true }),
+    model({ name: 'not loaded', pinned: true }),
+    model({ name: 'not pinned', state: 'ready' }),
+  ];
+  const too = outlook(details({ needed: { host: 2 * GIB }, room: { host: GIB }, would_evict: null }), others);
+  expect([too.ask, too.pinned]).toEqual([true, []]);
   expect(too.text).toContain('All models together may have 1.0 GiB of memory.');
-  const pinned = outlook(details({ needed: { host: GIB }, room: { host: GIB }, would_evict: null }));
-  expect(pinned.text).toContain('pinned');
+  const refused = details({ needed: { host: GIB }, room: { host: GIB }, would_evict: null });
+  const pinned = outlook(refused, others);
+  expect(pinned.pinned).toEqual(['a', 'b']);
+  expect(pinned.text).toContain('a and b are pinned and stay.');
+  expect(outlook(refused, others.slice(0, 1)).text).toContain('a is pinned and stays.');
+});
+
+test('a load that waits names those that it waits for, and what they have to finish', () => {
+  const others = [
+    model({ name: 'model', state: 'stopped', waiting: 1 }),
+    model({ name: 'used', state: 'ready', in_flight: 2 }),
+    model({ name: 'idle', state: 'ready' }),
+    model({ name: 'apart', state: 'ready', in_flight: 1 }),
+  ];
+  expect(waitsFor(details({ would_evict: ['used', 'idle'] }), others)).toBe(
+    'Waiting for used to finish 2 requests and idle to unload',
+  );
+  expect(waitsFor(details({ would_evict: [] }), others)).toBeNull();
+  const leaving = [...others, model({ name: 'leaving', state: 'draining', in_flight: 1 })];
+  expect(waitsFor(details({ would_evict: [] }), leaving)).toBe('Waiting for leaving to finish 1 request');
 });

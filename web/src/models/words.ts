@@ -1,6 +1,6 @@
 import type { AdminModel, AdminModelDetails, ServedModel } from '../api/types';
 import { bytes, device, seconds } from '../ui/format';
-import { isDevice, isSettled, lacksOf } from './memory';
+import { isDevice, isLeaving, isSettled, lacksOf } from './memory';
 
 /** Whole seconds, for what is counted down. */
 export function left(duration: number): string {
@@ -88,23 +88,44 @@ export function retry(model: AdminModel, now: number): string | null {
 export interface Outlook {
   /** Whether it is to be asked first. */
   ask: boolean;
+  /** Those that run, are pinned, and so are in its way. */
+  pinned: string[];
   text: string;
 }
 
-/** What loading a model would take, and who would go for it. */
-export function outlook(model: AdminModelDetails): Outlook {
+/** What loading a model would take, and who of `models` would go for it or is in its way. */
+export function outlook(model: AdminModelDetails, models: readonly AdminModel[]): Outlook {
   const takes = amounts(model.needed ?? {});
   const needs = takes ? `It needs ${takes}.` : 'What it needs is not known.';
   const victims = model.would_evict;
-  if (victims === null) return { ask: true, text: `It can't be loaded now. ${needs} ${obstacle(model)}` };
-  if (victims?.length) return { ask: true, text: `${needs} ${list(victims)} will be unloaded for it.` };
-  return { ask: false, text: `${needs} Nothing is unloaded for it.` };
+  if (victims === null) {
+    const pinned = obstacles(model, models);
+    return { ask: true, pinned, text: `It can't be loaded now. ${needs} ${obstacle(model, pinned)}` };
+  }
+  if (victims?.length) return { ask: true, pinned: [], text: `${needs} ${list(victims)} will be unloaded for it.` };
+  return { ask: false, pinned: [], text: `${needs} Nothing is unloaded for it.` };
 }
 
-function obstacle(model: AdminModelDetails): string {
-  const lacks = Object.fromEntries(lacksOf(model).map(({ device: name, room }) => [name, room]));
-  const there = amounts(lacks);
-  return there
-    ? `All models together may have ${there}.`
-    : 'Models that are pinned, or that may not run beside it, stay.';
+/** The pinned models that run, and may therefore be in the way of one that would fit without them. */
+function obstacles(model: AdminModelDetails, models: readonly AdminModel[]): string[] {
+  if (lacksOf(model).length) return [];
+  return models.filter((one) => one.pinned && one.name !== model.name && !isSettled(one)).map(({ name }) => name);
+}
+
+function obstacle(model: AdminModelDetails, pinned: readonly string[]): string {
+  const there = amounts(Object.fromEntries(lacksOf(model).map(({ device: name, room }) => [name, room])));
+  if (there) return `All models together may have ${there}.`;
+  if (!pinned.length) return 'Models that are pinned stay.';
+  return `${list(pinned)} ${pinned.length === 1 ? 'is pinned and stays' : 'are pinned and stay'}.`;
+}
+
+/** For whom of `models` a model that is to be loaded waits; null where that is not told. */
+export function waitsFor(model: AdminModelDetails, models: readonly AdminModel[]): string | null {
+  const others = models.filter(({ name }) => name !== model.name);
+  const goes = others.filter(({ name }) => model.would_evict?.includes(name));
+  const leaving = others.filter((one) => isLeaving(one) || one.yielding);
+  const ends = (goes.length ? goes : leaving).map((one) =>
+    one.in_flight ? `${one.name} to finish ${count(one.in_flight, 'request')}` : `${one.name} to unload`,
+  );
+  return ends.length ? `Waiting for ${list(ends)}` : null;
 }

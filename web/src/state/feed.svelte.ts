@@ -1,5 +1,6 @@
-import { ApiError, isAbort } from '../api/client';
+import { follow } from '../api/follow';
 import type { AdminModel, ModelLife, Pull } from '../api/types';
+import { renewed } from './renewed';
 import { session } from './session.svelte';
 
 interface Snapshot {
@@ -13,9 +14,6 @@ interface Snapshot {
 type Data = Record<string, unknown>;
 type Listener = (data: Data) => void;
 
-const FIRST_PAUSE = 500; // milliseconds
-const LONGEST_PAUSE = 10_000;
-
 /** What happens in the service, live (GET /admin/events): only for a key with the scope admin. */
 class Feed {
   /** `off`: nobody asked for it or the key may not; `lost`: it broke off and is tried again. */
@@ -28,11 +26,14 @@ class Feed {
   requests = $state(0);
 
   #listeners = new Map<string, Set<Listener>>();
-  #stop: AbortController | null = null;
-  #lastId: string | null = null;
-  /** How many events "model" came. */
-  #lives = 0;
-  #wake: (() => void) | null = null;
+  #end: (() => void) | null = null;
+  /** Questions for all models: how many were asked, and the last that was answered. */
+  #asked = 0;
+  #told = 0;
+  /** The last answer did not come, and no later one. */
+  #missed = false;
+  /** What changed models since the first of the questions that are open. */
+  #since: { asked: number; change: () => void }[] = [];
 
   model(name: string): AdminModel | undefined {
     return this.models.find((model) => model.name === name);
@@ -45,73 +46,51 @@ class Feed {
     return () => listeners.delete(listener as Listener);
   }
 
-  /** Follow the service of the session until `stop`, whatever breaks. */
+  /** Follow the service of the session until `stop`, whatever breaks. What is known stays until it tells news. */
   start(): void {
-    this.stop();
-    this.#stop = new AbortController();
-    void this.#follow(this.#stop.signal);
-    addEventListener('online', this.#now);
-    document.addEventListener('visibilitychange', this.#now);
-  }
-
-  stop(): void {
-    this.#stop?.abort();
-    this.#stop = null;
-    this.#lastId = null;
-    this.state = 'off';
-    removeEventListener('online', this.#now);
-    document.removeEventListener('visibilitychange', this.#now);
-  }
-
-  #now = (): void => this.#wake?.();
-
-  async #follow(signal: AbortSignal): Promise<void> {
-    let pause = FIRST_PAUSE;
+    this.#end?.();
+    this.#forgetQuestions();
     this.state = 'connecting';
-    while (!signal.aborted) {
-      try {
-        const headers: Record<string, string> = this.#lastId ? { 'Last-Event-ID': this.#lastId } : {};
-        for await (const message of session.client.stream('/admin/events', { headers, signal })) {
-          if (signal.aborted) return;
-          pause = FIRST_PAUSE;
-          this.state = 'live';
-          if (message.comment !== null) continue;
-          if (message.id) this.#lastId = message.id;
-          this.#take(message.event, JSON.parse(message.data) as Data);
-        }
-      } catch (error) {
-        if (signal.aborted || isAbort(error)) return;
-        if (error instanceof ApiError && (error.status === 401 || error.status === 403)) {
-          this.state = 'off';
-          void session.check();
-          return;
-        }
-      }
-      if (signal.aborted) return;
-      this.state = 'lost';
-      await this.#sleep(pause * (0.75 + Math.random() / 2), signal);
-      pause = Math.min(pause * 2, LONGEST_PAUSE);
-    }
+    this.#end = follow({
+      client: session.client,
+      path: '/admin/events',
+      opened: () => {
+        if (this.#missed) void this.refresh();
+        if (session.phase === 'unreachable') void session.check();
+      },
+      take: ({ event, data, comment }) => {
+        this.state = 'live';
+        if (comment === null) this.#take(event, JSON.parse(data) as Data);
+      },
+      lost: () => (this.state = 'lost'),
+      refused: ({ status }) => {
+        if (status !== 401 && status !== 403) return false;
+        this.state = 'off';
+        void session.check();
+        return true;
+      },
+    });
   }
 
-  #sleep(milliseconds: number, signal: AbortSignal): Promise<void> {
-    return new Promise((resolve) => {
-      const done = (): void => {
-        clearTimeout(timer);
-        this.#wake = null;
-        resolve();
-      };
-      const timer = setTimeout(done, milliseconds);
-      this.#wake = done;
-      signal.addEventListener('abort', done, { once: true });
-    });
+  /** Know nothing any more. */
+  stop(): void {
+    this.#end?.();
+    this.#end = null;
+    this.#forgetQuestions();
+    this.state = 'off';
+    this.models = [];
+    this.pulls = [];
+    this.active = null;
+    this.default = null;
+    this.requests = 0;
   }
 
   #take(kind: string, data: Data): void {
     switch (kind) {
       case 'snapshot': {
         const snapshot = data as unknown as Snapshot;
-        this.models = snapshot.models;
+        this.#forgetQuestions();
+        this.models = renewed(this.models, snapshot.models);
         this.pulls = snapshot.pulls;
         this.active = snapshot.active;
         this.default = snapshot.default;
@@ -119,18 +98,20 @@ class Feed {
         break;
       }
       case 'model':
-        this.#changeModel(data as unknown as ModelLife);
+        this.#change(() => this.#changeModel(data as unknown as ModelLife));
         break;
       case 'active':
         this.active = data.active as string | null;
         this.default = data.default as string | null;
-        for (const model of this.models) {
-          model.active = model.name === this.active;
-          model.default = model.name === this.default;
-        }
+        this.#change(() => {
+          for (const model of this.models) {
+            model.active = model.name === this.active;
+            model.default = model.name === this.default;
+          }
+        });
         break;
       case 'removed':
-        this.models = this.models.filter((model) => model.name !== data.model);
+        this.#change(() => (this.models = this.models.filter((model) => model.name !== data.model)));
         break;
       case 'catalog':
       case 'reloaded':
@@ -149,18 +130,42 @@ class Feed {
 
   /** Read all models again: what an entry says is no event. */
   async refresh(): Promise<void> {
+    const asked = ++this.#asked;
     try {
-      const lives = this.#lives;
       const { models } = await session.client.get<{ models: AdminModel[] }>('/admin/models');
-      if (lives === this.#lives) this.models = models;
-      else void this.refresh(); // what an event told meanwhile may be newer
+      if (!this.#isNews(asked)) return;
+      this.models = renewed(this.models, models);
+      // What events told meanwhile may be newer.
+      for (const { change } of this.#since) change();
     } catch {
-      // the feed itself is soon found broken, too
+      // The feed itself is soon found broken, too, and may go on without a snapshot.
+      if (this.#isNews(asked)) this.#missed = true;
     }
   }
 
+  /** Whether no later answer, and no snapshot, was here before. */
+  #isNews(asked: number): boolean {
+    if (asked <= this.#told) return false;
+    this.#told = asked;
+    this.#missed = false;
+    this.#since = this.#since.filter((one) => one.asked >= asked);
+    return true;
+  }
+
+  /** Answers to what was asked so far do not count. */
+  #forgetQuestions(): void {
+    this.#told = this.#asked;
+    this.#missed = false;
+    this.#since = [];
+  }
+
+  /** Change models, and again in the answers to the questions that are open. */
+  #change(change: () => void): void {
+    if (this.#told < this.#asked) this.#since.push({ asked: this.#asked, change });
+    change();
+  }
+
   #changeModel(life: ModelLife): void {
-    this.#lives += 1;
     const model = this.model(life.name);
     if (!model) {
       void this.refresh();

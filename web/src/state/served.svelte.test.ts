@@ -1,7 +1,8 @@
 import { flushSync } from 'svelte';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 
-import type { AdminModel, Scope, ServedModel } from '../api/types';
+import { Client } from '../api/client';
+import type { AdminModel, Caller, Scope, ServedModel } from '../api/types';
 import { feed } from './feed.svelte';
 import { served } from './served.svelte';
 import { session } from './session.svelte';
@@ -29,6 +30,7 @@ let status: { change: () => void; end: () => void } | null;
 let asked: string[];
 let refuse: boolean;
 let leave: () => void;
+let keys = 0;
 
 beforeEach(() => {
   models = [
@@ -43,7 +45,8 @@ beforeEach(() => {
   refuse = false;
   vi.stubGlobal('fetch', async (url: string, { signal }: RequestInit) => {
     asked.push(url);
-    if (refuse) return Response.json({ error: { message: 'no' } }, { status: 500 });
+    if (refuse && url !== '/v1/key') return Response.json({ error: { message: 'no' } }, { status: 500 });
+    if (url === '/v1/key') return Response.json(session.caller);
     if (url === '/v1/models') return Response.json({ data: models });
     if (url === '/health') return Response.json({ default_model: 'c' });
     const body = new ReadableStream<Uint8Array>({
@@ -67,8 +70,8 @@ afterEach(() => {
 });
 
 async function watch(...scopes: Scope[]): Promise<void> {
-  session.client = Object.create(session.client) as typeof session.client; // another one: all is read anew
-  session.caller = { keys_required: true, scopes, key: null, version: '0' };
+  const key = { id: String((keys += 1)) } as Caller['key']; // another one: all is read anew
+  session.caller = { keys_required: true, scopes, key, version: '0' };
   leave = $effect.root(() => {
     $effect(() => void [served.models, served.default]);
   });
@@ -140,6 +143,17 @@ it('takes the states of the feed where the key may follow it', async () => {
   expect(served.find('short')?.state).toBe('ready');
   expect(served.find('a:b:fast')?.state).toBe('ready');
   expect(served.find('c')?.state).toBe('stopped');
+});
+
+it('keeps what is known where the key was replaced by a newer one of the same name', async () => {
+  await watch('inference');
+  refuse = true;
+  const before = asked.length;
+  session.client = new Client('', 'sk-lh-newer');
+  flushSync();
+  await vi.waitFor(() => expect(asked.length).toBeGreaterThan(before));
+  expect(served.loaded).toBe(true);
+  expect(ids()).toContain('c');
 });
 
 it('stops when nothing shows them', async () => {

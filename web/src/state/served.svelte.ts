@@ -1,13 +1,13 @@
 import { createSubscriber } from 'svelte/reactivity';
 
 import { ApiError, type Client } from '../api/client';
+import { follow } from '../api/follow';
+import { Pauses, rest } from '../api/pauses';
 import type { ServedModel } from '../api/types';
 import { feed } from './feed.svelte';
 import { session } from './session.svelte';
 
-const FIRST_PAUSE = 500; // milliseconds
-const LONGEST_PAUSE = 10_000;
-/** Between two readings of the list: the service tells of every step of a load. */
+/** Between two readings of the list, in milliseconds: the service tells of every step of a load. */
 const SETTLES = 250;
 
 /** The models that the key may use (GET /v1/models), kept fresh while something on the page shows them. */
@@ -17,7 +17,8 @@ class Served {
   #loaded = $state(false);
   #error = $state.raw<unknown>(null);
 
-  #client: Client | null = null;
+  /** The service and the key that the list is of. */
+  #owner: string | null = null;
 
   #subscribe = createSubscriber(() =>
     $effect.root(() => {
@@ -71,56 +72,36 @@ class Served {
     const client = session.client;
     const admin = session.may('admin');
     if (!session.may('inference')) return undefined;
-    if (client !== this.#client) {
-      this.#client = client;
+    const owner = `${client.base} ${session.caller?.key?.id ?? ''}`;
+    if (owner !== this.#owner) {
+      this.#owner = owner;
       this.#list = [];
       this.#default = null;
       this.#loaded = false;
     }
     const stop = new AbortController();
-    const { signal } = stop;
-    const reader = new Reader(() => this.#read(client, signal));
-    if (admin) {
-      const kinds = ['snapshot', 'catalog', 'reloaded', 'removed', 'key'];
-      for (const kind of kinds)
-        signal.addEventListener(
-          'abort',
-          feed.on(kind, () => reader.ask()),
-        );
-    } else {
-      void this.#listen(client, signal, reader);
-    }
-    reader.ask();
+    const reader = new Reader(() => this.#read(client, stop.signal));
+    const ask = (): void => reader.ask();
+    const ends = admin
+      ? ['snapshot', 'catalog', 'reloaded', 'removed', 'key'].map((kind) => feed.on(kind, ask))
+      : [listen(client, ask)];
+    ask();
     return () => {
+      for (const end of ends) end();
       stop.abort();
       reader.stop();
     };
   }
 
-  /** Read the list whenever the service says that something changed. For keys that may not follow the feed. */
-  async #listen(client: Client, signal: AbortSignal, reader: Reader): Promise<void> {
-    let pause = FIRST_PAUSE;
-    while (!signal.aborted) {
-      try {
-        for await (const message of client.stream('/status', { signal })) {
-          pause = FIRST_PAUSE;
-          if (message.comment === null) reader.ask();
-        }
-      } catch (error) {
-        if (isRefused(error)) return;
-      }
-      await sleep(pause * (0.75 + Math.random() / 2), signal);
-      pause = Math.min(pause * 2, LONGEST_PAUSE);
-    }
-  }
-
   async #read(client: Client, signal: AbortSignal): Promise<void> {
-    for (let pause = FIRST_PAUSE; !signal.aborted; pause = Math.min(pause * 2, LONGEST_PAUSE)) {
+    const pauses = new Pauses();
+    while (!signal.aborted) {
       try {
         const [{ data }, { default_model }] = await Promise.all([
           client.get<{ data: ServedModel[] }>('/v1/models', signal),
           client.get<{ default_model?: string | null }>('/health', signal),
         ]);
+        if (signal.aborted) return;
         this.#list = data;
         this.#default = default_model ?? null;
         this.#loaded = true;
@@ -134,9 +115,25 @@ class Served {
           return;
         }
       }
-      await sleep(pause, signal);
+      await rest(pauses.next(), signal);
     }
   }
+}
+
+/** Hear that something changed, with a key that may not follow the feed. Returns what ends it. */
+function listen(client: Client, changed: () => void): () => void {
+  return follow({
+    client,
+    path: '/status',
+    opened: () => {
+      if (session.phase === 'unreachable') void session.check();
+    },
+    take: ({ comment }) => {
+      if (comment === null) changed();
+    },
+    lost: () => void session.check(),
+    refused: (error) => isRefused(error) && (void session.check(), true),
+  });
 }
 
 /** Does something when asked, and once more where that was asked meanwhile. */
@@ -165,23 +162,6 @@ class Reader {
     }
     this.#busy = false;
   }
-}
-
-/** Ends early where trying again may help: the network is back, or somebody looks at the page again. */
-function sleep(milliseconds: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = (): void => {
-      clearTimeout(timer);
-      removeEventListener('online', done);
-      document.removeEventListener('visibilitychange', done);
-      signal.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, milliseconds);
-    addEventListener('online', done);
-    document.addEventListener('visibilitychange', done);
-    signal.addEventListener('abort', done);
-  });
 }
 
 function isRefused(error: unknown): boolean {

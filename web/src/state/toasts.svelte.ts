@@ -11,7 +11,20 @@ const SECONDS = { info: 4, error: 10 };
 /** Short messages over the page. */
 class Toasts {
   list = $state<Toast[]>([]);
+  /** The places that could show them: that of the page, and of each open dialog. */
+  #places = $state.raw<readonly symbol[]>([]);
   #last = 0;
+
+  /** Show them there, until the function is called that this returns. */
+  showAt(place: symbol): () => void {
+    this.#places = [...this.#places, place];
+    return () => (this.#places = this.#places.filter((other) => other !== place));
+  }
+
+  /** Those to show there: beneath a dialog nobody could reach them. */
+  at(place: symbol): Toast[] {
+    return this.#places.at(-1) === place ? this.list : [];
+  }
 
   info(text: string): void {
     this.#add('info', text);

@@ -33,12 +33,13 @@ export function json(
 /** Begin an event stream; what is returned writes an event. */
 export function events(response: ServerResponse): (event: string, data: unknown, id?: string) => void {
   response.writeHead(200, { 'Content-Type': 'text/event-stream' });
+  response.flushHeaders();
   return (event, data, id) => {
     response.write(`${id ? `id: ${id}\n` : ''}event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
   };
 }
 
-/** Wait until it is so. */
+/** Wait until it is so; by no timer, which the test may have in its hands. */
 export async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
+  while (!condition()) await new Promise((resolve) => setImmediate(resolve));
 }

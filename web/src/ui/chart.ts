@@ -1,5 +1,10 @@
 import uPlot from 'uplot';
 
+import { INCREMENTS, isDates, LEAST, moment, sizeLabel, timeIncrements, type Steps } from './chart-ticks';
+
+/** The first and the last moment of a part of a chart, in seconds since the epoch. */
+export type Span = readonly [from: number, until: number];
+
 export interface Series {
   name: string;
   /** A colour: a custom property's name, as `--series-1`. */
@@ -12,9 +17,6 @@ export interface Series {
   limit?: boolean;
 }
 
-/** What the numbers on the axis go by: any, whole ones, or bytes. */
-export type Steps = 'any' | 'whole' | 'bytes';
-
 export interface Look {
   width: number;
   height: number;
@@ -26,12 +28,14 @@ export interface Look {
   /** The value of a custom property. */
   color: (name: string) => string;
   /** First and last moment of the axis; null: those of the data. */
-  span: () => [number, number] | null;
+  span: () => Span | null;
   /** The cursor is at the moment of that index; null: nowhere. */
   oncursor: (index: number | null) => void;
+  /** It was drawn: what lies over it may have to move. */
+  ondraw: (plot: uPlot) => void;
 }
 
-const DAY = 86_400;
+const NO_LISTENER = (): null => null;
 
 /** How uPlot draws these series. It has no legend and no tooltip of its own. */
 export function optionsOf(series: readonly Omit<Series, 'values'>[], look: Look): uPlot.Options {
@@ -46,36 +50,39 @@ export function optionsOf(series: readonly Omit<Series, 'values'>[], look: Look)
     width: look.width,
     height: look.height,
     legend: { show: false },
-    // Room for half of the first and the last label.
-    padding: [10, 14, 0, 0],
+    // Room for half of the last label.
+    padding: [10, 28, 0, 0],
     series: [{}, ...series.map((one) => line(one, look))],
     axes: [
       {
         ...axis,
         size: 28,
         gap: 7,
-        space: 64,
-        values: (plot, ticks) => unlike(ticks.map((when) => moment(when, spanOf(plot)))),
+        space: 72,
+        incrs: (_plot, _axis, low, high) => timeIncrements(high - low),
+        values: (_plot, ticks, _axis, _space, distance) => ticks.map((when) => moment(when, distance)),
       },
       {
         ...axis,
         size: 70,
-        space: 34,
-        incrs: increments(look.steps),
-        values: (_, ticks) => ticks.map((value) => look.format(value).replace(/\.0(?!\d)/, '')),
+        space: 28,
+        incrs: INCREMENTS[look.steps],
+        values: (_plot, ticks, _axis, _space, distance) => ticks.map((value) => label(value, distance, look)),
       },
     ],
     scales: {
-      x: { range: (_, low, high) => look.span() ?? padded(low, high, look.bars) },
-      y: { range: (_, low, high) => [Math.min(0, low ?? 0), top(high ?? 0, look.steps)] },
+      x: { range: (_, low, high) => [...(look.span() ?? padded(low, high, look.bars))] },
+      y: { range: (_, low, high) => [Math.min(0, low ?? 0), Math.max((high ?? 0) * 1.08, LEAST[look.steps])] },
     },
     cursor: {
       y: false,
       points: { size: 7 },
-      drag: { x: false, y: false },
+      drag: { x: false, y: false, setScale: false },
+      // A part is chosen with any pointer (chart-pointer.ts).
+      bind: { mousedown: NO_LISTENER, mouseup: NO_LISTENER, dblclick: NO_LISTENER },
       sync: look.sync === undefined ? undefined : { key: look.sync, setSeries: false },
     },
-    hooks: { setCursor: [(plot) => look.oncursor(plot.cursor.idx ?? null)] },
+    hooks: { setCursor: [(plot) => look.oncursor(plot.cursor.idx ?? null)], draw: [look.ondraw] },
   };
 }
 
@@ -92,45 +99,21 @@ function faint(color: string, percent: number): string {
   return `color-mix(in srgb, ${color} ${percent}%, transparent)`;
 }
 
-/** A date is written once, also where it has several ticks. */
-function unlike(labels: string[]): string[] {
-  return labels.map((label, at) => (label === labels[at - 1] ? '' : label));
-}
-
-function spanOf(plot: uPlot): number {
-  const { min, max } = plot.scales.x!;
-  return (max ?? 0) - (min ?? 0);
-}
-
 /** Bars need half of their place on either side. */
-function padded(low: number | null, high: number | null, bars: boolean): [number, number] {
+function padded(low: number | null, high: number | null, bars: boolean): Span {
   const first = low ?? 0;
   const last = high ?? first;
   const pad = bars ? Math.max((last - first) / 20, 1800) : first === last ? 1 : 0;
   return [first - pad, last + pad];
 }
 
-function top(high: number, steps: Steps): number {
-  const least = { any: 1, whole: 4, bytes: 1024 }[steps];
-  return Math.max(high * 1.08, least);
+function label(value: number, distance: number, { steps, format }: Look): string {
+  return steps === 'bytes' ? sizeLabel(value, distance) : format(value).replace(/\.0(?!\d)/, '');
 }
 
-function increments(steps: Steps): number[] | undefined {
-  if (steps === 'any') return undefined; // uPlot's own
-  if (steps === 'whole') return powers(10, 10, [1, 2, 5]);
-  return powers(1024, 5, [1, 2, 5, 10, 20, 50, 100, 200, 500]);
-}
-
-function powers(base: number, count: number, steps: number[]): number[] {
-  return Array.from({ length: count }, (_, power) => steps.map((step) => step * base ** power)).flat();
-}
-
-/** A moment in the time of this browser, as precise as an axis of so many seconds needs it. */
-export function moment(when: number, span: number): string {
-  const date = new Date(when * 1000);
-  if (span > 2 * DAY) return date.toLocaleDateString(undefined, { day: 'numeric', month: 'short' });
-  const second = span < 240 ? '2-digit' : undefined;
-  return date.toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit', second, hourCycle: 'h23' });
+/** The moment of a value as it is read beside the chart: to the second, or the bucket of a bar. */
+export function momentOf(when: number, length: number, bars: boolean): string {
+  return moment(when, bars ? (isDates(length) ? 86_400 : 3600) : 1);
 }
 
 /** A chart in a sentence, for those who don't see it. */

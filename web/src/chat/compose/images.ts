@@ -19,7 +19,9 @@ export class ImageProblem extends Error {}
 export async function prepareImage(file: File): Promise<ChatImage> {
   const name = file.name || 'Image';
   if (file.size > LARGEST_FILE) throw new ImageProblem(`${name} is too large.`);
-  const bytes = new Uint8Array(await file.arrayBuffer());
+  const read = await file.arrayBuffer().catch(() => null);
+  if (read === null) throw new ImageProblem(`${name} could not be read.`);
+  const bytes = new Uint8Array(read);
   const bitmap = await decode(file, name);
   try {
     const kind = kindOf(bytes);

@@ -9,7 +9,9 @@ export async function fencedText(file: File): Promise<string> {
   if (file.size > LARGEST_TEXT) {
     throw new TextFileProblem(`${file.name} is too long for a message: a file may have ${LARGEST_TEXT / 1024} KiB.`);
   }
-  const text = decode(new Uint8Array(await file.arrayBuffer()));
+  const bytes = await file.arrayBuffer().catch(() => null); // a folder, or a file that is gone
+  if (bytes === null) throw new TextFileProblem(`${file.name} could not be read. Is it a folder?`);
+  const text = decode(new Uint8Array(bytes));
   if (text === null) throw new TextFileProblem(`${file.name} is neither an image nor a text.`);
   return fenced(file.name, text);
 }

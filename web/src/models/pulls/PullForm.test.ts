@@ -41,6 +41,13 @@ test('a mistake stands at its field, and what was said stays', async () => {
     'pull-name-wrong',
   ]);
   expect(onclose).not.toHaveBeenCalled();
+  expect(document.activeElement).toBe(field);
+});
+
+test('Escape closes the form', async () => {
+  const { onclose } = form({ source: '' }, () => Promise.resolve());
+  await fireEvent.keyDown(screen.getByLabelText(/Hub name/), { key: 'Escape' });
+  expect(onclose).toHaveBeenCalledOnce();
 });
 
 test('what is about no field stands by itself', async () => {

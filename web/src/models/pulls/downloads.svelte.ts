@@ -4,7 +4,7 @@ import type { Pull, PullRequest } from '../../api/types';
 import { clock } from '../../state/clock.svelte';
 import { feed } from '../../state/feed.svelte';
 import { session } from '../../state/session.svelte';
-import { hasEnded, merged, requestOf, sorted } from './pulls';
+import { hasEnded, isWhole, merged, requestOf, sorted } from './pulls';
 
 /** The pulls of the service, whoever began them, and what this page knows of its own. */
 export class Downloads {
@@ -34,10 +34,10 @@ export class Downloads {
     this.#read = merged(this.#read, [ended]);
   }
 
-  /** What was asked for; `whole`: nothing of it is missing, because it was asked for here. */
+  /** What was asked for; `whole`: nothing of it is missing. */
   request(pull: Pull): { request: PullRequest; whole: boolean } {
     const asked = this.#asked.get(pull.id);
-    return { request: asked ?? requestOf(pull), whole: asked !== undefined };
+    return { request: asked ?? requestOf(pull), whole: asked !== undefined || isWhole(pull) };
   }
 
   dismiss(pull: Pull): void {

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 
 import type { PullError } from '../../api/types';
 import { pull } from '../testing';
-import { amount, isRepeated, merged, part, remaining, requestOf, sorted, title } from './pulls';
+import { amount, isRepeated, isWhole, merged, part, remaining, requestOf, sorted, title } from './pulls';
 
 const MIB = 2 ** 20;
 
@@ -69,6 +69,14 @@ describe('the list', () => {
     expect(isRepeated(again, [first, again])).toBe(false);
   });
 
+  test('leaves out what failed for its name and was asked for with another', () => {
+    const error = { message: 'It is taken.', code: 'invalid_request', param: 'name', choices: [] };
+    const taken = pull({ id: 'a', state: 'failed', created: 1, name: 'mine', error });
+    const other = pull({ id: 'b', created: 3, name: 'other' });
+    expect(isRepeated(taken, [taken, other])).toBe(true);
+    expect(isRepeated({ ...taken, error: null }, [taken, other])).toBe(false);
+  });
+
   test('leaves out a question that was answered by choosing', () => {
     const asked = pull({ id: 'a', state: 'failed', created: 1, error: choice('Q2_K', 'Q8_0') });
     expect(isRepeated(asked, [asked, pull({ id: 'b', created: 3, quant: 'Q8_0' })])).toBe(true);
@@ -83,6 +91,12 @@ test('what is asked for again is what is known of it', () => {
     quant: 'Q8_0',
     revision: 'v2',
   });
+  expect(requestOf(pull({ name: 'mine', mmproj: false }))).toEqual({ source: 'org/repo', name: 'mine', mmproj: false });
+});
+
+test('of an address that somebody else asked for a part may be missing', () => {
+  expect(isWhole(pull({ source: 'org/repo:Q8_0' }))).toBe(true);
+  expect(isWhole(pull({ source: 'https://host/model.gguf' }))).toBe(false);
 });
 
 test('a pull is called by what was asked for', () => {

@@ -16,11 +16,14 @@ export function merged(read: readonly Pull[], told: readonly Pull[]): Pull[] {
 /** Whether somebody has asked for the same again since it failed or was cancelled. */
 export function isRepeated(pull: Pull, pulls: readonly Pull[]): boolean {
   if (pull.state !== 'failed' && pull.state !== 'cancelled') return false;
+  const fits = (field: 'revision' | 'name', other: Pull): boolean =>
+    other[field] === pull[field] || pull.error?.param === field;
   return pulls.some(
     (other) =>
       other.created > pull.created &&
       other.source === pull.source &&
-      other.revision === pull.revision &&
+      fits('revision', other) &&
+      fits('name', other) &&
       (other.quant === pull.quant || pull.error?.choices.some(({ quant }) => quant === other.quant)),
   );
 }
@@ -60,13 +63,20 @@ export function amount(pull: Pull): string | null {
   return pull.state === 'done' ? bytes(pull.total) : `${bytes(pull.bytes)} of ${bytes(pull.total)}`;
 }
 
-/** What is to be asked for to have the same once more. Its name is not told, and an address lost what signed it. */
+/** What is to be asked for to have the same once more. */
 export function requestOf(pull: Pull): PullRequest {
   return {
     source: pull.source,
     ...(pull.quant === null ? {} : { quant: pull.quant }),
     ...(pull.revision === null ? {} : { revision: pull.revision }),
+    ...(pull.name === null ? {} : { name: pull.name }),
+    ...(pull.mmproj ? {} : { mmproj: false }),
   };
+}
+
+/** Whether its source is told as it was asked for: an address lost what signed it. */
+export function isWhole(pull: Pull): boolean {
+  return !/^https?:/i.test(pull.source);
 }
 
 /** How a pull is called on the page: as what was asked for. */

@@ -1,4 +1,4 @@
-import { ApiError, isAbort, messageOf, type Client } from '../../api/client';
+import { ApiError, isAbort, messageOf, Unreachable, type Client } from '../../api/client';
 import type { Mistake, ModelsFile } from '../../api/types';
 import { changeWords, entryChanges } from './entries';
 
@@ -14,8 +14,10 @@ export class Draft {
   mistakes = $state.raw<Mistake[]>([]);
   checked = $state(false);
   saving = $state(false);
-  /** What went wrong with reading, checking or saving. */
-  problem = $state<string | null>(null);
+  /** Why the file could not be read, the text not be checked, or not be saved, the last time. */
+  unread = $state<string | null>(null);
+  unchecked = $state<string | null>(null);
+  unsaved = $state<string | null>(null);
   /** What the last saving did. */
   done = $state<string | null>(null);
   /** Somebody else has changed the file meanwhile. */
@@ -23,8 +25,10 @@ export class Draft {
 
   #timer: ReturnType<typeof setTimeout> | undefined;
   #checking: AbortController | null = null;
+  #asked = 0;
 
-  constructor(private readonly client: Client) {}
+  /** `client` is that of the moment: a draft outlives the key with which it was begun. */
+  constructor(private readonly client: () => Client) {}
 
   get dirty(): boolean {
     return this.file !== null && this.text !== this.file.text;
@@ -32,14 +36,12 @@ export class Draft {
 
   /** Read the file. What is being edited stays: it is told (`theirs`) where the file has become another one. */
   async load(): Promise<void> {
+    const asked = ++this.#asked;
     try {
-      const file = await this.client.get<ModelsFile>(PATH);
-      this.problem = null;
-      if (this.saving || file.version === this.file?.version) return;
-      if (this.dirty && file.text !== this.text) this.theirs = file;
-      else this.#take(file);
+      const file = await this.client().get<ModelsFile>(PATH);
+      if (asked === this.#asked && !this.saving) this.#know(file);
     } catch (error) {
-      this.problem = messageOf(error);
+      if (asked === this.#asked) this.unread = messageOf(error);
     }
   }
 
@@ -47,6 +49,7 @@ export class Draft {
     if (text === this.text) return;
     this.text = text;
     this.done = null;
+    this.unsaved = null;
     this.checked = false;
     clearTimeout(this.#timer);
     this.#checking?.abort();
@@ -59,34 +62,40 @@ export class Draft {
     this.#checking?.abort();
     const checking = (this.#checking = new AbortController());
     const text = this.text;
+    this.unchecked = null;
     try {
-      const { mistakes } = await this.client.post<{ mistakes: Mistake[] }>(`${PATH}/check`, { text }, checking.signal);
+      const { mistakes } = await this.client().post<{ mistakes: Mistake[] }>(
+        `${PATH}/check`,
+        { text },
+        checking.signal,
+      );
       if (text !== this.text) return;
       this.mistakes = mistakes;
       this.checked = true;
-      this.problem = null;
     } catch (error) {
-      if (!isAbort(error)) this.problem = messageOf(error);
+      if (isAbort(error)) return;
+      // Mistakes of an older text would be told at the wrong lines.
+      this.mistakes = [];
+      this.unchecked = messageOf(error);
     }
   }
 
-  /** Write the text and have it read. True: it is done; else `mistakes`, `theirs` or `problem` say why not. */
+  /** Write the text and have it read. True: it is done; else `mistakes`, `theirs` or `unsaved` say why not. */
   async save(): Promise<boolean> {
     const before = this.file;
     if (!before || this.saving) return false;
     const text = this.text;
     this.saving = true;
-    this.problem = null;
+    this.unsaved = null;
     try {
-      const file = await this.client.put<ModelsFile>(PATH, { text, version: before.version });
-      this.file = file;
-      this.done = `Saved. ${changeWords(entryChanges(before.text, file.text))}`;
+      this.#saved(before, await this.client().put<ModelsFile>(PATH, { text, version: before.version }));
       return true;
     } catch (error) {
-      await this.#refused(error, text);
-      return false;
+      return await this.#refused(error, before, text);
     } finally {
       this.saving = false;
+      // What was asked before may be answered with the file as it was then.
+      this.#asked += 1;
     }
   }
 
@@ -105,32 +114,76 @@ export class Draft {
     this.theirs = null;
   }
 
-  /** Nobody needs it any more. */
-  close(): void {
+  /** Nobody looks at it: nothing more is asked until the next `load` or `check`. */
+  rest(): void {
     clearTimeout(this.#timer);
     this.#checking?.abort();
+    this.#asked += 1;
   }
 
-  async #refused(error: unknown, text: string): Promise<void> {
-    if (error instanceof ApiError && error.code === 'models_file_changed') {
-      try {
-        this.theirs = await this.client.get<ModelsFile>(PATH);
-      } catch (failure) {
-        this.problem = messageOf(failure);
-      }
-    } else if (error instanceof ApiError && Array.isArray(error.details.mistakes)) {
-      if (text !== this.text) return;
+  #know(file: ModelsFile): void {
+    this.unread = null;
+    if (file.version === this.file?.version) {
+      this.file = file; // whether it may be written may have changed
+      this.theirs = null; // they have taken theirs back
+      if (!this.checked) void this.check();
+    } else if (this.dirty && file.text !== this.text) {
+      this.theirs = file;
+      if (!this.checked) void this.check();
+    } else {
+      this.#take(file);
+    }
+  }
+
+  #saved(before: ModelsFile, file: ModelsFile): void {
+    this.file = file;
+    this.theirs = null;
+    this.done = `Saved. ${changeWords(entryChanges(before.text, file.text))}`;
+  }
+
+  /** True: it is saved all the same, and only the answer was lost. */
+  async #refused(error: unknown, before: ModelsFile, text: string): Promise<boolean> {
+    const code = error instanceof ApiError ? error.code : null;
+    if (error instanceof ApiError && Array.isArray(error.details.mistakes)) {
+      if (text !== this.text) return false;
       this.mistakes = error.details.mistakes as Mistake[];
       this.checked = true;
-    } else {
-      this.problem = messageOf(error);
+      return false;
     }
+    const open = error instanceof Unreachable || code === 'models_file_changed' || code === 'reload_refused';
+    const file = open ? await this.#now() : null;
+    if (file && code === 'models_file_changed') {
+      this.theirs = file;
+      return false;
+    }
+    if (file?.text === text) {
+      this.#saved(before, file);
+      if (code !== 'reload_refused') return true;
+      this.done = null;
+    }
+    this.unsaved = refusal(error, code, file !== null);
+    return false;
+  }
+
+  #now(): Promise<ModelsFile | null> {
+    return this.client()
+      .get<ModelsFile>(PATH)
+      .catch(() => null);
   }
 
   #take(file: ModelsFile): void {
     this.file = file;
     this.theirs = null;
+    this.unsaved = null;
     this.text = file.text;
     void this.check();
   }
+}
+
+/** `known`: what is in the file now. */
+function refusal(error: unknown, code: string | null, known: boolean): string {
+  const said = messageOf(error);
+  if (code === 'reload_refused') return `The file is written, but the service goes on with what it had before: ${said}`;
+  if (error instanceof Unreachable && !known) return `${said} Whether the file was written is not known.`;
+  return `Nothing was saved: ${said}`;
 }

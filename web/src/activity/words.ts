@@ -1,6 +1,10 @@
 import type { EndedRequest } from '../api/types';
 import { count, rate } from '../ui/format';
 
+export function modelOf({ model }: Pick<EndedRequest, 'model'>): string {
+  return model ?? 'no model';
+}
+
 /** The tokens of a prompt, and how many of them were cached: `1,200 (1,184 cached)`. */
 export function promptTokens({ prompt_tokens, cached_tokens }: EndedRequest): string {
   return cached_tokens ? `${count(prompt_tokens)} (${count(cached_tokens)} cached)` : count(prompt_tokens);
