@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -65,9 +65,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def visit(browser: Browser, pictures: Path) -> Iterator[Visit]:
+def visitors() -> list[Visitor]:
+    """Those of this test."""
+    return []
+
+
+@pytest.fixture
+def visit(browser: Browser, pictures: Path, visitors: list[Visitor]) -> Iterator[Visit]:
     """Makes visitors, each with a profile of its own. A test fails where something went wrong in a page of theirs."""
-    visitors: list[Visitor] = []
 
     def begin(service: Service, key: str | None = None) -> Visitor:
         context = browser.new_context(
@@ -131,11 +136,19 @@ def fake(stage: Stage) -> Fake:
 
 
 @pytest.fixture
-def start_staged(stage: Stage) -> StartStaged:
-    """Start a service over the stage, whose models are fakes, with more settings as environment variables."""
+def start_staged(stage: Stage, visitors: list[Visitor]) -> StartStaged:
+    """Start a service over the stage, whose models are fakes, with more settings as environment variables.
 
-    def start(**settings: str) -> AbstractContextManager[Service]:
-        return running(stage.folder, {**stage.variables(), "LLAMAHERD_SERVER__DRAIN_TIMEOUT": "1", **settings})
+    Whoever visits it leaves before it ends: a page that reads something just then would tell of a mishap.
+    """
+
+    @contextmanager
+    def start(**settings: str) -> Iterator[Service]:
+        variables = {**stage.variables(), "LLAMAHERD_SERVER__DRAIN_TIMEOUT": "1", **settings}
+        with running(stage.folder, variables) as service:
+            yield service
+            for visitor in visitors:
+                visitor.context.close()
 
     return start
 

@@ -89,7 +89,7 @@ def test_a_capture_is_asked_for_shows_both_sides_without_keys_and_can_be_sent_ag
         expect(details).to_contain_text("[redacted]")
         assert staged.key not in details.inner_text()
         assert "abc123def456" not in details.inner_text()
-        details.get_by_role("button", name=re.compile("^Replay")).click()
+        details.get_by_role("button", name="Send again").click()
         expect(details).to_contain_text(re.compile("Now|Again"))
         visitor.picture(page, "activity-replay")
         assert not serious_faults(page)

@@ -29,6 +29,7 @@ def test_logs_are_followed_filtered_paused_and_saved(
         visitor = visit(staged, staged.key)
         page = visitor.open("logs")
         expect(lines(page)).to_contain_text("listening")
+        page.get_by_role("switch", name="Requests").check()
         status_of(staged, "GET", "/v1/models/no-such-model")
         expect(lines(page)).to_contain_text("no-such-model")
         page.get_by_role("searchbox", name=re.compile("^Filter")).fill("/no-such-\\w+/")
@@ -89,7 +90,7 @@ def test_a_key_is_made_shown_once_limited_and_revoked(service: Service, visit: V
 
     card = one.get_by_role("listitem").filter(has_text="laptop of Ada")
     card.get_by_role("button", name="Edit laptop of Ada").click()
-    card.get_by_label(re.compile("^Requests")).fill("7")
+    card.get_by_label("Requests a minute").fill("7")
     card.get_by_role("button", name=re.compile("^Save")).click()
     expect(two.get_by_role("listitem").filter(has_text="laptop of Ada")).to_contain_text("7")
 

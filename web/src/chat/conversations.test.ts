@@ -3,6 +3,7 @@ import 'fake-indexeddb/auto';
 import { IDBFactory } from 'fake-indexeddb';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
+import { adoptAll } from './adoption';
 import { Conversations } from './conversations.svelte';
 import { removeAll, removeConversation, removeTurns } from './removal';
 import { conversation, head, turn } from './turn.fixture';
@@ -181,6 +182,16 @@ describe('of several keys', () => {
     expect(elsewhere.heads.newestFirst).toEqual([]);
     expect(second.heads.listed('mine')).toBeUndefined();
     expect((await allListed(first)).map(({ id }) => id).sort()).toEqual(['everyone', 'mine']);
+  });
+
+  it('are taken over by another, which they are listed for then in every tab', async () => {
+    const [first, second] = [await tab(owner('k1')), await tab(owner('k2'))];
+    await addWholes(first, [conversation('one')]);
+    await vi.waitFor(() => expect(second.heads.unlisted).toHaveLength(1));
+    expect(await adoptAll(second)).toBe(1);
+    expect(second.heads.newestFirst.map(({ id }) => id)).toEqual(['one']);
+    await vi.waitFor(() => expect(first.heads.unlisted).toHaveLength(1));
+    expect((await tab(owner('k2'))).heads.newestFirst).toHaveLength(1);
   });
 
   it('are deleted together, in every tab', async () => {

@@ -12,6 +12,11 @@ export class Heads {
       .filter(({ owner }) => isListed(owner, present))
       .toSorted((one, other) => other.changed - one.changed);
   });
+  /** What is stored in this browser beside that. */
+  unlisted = $derived.by(() => {
+    const present = this.owner();
+    return this.all.filter(({ owner }) => !isListed(owner, present));
+  });
   /** Counts what was written, here or in another tab: what was found before may be old. */
   revision = $state(0);
   /** The revision with which each was written last. */

@@ -68,8 +68,13 @@ export class ModelControl {
 
   /** Unload it; where somebody uses it, ask first. */
   async pressUnload(): Promise<void> {
-    if (this.model().in_flight || this.model().waiting) this.question = 'unload';
+    if (this.#used) await this.#do(() => feed.refresh()); // what is known of that may be seconds old
+    if (this.#used) this.question = 'unload';
     else await this.unload();
+  }
+
+  get #used(): boolean {
+    return this.model().in_flight + this.model().waiting > 0;
   }
 
   async unload(): Promise<void> {

@@ -43,7 +43,10 @@ beforeEach(() => {
   });
 });
 
-afterEach(() => vi.unstubAllGlobals());
+afterEach(() => {
+  vi.restoreAllMocks();
+  vi.unstubAllGlobals();
+});
 
 test('a load that somebody else was first with is not asked about, nor done again', async () => {
   prospect({ would_evict: ['other'] });
@@ -138,6 +141,7 @@ test('a load that has begun holds no connection, and that is no error', async ()
 });
 
 test('a model that nobody uses is unloaded at once, one in use after a question', async () => {
+  const refresh = vi.spyOn(feed, 'refresh').mockResolvedValue();
   const control = new ModelControl(() => now);
   now = { ...now, state: 'ready', in_flight: 2 };
   await control.pressUnload();
@@ -147,6 +151,18 @@ test('a model that nobody uses is unloaded at once, one in use after a question'
   now = { ...now, in_flight: 0 };
   await control.pressUnload();
   expect(paths()).toHaveLength(2);
+  expect(refresh).toHaveBeenCalledTimes(1);
+});
+
+test('a use that is over, as the service says when it is asked, is no reason to ask', async () => {
+  vi.spyOn(feed, 'refresh').mockImplementation(() => {
+    now = { ...now, waiting: 0 };
+    return Promise.resolve();
+  });
+  const control = new ModelControl(() => now);
+  now = { ...now, state: 'ready', waiting: 1 };
+  await control.pressUnload();
+  expect([control.question, paths()]).toEqual([null, ['/admin/models/org%2Fm/unload?wait=false']]);
 });
 
 test('an outlook is asked for once in a while, and again when models have moved', async () => {

@@ -1,15 +1,9 @@
 /** The part of the address behind `#/`: a page and what it shows, as `#/logs/some%2Fmodel`. No key is ever in it. */
 class Route {
   parts = $state<string[]>(read());
-  /** Asked before something else is shown; what it holds back (true) may go on later, by `go` without it. */
-  hold: ((next: string[]) => boolean) | null = null;
 
   constructor() {
-    addEventListener('hashchange', () => {
-      const next = read();
-      if (this.hold?.(next)) history.replaceState(null, '', href(...this.parts));
-      else this.parts = next;
-    });
+    addEventListener('hashchange', () => (this.parts = read()));
   }
 
   get page(): string {
