@@ -112,7 +112,8 @@ describe('words about an answer', () => {
   });
 
   it('tell its numbers', () => {
-    expect(inShort(stats)).toBe('25.0 tok/s · 50 tokens · 2.0 s');
-    expect(inShort({ ...stats, tokensPerSecond: null, completionTokens: null })).toBe('2.0 s');
+    expect(inShort({ ...stats, firstToken: 0.25 })).toBe('25.0 tok/s · 50 tokens · first after 250 ms');
+    expect(inShort({ ...stats, firstToken: 0.25, completionTokens: 1 })).toContain('· 1 token ·');
+    expect(inShort({ ...stats, tokensPerSecond: null, completionTokens: null, firstToken: null })).toBe('2.0 s');
   });
 });

@@ -2,11 +2,11 @@ import { count, rate, seconds } from '../ui/format';
 import type { AnswerStats, Message } from './types';
 
 /** How an answer came about, in a few words. */
-export function inShort({ completionTokens, tokensPerSecond, seconds: whole }: AnswerStats): string {
+export function inShort({ completionTokens, tokensPerSecond, firstToken, seconds: whole }: AnswerStats): string {
   const parts = [];
   if (tokensPerSecond !== null) parts.push(`${rate(tokensPerSecond)} tok/s`);
-  if (completionTokens !== null) parts.push(`${count(completionTokens)} tokens`);
-  parts.push(seconds(whole));
+  if (completionTokens !== null) parts.push(tokens(completionTokens));
+  parts.push(firstToken === null ? seconds(whole) : `first after ${seconds(firstToken)}`);
   return parts.join(' · ');
 }
 
@@ -18,13 +18,15 @@ export function inFull(stats: AnswerStats): [string, string][] {
     ...(stats.thinking === null ? [] : [['Thought for', seconds(stats.thinking)] as [string, string]]),
     ['Whole answer', seconds(stats.seconds)],
     ['Speed', stats.tokensPerSecond === null ? '–' : `${rate(stats.tokensPerSecond)} tokens/s`],
-    ['Prompt', `${count(stats.promptTokens)} tokens`],
-    ...(stats.cachedTokens === null
-      ? []
-      : [['Of it cached', `${count(stats.cachedTokens)} tokens`] as [string, string]]),
-    ['Answer', `${count(stats.completionTokens)} tokens`],
+    ['Prompt', tokens(stats.promptTokens)],
+    ...(stats.cachedTokens === null ? [] : [['Of it cached', tokens(stats.cachedTokens)] as [string, string]]),
+    ['Answer', tokens(stats.completionTokens)],
     ['Ended by', endOf(stats.finishReason)],
   ];
+}
+
+function tokens(many: number | null): string {
+  return `${count(many)} ${many === 1 ? 'token' : 'tokens'}`;
 }
 
 function endOf(reason: string | null): string {
