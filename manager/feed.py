@@ -151,6 +151,7 @@ def status_dict(status: ModelStatus) -> dict[str, Any]:
         "load_seconds": status.load_seconds,
         "loads": status.loads,
         "evictions": status.evictions,
+        "evicted": {"for": status.evicted.wanted, "at": status.evicted.at} if status.evicted else None,
         "failures": status.failures,
         "last_error": _error(status) if failed else None,
         "pid": status.pid,

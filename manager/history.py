@@ -37,6 +37,7 @@ class Ended(NamedTuple):
             "cached_tokens": used.cached if used else None,
             "completion_tokens": used.generated if used else None,
             "tokens_per_second": self._tokens_per_second(used),
+            "prompt_seconds": used.prompt_seconds if used else None,
             "captured": capture is not None and capture.held,
         }
 

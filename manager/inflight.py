@@ -13,12 +13,16 @@ LINES_OF_EVENT: Final = 2  # what it says, and an empty one
 
 
 class Tokens(NamedTuple):
-    """What an answer took. `prompt` includes what was `cached`; `each`: seconds per token after the first."""
+    """What an answer took. `prompt` includes what was `cached`; `each`: seconds per token after the first.
+
+    `prompt_seconds`: how long the engine read what was not cached; None where it does not say.
+    """
 
     prompt: int
     cached: int
     generated: int
     each: float | None = None
+    prompt_seconds: float | None = None
 
 
 class Running:

@@ -17,7 +17,7 @@ from manager.lease import Lease
 from manager.life import Life, Timing
 from manager.logbuf import LogBuffer
 from manager.placement import Placement
-from manager.state import LEAVING, SETTLED, TRANSITIONS, ModelState, ModelStatus
+from manager.state import LEAVING, SETTLED, TRANSITIONS, Eviction, ModelState, ModelStatus
 from manager.waiting import Waiting
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class ModelInstance:
         self.personality: str | None = None
         self.log: LogBuffer | None = None  # of the life that runs, or ran last
         self.loads = self.evictions = 0
+        self.evicted: Eviction | None = None  # of the life that ran last
         self.load_seconds: float | None = None
         self.life: Life | None = None
         self.waiting = Waiting()
@@ -118,6 +119,7 @@ class ModelInstance:
             failures=self._backoff.failures,
             loads=self.loads,
             evictions=self.evictions,
+            evicted=self.evicted,
             personality=self.personality,
             error=error.message if error else None,
             error_code=error.code if error else None,
@@ -212,6 +214,7 @@ class ModelInstance:
         self.log = engine.log  # before there is a life: what raises here leaves nothing behind
         self.life = Life(engine, self.entry, memory, self._released, placement)
         self.loads += 1
+        self.evicted = None
         self.waiting.join(self.life)
         self._move(ModelState.STARTING)
         self._task = asyncio.create_task(self._live(self.life), name=f"instance {self.entry.name}")
@@ -236,11 +239,12 @@ class ModelInstance:
             self._serve_waiting()
             self._keeper.publish(self.status())
 
-    def evict(self) -> None:
-        """Stop it for others. Nothing is in flight: there is no await since that was seen, and none gets in."""
+    def evict(self, wanted: str) -> None:
+        """Stop it for that model. Nothing is in flight: there is no await since that was seen, and none gets in."""
         life = self.life
         if life is not None and not life.in_flight and not life.stop_asked.is_set():
             self.evictions += 1
+            self.evicted = Eviction(wanted, time.time())
             self.waiting.step_back()
             life.end()
 

@@ -123,8 +123,20 @@ class AccessLog:
         self._stream, self._file = ends.console, ends.files.main if ends.files is not None else None
         self._recent = ends.recent
 
-    def add(self, request_id: str, method: str, path: str, status: int, seconds: float, key_id: str) -> None:
-        """Note one answered request. `path` has no query string: a question may be in it."""
+    def add(
+        self,
+        request_id: str,
+        method: str,
+        path: str,
+        status: int,
+        seconds: float,
+        key_id: str,
+        model: str | None = None,
+    ) -> None:
+        """Note one answered request. `path` has no query string: a question may be in it.
+
+        `model`: the one that it had a lease of.
+        """
         if len(self._pending) >= PENDING_MOST:
             self._dropped += 1
             return
@@ -134,7 +146,7 @@ class AccessLog:
             self._second = second
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         if self._as_json:
-            fields = {
+            fields: dict[str, Any] = {
                 "time": f"{self._stamp}.{int((now - second) * 1000):03d}Z",
                 "level": "INFO",
                 "logger": "access",
@@ -145,11 +157,15 @@ class AccessLog:
                 "status": status,
                 "ms": round(seconds * 1000, 1),
             }
+            if model is not None:
+                fields["model"] = model
             self._pending.append(json_line(fields))
             return
+        # Last: it may have blanks.
+        about = "" if model is None else f" model={model}"
         self._pending.append(
             f"{self._stamp}.{int((now - second) * 1000):03d}Z ACCESS request={request_id} key={key_id} "
-            f"{method} {path!r} status={status} ms={seconds * 1000:.1f}\n"
+            f"{method} {path!r} status={status} ms={seconds * 1000:.1f}{about}\n"
         )
 
     async def run(self) -> None:

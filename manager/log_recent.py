@@ -21,7 +21,9 @@ from manager.log_lines import as_text, stamp
 MOST: Final = 1000  # lines of each kind
 _ACCESS: Final = "access"
 # An access line of the text form; see manager.log.
-_ANSWERED: Final = re.compile(r"(?P<time>\S+) ACCESS request=(?P<request>\S+) (?P<message>.*)\n", re.DOTALL)
+_ANSWERED: Final = re.compile(
+    r"(?P<time>\S+) ACCESS request=(?P<request>\S+) (?P<message>.* ms=[\d.]+(?: model=(?P<model>.+))?)\n", re.DOTALL
+)
 _NOTED: Final = re.compile(r"(?P<time>\S+) (?P<level>[A-Z]+) (?P<logger>\S+) (?P<message>.*)\n", re.DOTALL)
 
 
@@ -159,18 +161,21 @@ def _of_text(line: str) -> LogLine:
     assert found is not None, line  # noqa: S101  manager.log writes no others
     fields = found.groupdict()
     level, logger = fields.get("level", "INFO"), fields.get("logger", _ACCESS)
-    return LogLine(_seconds(fields["time"]), level, logger, fields["message"], fields.get("request"))
+    about = fields.get("request"), fields.get("model")
+    return LogLine(_seconds(fields["time"]), level, logger, fields["message"], *about)
 
 
 def _of_json(fields: dict[str, Any]) -> LogLine:
     message = fields.get("message") or _told(fields)
-    return LogLine(_seconds(fields["time"]), fields["level"], fields["logger"], message, fields.get("request"))
+    about = fields.get("request"), fields.get("model")
+    return LogLine(_seconds(fields["time"]), fields["level"], fields["logger"], message, *about)
 
 
 def _told(fields: dict[str, Any]) -> str:
     """A request that was answered, as the text form tells of it."""
     answered = f"{fields['method']} {fields['path']!r} status={fields['status']} ms={fields['ms']:.1f}"
-    return f"key={fields['key'] or '-'} {answered}"
+    about = f" model={fields['model']}" if "model" in fields else ""
+    return f"key={fields['key'] or '-'} {answered}{about}"
 
 
 def _seconds(time: str) -> float:

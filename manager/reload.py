@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from manager.auth import KeyStore
@@ -25,6 +27,17 @@ class NotTaken(HerdError):
 
     status = 409
     code = "reload_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the files, as they were read last, do not count, and when that was; both None where they do.
+
+    `at` is in seconds since the epoch.
+    """
+
+    error: str | None = None
+    at: float | None = None
 
 
 class Publishes(Protocol):
@@ -63,8 +76,13 @@ class Reloader:
         self._alone = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._next: asyncio.Task[None] | None = None  # has not begun to read: whoever comes shares it
-        self._refused: str | None = None  # what was wrong the last time, if something was
+        self._refusal = Refusal()  # of the last reading
         self._closed = False
+
+    @property
+    def refusal(self) -> Refusal:
+        """Of the last reading."""
+        return self._refusal
 
     async def reload(self) -> None:
         """Read again; what does not validate is refused whole, and the old stays.
@@ -155,14 +173,14 @@ class Reloader:
         self._keys_read()
         changed = not _same(catalog, self._models.catalog)
         # After a refusal it is said in any case: whoever heard of that waits to hear that all is well again.
-        said = changed or keys_changed or self._refused is not None
-        self._refused = None
+        said = changed or keys_changed or self._refusal.error is not None
         if changed:
             removals = self._models.replace_catalog(catalog)
             await self._forget_slots()
             if removals:  # a model that still runs saves its slots when it stops
                 self._start(self._forget_slots_after(removals))
         if said:
+            self._refusal = Refusal()
             logger.info("reloaded models=%d keys=%d", len(catalog), len(self._keys))
             self._models.feed.publish("reloaded", {"models": len(catalog)})
 
@@ -181,10 +199,10 @@ class Reloader:
         return task
 
     def _refuse(self, message: str) -> None:
-        if message != self._refused:
+        if message != self._refusal.error:
             logger.error("reload refused, what was there stays: %s", message)
-        self._refused = message
-        self._models.feed.publish("reload_failed", {"message": message})
+        self._refusal = refusal = Refusal(message, time.time())
+        self._models.feed.publish("reload_failed", {"message": message, "at": refusal.at})
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

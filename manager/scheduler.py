@@ -222,7 +222,7 @@ class Scheduler:
         for name, wanted in plan.evict.items():
             logger.info("model=%s evicted for=%s", name, wanted)
             self._policy.evicted(name)
-            self._instances[name].evict()
+            self._instances[name].evict(wanted)
             self._evicted(name, wanted)
         return plan.again_at
 

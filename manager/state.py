@@ -33,6 +33,14 @@ LEAVING: Final = frozenset({ModelState.DRAINING, ModelState.STOPPING})
 
 
 @dataclass(frozen=True, slots=True)
+class Eviction:
+    """That a model had to go, for which one, and when: in seconds since the epoch."""
+
+    wanted: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModelStatus:
     """What an instance was at one moment; times are seconds since the epoch, memory is bytes by device.
 
@@ -40,6 +48,7 @@ class ModelStatus:
     `progress`: how much of it is loaded, 0 to 1. `device`: the GPU that was chosen for all of it, None where none was,
     or where its entry or llama.cpp decides. `memory`: what it was admitted with; `measured`: what it took.
     `failures`: in a row. `loads`, `evictions`: since the service started, or since the model was last added.
+    `evicted`: why its last life ended, where that was for another model.
     """
 
     model: str
@@ -56,6 +65,7 @@ class ModelStatus:
     failures: int = 0
     loads: int = 0
     evictions: int = 0
+    evicted: Eviction | None = None
     personality: str | None = None
     error: str | None = None
     error_code: str | None = None

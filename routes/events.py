@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Final
 
 from aiohttp import web
@@ -54,6 +55,7 @@ def _snapshot(service: Service) -> bytes:
         "capture": {"enabled": service.captures.enabled},
         "history": {"newest": service.history.last},
         "pulls": [pull.as_dict() for pull in service.pulls.list() if pull.state not in ENDED],
+        "reload": asdict(service.reloader.refusal),
     }
     return _frame(Event(pool.feed.last_id, SNAPSHOT, state))
 

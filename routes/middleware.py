@@ -26,7 +26,7 @@ from routes.captured import keep_answer
 from routes.errors import ErrorForm, error_response, from_http_exception, without_folders
 from routes.foreign import refuse_unknown_host
 from routes.headers import ADMISSION, REQUEST_ID, mark
-from routes.outcome import note_refusal
+from routes.outcome import leased_model, note_refusal
 from routes.pattern import plain_path
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,9 @@ def guarded(handler: Handler, access: Access, method: str, route: str) -> Handle
             if service.access_log is not None:
                 key = request.get(KEY)
                 shown = path or request.path
-                service.access_log.add(request_id, request.method, shown, status, seconds, key.id if key else "-")
+                key_id = key.id if key else "-"
+                model = leased_model(request)
+                service.access_log.add(request_id, request.method, shown, status, seconds, key_id, model)
             if access.audited and (let_in or KEY in request):
                 audit(request, service, status)
         if not response.prepared:

@@ -22,8 +22,8 @@ CANCELLED: Final = "cancelled"
 # An error of an engine's own that was handed on as it came.
 UPSTREAM_STATUS: Final = "upstream_status"
 
-# That the end of a request is noted.
-_NOTED: Final = web.RequestKey("noted", bool)
+# What ran for a request, from when its end is noted.
+_NOTED: Final = web.RequestKey("noted", Running)
 
 
 def outcome_of(error: Exception) -> str:
@@ -71,6 +71,12 @@ def note_refusal(request: web.Request, service: Service, route: str, error: Exce
     _remember(request, service, running, outcome_of(error))
 
 
+def leased_model(request: web.Request) -> str | None:
+    """The model that it had a lease of; None where it had none, or its end is not noted yet."""
+    running = request.get(_NOTED)
+    return running.model if running is not None and running.leased_at is not None else None
+
+
 def _known_model(service: Service, asked: Any) -> str:
     """The name of the model that was asked for; empty where there is none of that name."""
     if not isinstance(asked, str):
@@ -81,7 +87,7 @@ def _known_model(service: Service, asked: Any) -> str:
 
 
 def _remember(request: web.Request, service: Service, running: Running, outcome: str) -> None:
-    request[_NOTED] = True
+    request[_NOTED] = running
     ended = service.history.add(running, outcome)
     feed = service.pool.feed
     if feed.heard():

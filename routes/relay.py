@@ -138,8 +138,12 @@ async def _exchange(lease: Lease, upstream: UpstreamRequest, out: Outgoing) -> E
             body = await answer.read()
     if out.running.asked:
         took = tokens.tokens_of(body)
-        if took is not None and out.several and lease.entry.engine == "llama":
-            took = tokens.of_all_choices(body, took, prompts_of(out.body))
+        if took is not None and out.several:
+            prompts = prompts_of(out.body)
+            if lease.entry.engine == "llama":
+                took = tokens.of_all_choices(body, took, prompts)
+            if len(prompts) > 1:  # as of a stream: see tokens.close
+                took = took._replace(prompt_seconds=None)
         out.running.tokens = took
     finish = out.form.finish
     if finish is not None:

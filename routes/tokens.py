@@ -42,7 +42,8 @@ def close(running: Running, last: Iterable[bytes], reports: Sequence[Tokens] = (
     """Read the report at the end of a stream, out of its `last` pieces. False where the engine ended it with an error.
 
     A frame must be whole in there, not in a piece of its own. Where choices have `reports` of their own, these count:
-    a prompt once, however many choices there are of it.
+    a prompt once, however many choices there are of it. How long several prompts were read nobody tells: engines read
+    them together or one by one.
     """
     tail = b"".join(last)[-TAIL:]
     took = None if running.first_at is None else time.monotonic() - running.first_at
@@ -82,6 +83,7 @@ def _together(reports: Sequence[Tokens], prompts: int) -> Tokens:
         sum(report.cached for report in reports) // copies,
         sum(report.generated for report in reports),
         reports[-1].each,
+        reports[0].prompt_seconds if prompts == 1 else None,
     )
 
 
@@ -98,7 +100,8 @@ def of_all_choices(answer: bytes, first: Tokens, prompts: Sequence[Any]) -> Toke
         frame = _TEXT_FRAME if answer.startswith(_TEXT) else _CHAT_FRAME
         made = (answer.rfind(_AFTER_CHOICES) - choices * frame) // BYTES_OF_TOKEN
     others = sum(tokens_in([prompt]) for prompt in prompts[1:])
-    return Tokens(first.prompt + others, first.cached, max(made, first.generated + choices - 1), first.each)
+    generated = max(made, first.generated + choices - 1)
+    return Tokens(first.prompt + others, first.cached, generated, first.each, first.prompt_seconds)
 
 
 def _last_object(answer: bytes, names: tuple[bytes, ...], low: int, high: int) -> dict[str, Any] | None:
@@ -129,10 +132,12 @@ def _of_timings(timings: dict[str, Any]) -> Tokens | None:
     new, cached, generated = timings.get("prompt_n"), timings.get("cache_n", 0), timings.get("predicted_n")
     if not (_is_count(new) and _is_count(cached) and _is_count(generated)):
         return None
-    spent = timings.get("predicted_ms")
+    read, spent = timings.get("prompt_ms"), timings.get("predicted_ms")
+    prompt_seconds = read / 1000 if isinstance(read, _NUMBERS) and 0 < read < TOO_MANY else None
+    each = None
     if generated > 1 and isinstance(spent, _NUMBERS) and 0 < spent < TOO_MANY:
-        return Tokens(new + cached, cached, generated, spent / 1000 / (generated - 1))
-    return Tokens(new + cached, cached, generated)
+        each = spent / 1000 / (generated - 1)
+    return Tokens(new + cached, cached, generated, each, prompt_seconds)
 
 
 def _of_usage(usage: dict[str, Any], seconds: float | None) -> Tokens | None:

@@ -45,6 +45,9 @@ class EndedRequest(Answer):
     cached_tokens: int | None
     completion_tokens: int | None
     tokens_per_second: float | None = Field(description="Of all tokens of the answer but the first.")
+    prompt_seconds: float | None = Field(
+        description="How long the engine read the prompt, without what was cached; null where it does not say."
+    )
     captured: bool = Field(description="Whether its bodies are held.")
 
 

@@ -23,6 +23,13 @@ class LoadError(Answer):
     retry_at: float | None = Field(description="When it may be tried again.")
 
 
+class Evicted(Answer):
+    """For whom a model had to go."""
+
+    for_: str = Field(alias="for", description="The model that needed its place.")
+    at: float = Field(description="Seconds since the epoch.")
+
+
 class Memory(Answer):
     """Bytes by device (`host`, `gpu0`, …)."""
 
@@ -63,6 +70,7 @@ class AdminModel(Answer):
     device: str | None = Field(description="The GPU that was chosen for all of it (`gpu1`), while it runs.")
     memory: Memory
     last_error: LoadError | None
+    evicted: Evicted | None = Field(description="Null: its last life ended otherwise, or it was loaded since.")
 
 
 class AdminModels(Answer):
@@ -138,7 +146,7 @@ class ServiceLogEvent(Answer):
     logger: str | None = Field(None, description="The module; `access`: a request that was answered.")
     message: str | None = None
     request: str | None = Field(None, description="The `X-Request-ID` of the request that it was logged for.")
-    model: str | None = Field(None, description="The model that it is about.")
+    model: str | None = Field(None, description="The model that it is about, or of `access`: that it got.")
 
 
 class RunningRequest(Answer):

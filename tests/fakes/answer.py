@@ -47,7 +47,8 @@ class Choice:
     @property
     def timings(self) -> dict[str, float]:
         made = len(self.tokens)
-        return {"cache_n": 0, "prompt_n": self.prompt_tokens, "predicted_n": made, "predicted_ms": made - 0.5}
+        read = {"cache_n": 0, "prompt_n": self.prompt_tokens, "prompt_ms": self.prompt_tokens * 2.0}
+        return read | {"predicted_n": made, "predicted_ms": made - 0.5}
 
 
 @dataclass
@@ -91,7 +92,8 @@ class Answer:
         made = [self.whole_choice(index, text) for index, text in enumerate(texts)]
         kind = "chat.completion" if self.chat else "text_completion"
         claim = 1000 if self.knobs.truncated_body else 0
-        self.conn.answer(200, self.frame(kind, made, usage=self.first.usage, echo=messages), claim=claim)
+        report: dict[str, Any] = {"timings": self.first.timings} if self.knobs.timings else {}
+        self.conn.answer(200, self.frame(kind, made, usage=self.first.usage, echo=messages, **report), claim=claim)
         if claim:
             raise CutOff
 
@@ -128,7 +130,7 @@ class Answer:
     def close(self, kind: str, index: int, choice: Choice, *, usage: bool) -> None:
         """The end of a choice; of several each has a report."""
         part: dict[str, Any] = {"delta": {}} if self.chat else {"text": ""}
-        report: dict[str, Any] = {"timings": choice.timings} if self.others else {}
+        report: dict[str, Any] = {"timings": choice.timings} if self.others or self.knobs.timings else {}
         last = [{"index": index, "finish_reason": self.finish, **part}]
         if usage:
             self.conn.event(self.frame(kind, last))

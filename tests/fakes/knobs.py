@@ -31,6 +31,7 @@ class Knobs:
     log_partial: str = ""  # a text without newline at the end of the first lines
     # The answers.
     chunks: int | None = None  # tokens of an answer; default: the words of the last user message
+    timings: bool = False  # of an only choice too, made up
     chunk_delay: float = 0.0  # before each token, streamed or not
     stream_gate: str | None = None  # goes past its first token only when this file exists, streamed or not
     slow_head: float = 0.0  # before the head of an answer

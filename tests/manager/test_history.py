@@ -54,6 +54,7 @@ async def test_an_end_is_told_with_all_that_is_known() -> None:
         "cached_tokens": None,
         "completion_tokens": None,
         "tokens_per_second": None,
+        "prompt_seconds": None,
         "captured": False,
     }
 
@@ -82,8 +83,14 @@ async def test_speed_is_that_of_all_tokens_but_the_first(fields: dict[str, Any],
 
 
 async def test_tokens_are_told_as_they_were_counted() -> None:
-    ended = told(tokens=Tokens(5, 2, 21))
+    ended = told(tokens=Tokens(5, 2, 21, prompt_seconds=0.25))
     assert (ended["prompt_tokens"], ended["cached_tokens"], ended["completion_tokens"]) == (5, 2, 21)
+    assert ended["prompt_seconds"] == 0.25
+
+
+async def test_how_long_its_prompt_was_read_is_not_told_where_its_client_left_first() -> None:
+    ended = told(prompt=5, lines=42)
+    assert (ended["prompt_tokens"], ended["prompt_seconds"]) == (5, None)
 
 
 async def test_the_newest_come_first_in_pages() -> None:

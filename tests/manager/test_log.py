@@ -242,11 +242,15 @@ def test_an_access_line_of_json_has_its_parts_as_fields() -> None:
         log.write_as("json", ends)
         log.add("r1", "POST", '/a"b\n\udcff', 200, 0.01234, "k1")
         log.add("r2", "GET", "/ping", 401, 0.0, "-")
+        log.add("r3", "POST", "/infill", 200, 0.001, "-", "a model")
         asyncio.run(ended(log))
     common = {"level": "INFO", "logger": "access"}
     assert written_as_json(stream) == [
         {**common, "request": "r1", "key": "k1", "method": "POST", "path": '/a"b\n\udcff', "status": 200, "ms": 12.3},
         {**common, "request": "r2", "key": None, "method": "GET", "path": "/ping", "status": 401, "ms": 0.0},
+        common
+        | {"request": "r3", "key": None, "method": "POST", "path": "/infill", "status": 200, "ms": 1.0}
+        | {"model": "a model"},
     ]
 
 
@@ -361,14 +365,14 @@ async def ended(log: AccessLog) -> None:
         await task
 
 
-async def test_access_line_tells_request_key_path_status_and_time() -> None:
+async def test_access_line_tells_request_key_path_status_time_and_model() -> None:
     stream = io.StringIO()
     log = AccessLog(stream)
-    log.add("r1", "POST", "/v1/chat/completions", 200, 0.0123, "k1")
+    log.add("r1", "POST", "/v1/chat/completions", 200, 0.0123, "k1", "qwen")
     await ended(log)
     assert re.fullmatch(
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ACCESS request=r1 key=k1 POST '/v1/chat/completions' "
-        r"status=200 ms=12\.3\n",
+        r"status=200 ms=12\.3 model=qwen\n",
         stream.getvalue(),
     )
 

@@ -107,13 +107,17 @@ def test_lines_of_requests_are_read_in_either_form(form: Literal["text", "json"]
         access.write_as(form, ends)
         access.add("r1", "GET", "/a b/\udc80ü", 200, 0.0123, "k1")
         access.add("r2", "POST", "/x", 499, 2.0, "-")
+        access.add("r3", "GET", "/ ms=1 model=forged", 404, 0.0, "-")
+        access.add("r4", "POST", "/x", 200, 0.0, "-", "org/a model")
         asyncio.run(flush(access))
-    first, second = tail(ends.recent)
+    first, second, third, fourth = tail(ends.recent)
     assert first[1:] == ("INFO", "access", r"key=k1 GET '/a b/\udc80ü' status=200 ms=12.3", "r1", None)
     assert second[1:] == ("INFO", "access", "key=- POST '/x' status=499 ms=2000.0", "r2", None)
+    assert third[3:] == ("key=- GET '/ ms=1 model=forged' status=404 ms=0.0", "r3", None)
+    assert fourth[3:] == ("key=- POST '/x' status=200 ms=0.0 model=org/a model", "r4", "org/a model")
     assert 1.7e9 < first.time < 1e10
     if form == "text":
-        assert "".join(f"{one.text}\n" for one in (first, second)) == stream.getvalue()
+        assert "".join(f"{one.text}\n" for one in (first, second, third, fourth)) == stream.getvalue()
     else:
         assert second.text.endswith("Z ACCESS request=r2 key=- POST '/x' status=499 ms=2000.0")
 

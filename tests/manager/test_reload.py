@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from manager.auth import KeyStore
 from manager.catalog import Catalog, load_catalog
 from manager.errors import ConfigError, ShuttingDown
-from manager.reload import Reloader
+from manager.reload import Refusal, Reloader
 from manager.settings import Settings
 from tests.conftest import MakeSettings
 from tests.manager.bench import soon, turn, until
@@ -168,6 +169,26 @@ async def test_a_mistake_is_raised_with_file_and_place_and_the_old_stays(house: 
     assert caught.value.message.startswith(f"{house.file}{place}")
     assert house.names == ("alpha",)
     assert house.failures == [caught.value.message]
+
+
+async def test_what_was_wrong_is_known_until_it_is_mended(house: House) -> None:
+    assert house.reloader.refusal == Refusal()
+    good = house.file.read_text()
+    refusals = []
+    for text in ("[", "{"):
+        house.file.write_text(text)
+        await house.reloader.try_reload()
+        refusals.append(house.reloader.refusal)
+    told = [data for kind, data in house.models.feed.events if kind == "reload_failed"]
+    assert told == [{"message": refusal.error, "at": refusal.at} for refusal in refusals]
+    first, second = refusals
+    assert first.error != second.error
+    assert first.at is not None
+    assert second.at is not None
+    assert first.at <= second.at <= time.time()
+    house.file.write_text(good)
+    await house.reloader.reload()
+    assert house.reloader.refusal == Refusal()
 
 
 async def test_a_refusal_of_models_leaves_the_keys_and_one_of_keys_leaves_the_models(house: House) -> None:

@@ -76,6 +76,20 @@ async def test_an_idle_model_goes_for_one_that_is_wanted(make_pool: MakePool) ->
     assert bench.engines["a"][0].stopped
 
 
+async def test_a_model_that_had_to_go_tells_for_whom_until_it_is_loaded_again(make_pool: MakePool) -> None:
+    bench = make_pool()
+    before = time.time()
+    await bench.use("a")
+    assert bench.pool.status("a").evicted is None
+    await bench.use("b")
+    evicted = bench.pool.status("a").evicted
+    assert evicted is not None
+    assert (evicted.wanted, before <= evicted.at <= time.time()) == ("b", True)
+    await bench.use("a")
+    await bench.pool.unload("a")
+    assert bench.pool.status("a").evicted is None, "its last life ended otherwise"
+
+
 async def test_memory_is_back_before_the_next_load_begins(make_pool: MakePool) -> None:
     bench = make_pool()
     bench.plans["a"] = {"hold_stop": True}

@@ -87,6 +87,7 @@ async def test_every_model_is_listed_with_all_its_fields_before_it_ever_ran(
         "load_seconds": None,
         "loads": 0,
         "evictions": 0,
+        "evicted": None,
         "failures": 0,
         "last_error": None,
         "pid": None,

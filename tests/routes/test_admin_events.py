@@ -100,6 +100,7 @@ async def test_feed_begins_with_a_snapshot_of_everything(stage: Stage, fake: Fak
     assert [model["state"] for model in listed] == ["stopped", "ready"]
     assert (first.data["active"], first.data["default"], first.data["requests"]) == ("beta", "beta", 0)
     assert (first.data["catalog"], first.data["pulls"]) == (["alpha", "beta"], [])
+    assert first.data["reload"] == {"error": None, "at": None}
     assert isinstance(first.data["memory"], dict)
 
 
@@ -272,7 +273,12 @@ async def test_eviction_is_told_with_who_it_was_for(stage: Stage, fake: Fake, st
         await reader.next()
         await herd.post("/admin/models/beta/load")
         seen = await reader.until("evicted")
-    assert seen[-1].data == {"model": "alpha", "for": "beta"}
+        assert seen[-1].data == {"model": "alpha", "for": "beta"}
+        stopped = (await reader.until("model", name="alpha", state="stopped"))[-1].data
+    alpha = (await herd.get("/admin/models/alpha")).json
+    assert alpha["evicted"] == stopped["evicted"]
+    assert alpha["evicted"]["for"] == "beta"
+    assert alpha["evicted"]["at"] <= alpha["since"]
 
 
 async def test_active_model_is_told_when_it_changes(herd: Herd) -> None:
@@ -293,7 +299,12 @@ async def test_new_catalog_and_a_broken_file_are_told(stage: Stage, fake: Fake, 
         assert (await reader.until("catalog"))[-1].data == {"models": ["alpha", "beta"], "default": "alpha"}
         stage.models_file.write_text("{")
         await herd.post("/admin/reload")
-        assert "models.json" in (await reader.until("reload_failed"))[-1].data["message"]
+        failed = (await reader.until("reload_failed"))[-1].data
+        assert "models.json" in failed["message"]
+    async with reading(herd) as reader:
+        snapshot = await reader.next()
+    assert snapshot is not None
+    assert snapshot.data["reload"] == {"error": failed["message"], "at": failed["at"]}
 
 
 async def test_removed_model_is_told_when_it_is_gone(stage: Stage, fake: Fake, start_herd: StartHerd) -> None:

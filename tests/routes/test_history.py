@@ -33,6 +33,7 @@ async def test_embeddings_are_there_with_the_tokens_that_were_read(stage: Stage,
     told = await ended(herd)
     assert (told["route"], told["outcome"], told["stream"]) == ("/v1/embeddings", "ok", False)
     assert (told["prompt_tokens"], told["completion_tokens"], told["tokens_per_second"]) == (3, 0, None)
+    assert told["prompt_seconds"] is None
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,26 @@ async def test_other_apis_are_told_as_chats_are(herd: Herd, path: str, body: dic
     assert told["prompt_tokens"] > 0
     assert told["completion_tokens"] > 0
     assert (told["first_token"] is not None) is stream
+
+
+@pytest.mark.parametrize(("path", "body"), [(CHAT, said("one two")), ("/v1/messages", said("one two", max_tokens=9))])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_how_long_the_prompt_was_read_is_told_where_the_engine_says_it(
+    herd: Herd, fake: Fake, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    fake.knobs(timings=True)
+    assert (await herd.post(path, {**body, "model": "alpha", "stream": stream})).status == 200
+    told = await ended(herd)
+    assert told["prompt_seconds"] == told["prompt_tokens"] * 2 / 1000 > 0, "2 ms a token, as the fake says"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_how_long_several_prompts_were_read_is_not_told(herd: Herd, fake: Fake, stream: bool) -> None:
+    fake.knobs(timings=True)
+    assert (await herd.post("/v1/completions", {"prompt": ["one two", "three"], "stream": stream})).status == 200
+    told = await ended(herd)
+    assert told["prompt_tokens"] >= 3
+    assert told["prompt_seconds"] is None
 
 
 async def test_a_transcription_is_told_as_the_chat_that_it_is(stage: Stage, start_herd: StartHerd) -> None:

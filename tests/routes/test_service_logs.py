@@ -127,6 +127,32 @@ async def test_requests_are_in_it_without_a_log_of_the_process(herd: Herd) -> No
     assert told == {"n": 1, "level": "INFO", "logger": "access", "request": "mine", "model": None}
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_line_of_a_request_tells_the_model_that_it_got(herd: Herd, stream: bool) -> None:
+    async with following(herd, "?follow=true&tail=0") as events:
+        await herd.chat("hello", stream=stream)
+        told = await next_line(events)
+        assert told["message"].endswith(" model=alpha")
+        assert told["model"] == "alpha"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/api/generate", {"model": "alpha"}), ("/upstream/alpha/tokenize", {"content": "hello"})],
+)
+async def test_so_does_that_of_other_requests_with_a_lease(herd: Herd, path: str, body: dict[str, Any]) -> None:
+    async with following(herd, "?follow=true&tail=0") as events:
+        assert (await herd.post(path, body)).status == 200
+        assert (await next_line(events))["model"] == "alpha"
+
+
+async def test_the_line_of_a_request_that_got_no_model_tells_none(herd: Herd, fake: Fake) -> None:
+    fake.knobs(exit_on_start={"code": 3})
+    async with following(herd, "?follow=true&tail=0") as events:
+        assert (await herd.chat("hello")).status == 503
+        assert (await next_line(events))["model"] is None
+
+
 async def test_follower_gets_the_last_lines_and_every_line_after_them(quiet: Herd) -> None:
     log(quiet, "one", "two")
     async with following(quiet, "?follow=true&tail=1") as events:

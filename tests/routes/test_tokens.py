@@ -18,7 +18,7 @@ TIMINGS: Final = (
 USAGE: Final = (
     b'"usage":{"completion_tokens":3,"prompt_tokens":32,"total_tokens":35,"prompt_tokens_details":{"cached_tokens":31}}'
 )
-COUNTED: Final = Tokens(prompt=32, cached=31, generated=3, each=26.738 / 1000 / 2)
+COUNTED: Final = Tokens(prompt=32, cached=31, generated=3, each=26.738 / 1000 / 2, prompt_seconds=11.878 / 1000)
 WHOLE: Final = (
     b'{"choices":[{"finish_reason":"length","index":0,"message":{"role":"assistant","content":"I\'m glad"}}],'
     b'"created":1795261805,"model":"m","object":"chat.completion",' + USAGE + b',"id":"chatcmpl-X",' + TIMINGS + b"}"
@@ -55,6 +55,9 @@ def test_usage_without_details_or_answer() -> None:
 
 def test_a_time_that_is_none_is_left_out() -> None:
     assert tokens_of(whole(timings={"prompt_n": 7, "predicted_n": 2, "predicted_ms": 1e300})) == Tokens(7, 0, 2)
+    for bad in (1e300, -1.0, 0, "1", None):
+        timings = {"prompt_n": 7, "prompt_ms": bad, "predicted_n": 2, "predicted_ms": 5.0}
+        assert tokens_of(whole(timings=timings)) == Tokens(7, 0, 2, 0.005)
 
 
 def test_embeddings_of_llama_server_report_before_their_numbers() -> None:
@@ -188,6 +191,15 @@ async def test_a_prompt_counts_once_however_many_choices_there_are_of_it() -> No
     assert running.tokens == COUNTED, "one report is of all"
 
 
+async def test_a_prompt_is_read_once_however_many_choices_there_are_of_it() -> None:
+    running = began()
+    reports = [Tokens(5, 0, 2, prompt_seconds=0.5)] * 4
+    assert close(running, [LAST, DONE], reports, prompts=1)
+    assert running.tokens == Tokens(5, 0, 8, prompt_seconds=0.5)
+    assert close(running, [LAST, DONE], reports, prompts=2)
+    assert running.tokens == Tokens(10, 0, 8), "together or one by one: who knows"
+
+
 def several(*texts: str, chat: bool = False, scored: int = 0) -> bytes:
     """A whole answer of llama-server to several prompts."""
     scores = {"content": [{"token": "x", "logprob": -1.5, "top_logprobs": []}] * scored} if scored else None
@@ -208,6 +220,10 @@ def test_texts_of_other_choices_are_counted_by_their_length(chat: bool) -> None:
     took = of_all_choices(answer, COUNTED, ["p" * 12, "q" * 40, [1, 2, 3]])
     assert (took.prompt, took.cached) == (32 + 10 + 3, 31)
     assert took.generated == pytest.approx(153, abs=3)
+
+
+def test_a_prompt_of_several_texts_is_read_once() -> None:
+    assert of_all_choices(several("a", "b"), COUNTED, ["p"]).prompt_seconds == COUNTED.prompt_seconds
 
 
 def test_tokens_that_are_shown_are_counted() -> None:

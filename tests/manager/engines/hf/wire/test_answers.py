@@ -227,7 +227,7 @@ def test_only_answers_with_scores_are_long_to_write() -> None:
 @pytest.mark.parametrize("head", [CHAT, TEXT])
 def test_the_service_reads_the_tokens_of_our_reports(head: Head) -> None:
     update = Update('"timings":{"prompt_n":99', end=end(cached=4))
-    expected = Tokens(6 + 4, 4, 3, 0.1)
+    expected = Tokens(6 + 4, 4, 3, 0.1, prompt_seconds=0.5)
     assert tokens_of(body_of(WholeAnswer(head, PIECES), 0, update)) == expected
     assert tokens_of(StreamedAnswer(head, PIECES).take(0, update)) == expected
     assert tokens_of(StreamedAnswer(head, PIECES, include_usage=True).take(0, update)) == expected
