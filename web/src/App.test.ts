@@ -4,6 +4,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 
 import App from './App.svelte';
 import type { Scope } from './api/types';
+import { capturing } from './state/capturing.svelte';
 import { route } from './state/route.svelte';
 import { session } from './state/session.svelte';
 
@@ -63,6 +64,19 @@ test('a key that is refused is asked for above the page, which stays', async () 
   await fireEvent.click(screen.getByRole('button', { name: 'Sign in' }));
   await vi.waitFor(() => expect(screen.queryByRole('dialog')).toBeNull());
   expect(heading.isConnected).toBe(true);
+});
+
+test('that requests are captured is told on every page', async () => {
+  scopes = ['admin'];
+  at('#/nonsense');
+  render(App);
+  const link = await screen.findByRole('link', { name: 'Activity' });
+  capturing.on = true;
+  await tick();
+  expect(link.textContent).toMatch(/Activity\s*, requests are captured/);
+  session.signOut();
+  await tick();
+  expect(capturing.on).toBe(false);
 });
 
 test('signed out, nothing of the page is left', async () => {

@@ -7,6 +7,7 @@ import Settings from '@lucide/svelte/icons/settings';
 import type { Component } from 'svelte';
 
 import type { Scope } from './api/types';
+import { capturing } from './state/capturing.svelte';
 
 export interface Page {
   name: string;
@@ -15,6 +16,8 @@ export interface Page {
   /** What a key must be for; null: any. */
   scope: Scope | null;
   load: () => Promise<{ default: Component }>;
+  /** What is to be known of it on every other page, too; null: nothing. */
+  notice?: () => string | null;
 }
 
 /** Each is fetched when it is first shown. */
@@ -39,6 +42,7 @@ export const pages: Page[] = [
     icon: Activity,
     scope: 'admin',
     load: () => import('./activity/ActivityPage.svelte'),
+    notice: () => (capturing.on ? 'requests are captured' : null),
   },
   { name: 'logs', title: 'Logs', icon: ScrollText, scope: 'admin', load: () => import('./logs/LogsPage.svelte') },
   { name: 'keys', title: 'Keys', icon: KeyRound, scope: 'admin', load: () => import('./keys/KeysPage.svelte') },

@@ -69,3 +69,35 @@ test('a time that was chosen is told and taken back', async () => {
   expect(history.filter.span).toBeNull();
   expect(screen.getAllByRole('row')).toHaveLength(3);
 });
+
+test('a header sorts the rows that were read, and says so', async () => {
+  const { history } = await start(100);
+  const status = () => screen.getByRole('status').textContent;
+  const order = (name: string) => screen.getByRole('columnheader', { name }).getAttribute('aria-sort');
+  const row = (at: number) => screen.getAllByRole('row').at(at)!.textContent;
+  expect(order('Time')).toBe('descending');
+  history.rows = history.rows.map((request) => (request.n === 42 ? { ...request, seconds: 99 } : request));
+  await fireEvent.click(screen.getByRole('button', { name: 'Duration' }));
+  expect(order('Time')).toBeNull();
+  expect(order('Duration')).toBe('descending');
+  expect(row(1)).toContain('1 min 39 s');
+  expect(status()).toContain('by duration, longest first: only those that were read are sorted');
+  await fireEvent.click(screen.getByRole('button', { name: 'Duration' }));
+  expect(row(-1)).toContain('1 min 39 s');
+  await fireEvent.click(screen.getByRole('button', { name: 'Time' }));
+  expect(status()).not.toContain('by ');
+});
+
+test('on a narrow page a list of orders sorts them', async () => {
+  vi.stubGlobal('matchMedia', () => ({ matches: true, addEventListener: vi.fn(), removeEventListener: vi.fn() }));
+  const requests = [ended(2), ended(1, { seconds: 20 })];
+  serve({ [NEWEST]: { requests } });
+  const history = new History();
+  stop = history.follow();
+  render(HistoryPanel, { history, keys: new KeyNames(), chosen: null });
+  await fireEvent.click(await screen.findByRole('button', { name: 'Filter and sort' }));
+  const orders = screen.getByRole('combobox', { name: 'Sort by' });
+  await fireEvent.change(orders, { target: { value: 'duration descending' } });
+  expect(history.shown.map(({ n }) => n)).toEqual([1, 2]);
+  expect(screen.getAllByRole('listitem')[0]!.textContent).toContain('20 s');
+});

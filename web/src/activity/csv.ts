@@ -20,6 +20,7 @@ const COLUMNS: [string, (request: EndedRequest, key: string | null) => Cell][] =
   ['cached_tokens', (request) => request.cached_tokens],
   ['completion_tokens', (request) => request.completion_tokens],
   ['tokens_per_second', (request) => request.tokens_per_second],
+  ['prompt_seconds', (request) => request.prompt_seconds],
 ];
 
 /** The requests as CSV (RFC 4180), a line of names first. Times are UTC; what is not known is empty. */

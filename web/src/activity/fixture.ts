@@ -13,6 +13,7 @@ export function ended(n: number, changes: Partial<EndedRequest> = {}): EndedRequ
     started: 1000 + n,
     waited: 1,
     first_token: 3,
+    prompt_seconds: 1.5,
     seconds: 10,
     bytes: 100,
     prompt_tokens: 20,

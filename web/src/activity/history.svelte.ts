@@ -6,6 +6,7 @@ import type { Span } from '../ui/chart';
 import { emptyFilter, filtered } from './filter';
 import { merged, MOST, nameOf, renewed, withCaptures } from './pages';
 import type { Snapshot } from './snapshot';
+import { NEWEST, sorted, type Sort } from './sort';
 import { endOf } from './span';
 
 const PAGE = 100;
@@ -23,8 +24,14 @@ export class History {
   busy = $state(false);
   problem = $state('');
   filter = $state(emptyFilter());
-  /** Those of the rows that the filter lets through. */
-  shown = $derived(filtered(this.rows, this.filter, (id) => this.keyName(id)));
+  sort = $state.raw<Sort>(NEWEST);
+  /** Those of the rows that the filter lets through, sorted. */
+  shown = $derived(
+    sorted(
+      filtered(this.rows, this.filter, (id) => this.keyName(id)),
+      this.sort,
+    ),
+  );
   /** As many of those that are held back fit it. */
   held = $derived(filtered(this.fresh, this.filter, (id) => this.keyName(id)).length);
   /** All that were read or told of. */

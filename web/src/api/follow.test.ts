@@ -6,6 +6,7 @@ import { events, json, serve, until } from '../testing/server';
 import { Client, type ApiError, type StreamMessage } from './client';
 import { HIDDEN, SILENCE } from './connection';
 import { follow } from './follow';
+import { Pauses, rest } from './pauses';
 
 interface Opened {
   response: ServerResponse;
@@ -177,6 +178,39 @@ test('what is refused for now is, after longer and longer pauses, until it says 
   await until(() => told.at(-1) === 'lost');
   await vi.advanceTimersByTimeAsync(500);
   await until(() => opened.length === 5);
+});
+
+test('its pause ends soon where somebody else is answered again', async () => {
+  vi.spyOn(Math, 'random').mockReturnValue(0.5);
+  answer = (response) => json(response, { error: 'not now' }, 503);
+  await begin(() => false);
+  for (const [at, pause] of [500, 1000].entries()) {
+    await until(() => told.filter((word) => word === 'lost').length === at + 1);
+    await vi.advanceTimersByTimeAsync(pause);
+  }
+  await until(() => told.filter((word) => word === 'lost').length === 3);
+  const other = new Pauses();
+  other.next();
+  other.reset();
+  await vi.advanceTimersByTimeAsync(500);
+  await until(() => opened.length === 4);
+});
+
+test('once it is answered again, nobody else rests any longer', async () => {
+  await begin();
+  await until(() => told.length === 1);
+  send(0, 1);
+  await until(() => taken.length === 1);
+  opened[0]!.response.destroy();
+  await until(() => told.length === 2);
+  await vi.advanceTimersByTimeAsync(625);
+  await until(() => opened.length === 2 && told.length === 3);
+  const over = vi.fn();
+  void rest(60_000, new AbortController().signal).then(over);
+  send(1, 2);
+  await until(() => taken.length === 2);
+  await vi.advanceTimersByTimeAsync(500);
+  expect(over).toHaveBeenCalled();
 });
 
 test.each([

@@ -67,7 +67,15 @@ export interface ModelLife {
   evictions: number;
   failures: number;
   last_error: LoadError | null;
+  /** Its last life ended because the model `for` needed its place; null again with its next load. */
+  evicted: { for: string; at: number } | null;
   pid: number | null;
+}
+
+/** In the snapshot of /admin/events: what was wrong with the files when they were read last; both null: nothing. */
+export interface ReloadState {
+  error: string | null;
+  at: number | null;
 }
 
 /** GET /admin/models: one of `models`. */
@@ -201,6 +209,8 @@ export interface EndedRequest {
   cached_tokens: number | null;
   completion_tokens: number | null;
   tokens_per_second: number | null;
+  /** How long the engine read the prompt, without what was cached; null where it does not say. */
+  prompt_seconds: number | null;
   captured: boolean;
 }
 

@@ -1,73 +1,129 @@
+import { SvelteMap } from 'svelte/reactivity';
+
+import { keepDrafts, keptDrafts, type KeptDraft, type KeptEdit } from './kept-drafts';
 import { presentOwner } from './owner';
-import type { ChatImage } from './types';
+import type { ChatImage, Message } from './types';
 
-const KEPT = 'llamaherd.drafts';
+/** A turn that is being edited. */
+export class Edit {
+  text = $state('');
 
-interface Kept {
-  /** Whose they are: an Owner, as JSON. */
-  owner: string;
-  texts: Record<string, string>;
+  constructor(
+    readonly message: string,
+    /** What the turn says. */
+    readonly original: string,
+    text = original,
+  ) {
+    this.text = text;
+  }
+
+  get changed(): boolean {
+    return this.text !== this.original;
+  }
 }
 
-/** What is typed and not sent yet. */
+/** What is typed in a conversation and not sent yet. */
 export class Draft {
   text = $state('');
   images = $state<ChatImage[]>([]);
+  /** The turns that are being edited, by their ids. */
+  readonly edits = new SvelteMap<string, Edit>();
 
   clear(): void {
     this.text = '';
     this.images = [];
   }
+
+  /** Begin to edit a turn, or go on with it. */
+  edit({ id, text }: Message): void {
+    if (!this.edits.has(id)) this.edits.set(id, new Edit(id, text));
+  }
 }
 
-/** That of each conversation. A text outlives a reload of the tab. */
-class Drafts {
+type Content = Pick<KeptDraft, 'text' | 'edits'>;
+
+/** What is typed in each conversation. The texts outlive the tab; what another tab keeps changes nothing here. */
+export class Drafts {
   #drafts = new Map<string, Draft>();
-  /** That of the last who was signed in. */
-  #owner = owner();
+  /** What is kept of each, as JSON: what is other than that was typed here. */
+  #kept = new Map<string, string>();
+  /** Whose they are, as JSON. */
+  #owner = '';
 
   constructor() {
-    for (const [id, text] of Object.entries(kept())) this.of(id).text = text;
     // A page may be gone without another word once it is hidden.
-    addEventListener('pagehide', () => this.#keep());
-    document.addEventListener('visibilitychange', () => document.hidden && this.#keep());
+    addEventListener('pagehide', () => this.keep());
+    document.addEventListener('visibilitychange', () => document.hidden && this.keep());
   }
 
   of(conversation: string): Draft {
-    const draft = this.#drafts.get(conversation) ?? new Draft();
+    const there = this.#drafts.get(conversation);
+    if (there) return there;
+    const draft = new Draft();
     this.#drafts.set(conversation, draft);
+    this.#owner ||= owner();
+    const kept = keptDrafts().find((one) => one.owner === owner() && one.conversation === conversation);
+    if (kept) fill(draft, kept);
+    this.#kept.set(conversation, JSON.stringify(contentOf(draft)));
     return draft;
   }
 
   /** Forget all that was typed. */
   clear(): void {
-    for (const draft of this.#drafts.values()) draft.clear();
-    this.#keep();
+    for (const [conversation, draft] of this.#drafts) {
+      draft.clear();
+      draft.edits.clear();
+      this.#kept.set(conversation, JSON.stringify(contentOf(draft)));
+    }
+    keepDrafts([], () => true);
   }
 
-  #keep(): void {
-    const texts = [...this.#drafts].filter(([, { text }]) => text).map(([id, { text }]) => [id, text]);
+  /** A conversation was deleted: nothing of it is kept. On the page it stays, should the chat come back. */
+  forget(conversation: string): void {
+    keepDrafts([], (one) => one.conversation === conversation);
+    this.#kept.set(conversation, JSON.stringify(contentOf(this.of(conversation))));
+  }
+
+  /** Write what was typed here since. */
+  keep(): void {
+    const former = this.#owner;
     if (presentOwner()) this.#owner = owner();
-    try {
-      if (texts.length) {
-        const drafts: Kept = { owner: this.#owner, texts: Object.fromEntries(texts) as Record<string, string> };
-        sessionStorage.setItem(KEPT, JSON.stringify(drafts));
-      } else {
-        sessionStorage.removeItem(KEPT);
-      }
-    } catch {
-      // nothing may be kept here, or no more
+    const changed = new Map<string, Content>();
+    for (const [conversation, draft] of this.#drafts) {
+      const content = contentOf(draft);
+      // Whoever signed in after a key was refused has what was typed before.
+      const moved = former !== this.#owner && !isEmpty(content);
+      if (moved || this.#kept.get(conversation) !== JSON.stringify(content)) changed.set(conversation, content);
     }
+    if (!changed.size) return;
+    const at = Date.now();
+    const drafts = [...changed].map(([conversation, content]) => ({
+      owner: this.#owner,
+      conversation,
+      ...content,
+      at,
+    }));
+    keepDrafts(
+      drafts.filter((draft) => !isEmpty(draft)),
+      (one) => changed.has(one.conversation) && (one.owner === former || one.owner === this.#owner),
+    );
+    for (const [conversation, content] of changed) this.#kept.set(conversation, JSON.stringify(content));
   }
 }
 
-function kept(): Record<string, string> {
-  try {
-    const drafts = JSON.parse(sessionStorage.getItem(KEPT) ?? '') as Kept;
-    return drafts.owner === owner() ? drafts.texts : {};
-  } catch {
-    return {};
-  }
+function fill(draft: Draft, { text, edits }: Content): void {
+  draft.text = text;
+  for (const edit of edits) draft.edits.set(edit.message, new Edit(edit.message, edit.original, edit.text));
+}
+
+/** Images are too large to be kept; an editor in which nothing was changed is not worth it. */
+function contentOf({ text, edits }: Draft): Content {
+  const changed = [...edits.values()].filter((edit) => edit.changed);
+  return { text, edits: changed.map(({ message, original, text }): KeptEdit => ({ message, original, text })) };
+}
+
+function isEmpty({ text, edits }: Content): boolean {
+  return !text && !edits.length;
 }
 
 function owner(): string {

@@ -88,6 +88,56 @@ describe('generate', () => {
     await expect(hear(client)).rejects.toMatchObject({ message: 'It does not fit.', code: 'insufficient_memory' });
   });
 
+  it.each([
+    [['<think>a</think>b'], ['a', 'b']],
+    [
+      ['\n<th', 'ink>\nI th', 'ink </thi', 's> so\n</thi', 'nk>\n', '\nYes', ' <think>'],
+      ['I think </this> so', 'Yes <think>'],
+    ],
+    [['<think>\n\n</think>\n\nYes'], ['', 'Yes']],
+    [['<think>unfinished </th'], ['unfinished </th', '']],
+    [
+      ['<thin', 'g>'],
+      ['', '<thing>'],
+    ],
+    [[' <thi'], ['', ' <thi']],
+    [['A <think>b</think>'], ['', 'A <think>b</think>']],
+  ])('takes the thoughts out of %j', async (pieces, expected) => {
+    const client = await service((response) => {
+      response.writeHead(200, stream);
+      for (const content of pieces) response.write(delta({ content }));
+      response.end(end);
+    });
+    const heard: string[] = [];
+    await hear(client, heard);
+    const said = (kind: string): string =>
+      heard.map((line) => (line.startsWith(`${kind} `) ? line.slice(kind.length + 1) : '')).join('');
+    expect([said('reasoning'), said('text')]).toEqual(expected);
+  });
+
+  it('takes none out of an answer that goes on', async () => {
+    const client = await service((response) => {
+      response.writeHead(200, stream);
+      response.end(delta({ content: '<think>' }) + end);
+    });
+    const heard: string[] = [];
+    const body = { messages: [{ role: 'assistant', content: 'It begins with ' }] };
+    await generate(client, body, new AbortController().signal, listener(heard));
+    expect(heard).toEqual(['text <think>']);
+  });
+
+  it('says of a conversation that is too long how long it is', async () => {
+    const client = await service((response) => {
+      response.writeHead(400, { 'Content-Type': 'application/json', 'Access-Control-Allow-Origin': '*' });
+      const message = 'request (2510 tokens) exceeds the available context size (2048 tokens), try increasing it';
+      response.end(JSON.stringify({ error: { message, code: 'context_length_exceeded' } }));
+    });
+    await expect(hear(client)).rejects.toMatchObject({
+      message: "The conversation is longer than the model's context (2,510 of 2,048 tokens).",
+      status: 400,
+    });
+  });
+
   it('throws an error within the stream, after what came before it', async () => {
     const client = await service((response) => {
       response.writeHead(200, stream);

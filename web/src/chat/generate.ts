@@ -1,4 +1,6 @@
 import { ApiError, apiError, type Client } from '../api/client';
+import { tooLong } from './context';
+import { ThoughtSplitter } from './thoughts';
 
 /** What is heard of an answer while it comes. */
 export interface Listener {
@@ -48,18 +50,39 @@ export async function generate(
     tokensPerSecond: null,
   };
   let done = false;
-  for await (const { comment, data } of client.stream('/v1/chat/completions', { method: 'POST', body, signal })) {
-    if (comment !== null) {
-      hear(comment, listener);
-    } else if (data === '[DONE]') {
-      done = true;
-    } else {
-      take(parse(data), ending, listener);
+  const splitter = goesOn(body) ? null : new ThoughtSplitter(listener.ontext, listener.onreasoning);
+  const told = splitter ? { ...listener, ontext: (text: string) => splitter.take(text) } : listener;
+  try {
+    for await (const { comment, data } of client.stream('/v1/chat/completions', { method: 'POST', body, signal })) {
+      if (comment !== null) {
+        hear(comment, told);
+      } else if (data === '[DONE]') {
+        done = true;
+      } else {
+        take(parse(data), ending, told);
+      }
     }
+  } catch (error) {
+    throw inWords(error);
+  } finally {
+    splitter?.end();
   }
   signal.throwIfAborted();
   if (!done && ending.finishReason === null) throw new ApiError('The answer broke off.', 502, 'upstream_closed');
   return ending;
+}
+
+/** Whether the model goes on with an answer that has begun. */
+function goesOn({ messages }: Record<string, unknown>): boolean {
+  const last: unknown = Array.isArray(messages) ? messages.at(-1) : null;
+  return (last as { role?: unknown } | null | undefined)?.role === 'assistant';
+}
+
+/** The error, as people can do something about it. */
+function inWords(error: unknown): unknown {
+  if (!(error instanceof ApiError) || error.code !== 'context_length_exceeded') return error;
+  const { message, status, code, param, retryAfter, details } = error;
+  return new ApiError(tooLong(message), status, code, param, retryAfter, details);
 }
 
 /** A comment of docs/api.md: `loading NAME 45%`, `waiting for the model`. */

@@ -1,6 +1,7 @@
 import { additions } from './additions';
 import { conversations } from './conversations.svelte';
-import { BadImport, fromJson } from './transfer';
+import { BadImport } from './reading';
+import { fromJson } from './transfer';
 import { addWholes, wholes } from './wholes';
 
 /** A larger file could take the memory of the page. Bytes. */
@@ -10,7 +11,7 @@ const LARGEST = 256 * 2 ** 20;
 export async function importFile(file: File): Promise<string> {
   try {
     if (file.size > LARGEST) throw new BadImport('It is larger than 256 MiB.');
-    const imported = fromJson(await file.text());
+    const { conversations: imported, unknown } = fromJson(await file.text());
     await conversations.start();
     const ids = imported.map(({ id }) => id);
     const listed = await wholes(
@@ -21,7 +22,10 @@ export async function importFile(file: File): Promise<string> {
     const added = additions(imported, listed, used);
     await addWholes(conversations, added);
     const there = imported.length - added.length;
-    return `${counted(added.length)} imported${there ? `; ${counted(there)} had been here already` : ''}.`;
+    return [
+      `${counted(added.length)} imported${there ? `; ${counted(there)} had been here already` : ''}.`,
+      ...(unknown ? [`${unknown === 1 ? '1 parameter' : `${unknown} parameters`} left out, not known here.`] : []),
+    ].join(' ');
   } catch (error) {
     if (error instanceof BadImport)
       throw new Error(`“${file.name}” was not imported. ${error.message}`, { cause: error });

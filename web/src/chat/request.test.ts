@@ -107,7 +107,7 @@ describe('words about an answer', () => {
     const cut = { ...answer, stats: { ...stats, finishReason: 'length' } };
     expect(cutOff(cut, 50)).toBe('Cut off at the longest answer that is set (50 tokens).');
     expect(cutOff(cut, 2000)).toContain('context is full');
-    expect(cutOff({ ...answer, stats: { ...stats, finishReason: null } }, undefined)).toContain('page was closed');
+    expect(cutOff({ ...answer, stats: { ...stats, finishReason: null } }, undefined)).toBe('Not finished.');
     expect(cutOff({ ...answer, stats: null }, undefined)).toBeNull();
   });
 

@@ -3,6 +3,7 @@ import 'fake-indexeddb/auto';
 import { flushSync } from 'svelte';
 import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
+import type { Caller } from '../api/types';
 import { session } from '../state/session.svelte';
 import { answers } from './answers.svelte';
 import { conversations } from './conversations.svelte';
@@ -94,7 +95,17 @@ describe('a conversation', () => {
     const id = await begin();
     rewrite(id, shown(id)[1]!, 'In my words');
     expect(texts(id)).toEqual(['Hello there', 'In my words']);
+    expect(shown(id)[1]).toMatchObject({ edited: true, stats: { model: 'smol', completionTokens: null } });
     expect(Object.values(conversations.messages(id)!)).toHaveLength(3);
+  });
+
+  it('lets a model go on with an answer that was put in other words before it was known whose it was', async () => {
+    const id = await begin();
+    shown(id)[1]!.stats = null;
+    proceed(id, shown(id)[1]!);
+    await answered(id);
+    expect(asked.at(-1)!.model).toBe('smol');
+    expect(shown(id)[1]!.stats).toMatchObject({ model: 'smol', finishReason: 'stop' });
   });
 
   it('lets the model go on with what it has said', async () => {
@@ -141,7 +152,8 @@ describe('two tabs', () => {
     expect(send(conversations.find(id)!, 'Twice', [])).toBe(false);
     regenerate(id, shown(id)[1]!);
     proceed(id, shown(id)[1]!);
-    edit(id, shown(id)[0]!, 'Twice', []);
+    expect(edit(id, shown(id)[0]!, 'Twice', [])).toBe(false);
+    expect(rewrite(id, shown(id)[1]!, 'Twice')).toBe(false);
     expect(asked).toHaveLength(1);
     const stopped = new Promise((resolve) => other.on('stop', resolve));
     answers.stop(id);
@@ -176,7 +188,28 @@ describe('a key that goes', () => {
     expect(aborted).toBe(1);
     expect(shown(head.id)[1]).toMatchObject({ stopped: true, error: null });
     expect(drafts.of('new').text).toBe('');
-    expect(sessionStorage.getItem('llamaherd.drafts')).toBeNull();
+    expect(localStorage.getItem('llamaherd.of-key.drafts')).toBeNull();
+  });
+});
+
+describe('a key that is refused', () => {
+  it('leaves what was typed to whoever signs in next', () => {
+    endWithKey();
+    const key = { name: 'one', models: null, requests_per_minute: null, tokens_per_day: null, at_once: null };
+    const caller = (id: string): Caller => {
+      return { keys_required: true, scopes: ['inference'], key: { id, ...key, expires: null }, version: '1' };
+    };
+    [session.phase, session.caller] = ['ready', caller('one')];
+    flushSync();
+    drafts.of('new').text = 'Half a question';
+    session.phase = 'signed-out';
+    flushSync();
+    [session.phase, session.caller] = ['ready', caller('two')];
+    flushSync();
+    expect(drafts.of('new').text).toBe('Half a question');
+    session.signOut();
+    flushSync();
+    expect(drafts.of('new').text).toBe('');
   });
 });
 
@@ -191,6 +224,20 @@ describe('two models side by side', () => {
     keep(id, conversations.messages(id)![right]!);
     expect(conversations.find(id)!.pair).toBeNull();
     expect(texts(id)).toEqual(['Hello there', 'other.']);
+  });
+
+  it.each([0, 1])('stay so where side %i is answered anew, or put in other words', async (side) => {
+    const id = await begin({ second });
+    const before = conversations.find(id)!.pair!;
+    regenerate(id, conversations.messages(id)![before[side]!]!);
+    await answered(id);
+    const { pair, leaf } = conversations.find(id)!;
+    expect(pair![1 - side]).toBe(before[1 - side]);
+    expect(pair![side]).toBe(leaf);
+    expect(conversations.messages(id)![leaf!]).toMatchObject({ text: ['smol.', 'other.'][side] });
+    rewrite(id, conversations.messages(id)![leaf!]!, 'In my words');
+    expect(conversations.find(id)!.pair![side]).toBe(conversations.find(id)!.leaf);
+    expect(conversations.find(id)!.pair).not.toContain(leaf);
   });
 
   it('are no pair any more once one of them is deleted', async () => {

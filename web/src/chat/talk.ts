@@ -7,7 +7,7 @@ import { removeTurns } from './removal';
 import { requestOf } from './request';
 import { titleOf, UNTITLED } from './titles';
 import { branch, leafWithout, newestLeaf, turnOf } from './tree';
-import type { ChatImage, Head, Message, Setup } from './types';
+import type { AnswerStats, ChatImage, Head, Message, Setup } from './types';
 
 /** A conversation that is not kept yet. Its model is chosen by the picker. */
 export function newHead(): Head {
@@ -35,19 +35,25 @@ export function send(head: Head, text: string, images: ChatImage[]): boolean {
   return true;
 }
 
-/** Say something else instead of a turn, on a branch of its own. */
-export function edit(conversation: string, message: Message, text: string, images: ChatImage[]): void {
+/** Say something else instead of a turn, on a branch of its own. False: something is being answered there. */
+export function edit(conversation: string, message: Message, text: string, images: ChatImage[]): boolean {
   const head = conversations.find(conversation);
-  if (!head || answers.isBusy(conversation)) return;
+  if (!head || answers.isBusy(conversation)) return false;
   if (message.parent === null && !head.named) conversations.change(conversation, { title: titleOf(text) });
   say(conversation, message.parent, text, images);
+  return true;
 }
 
-/** Have the turn before an answer answered anew, on a branch of its own; by another model where `other` names one. */
+/**
+ * Have the turn before an answer answered anew, on a branch of its own; by another model where `other` names one. Of two
+ * answers side by side, the new one takes its place.
+ */
 export function regenerate(conversation: string, message: Message, other?: Pick<Setup, 'model' | 'personality'>): void {
   const head = conversations.find(conversation);
   if (!head || message.parent === null || answers.isBusy(conversation)) return;
+  const pair = head.pair;
   answer(conversation, message.parent, [{ ...setupOf(head, message), ...other }]);
+  conversations.change(conversation, { pair: pairWith(pair, message, head.leaf!) });
 }
 
 /** Ask again for an answer that failed; in its place where nothing came of it. */
@@ -59,22 +65,28 @@ export function retry(conversation: string, message: Message): void {
   start(conversation, conversations.put(conversation, { ...message, ...fresh(setup) }), setup);
 }
 
-/** Have the model go on with an answer that was cut off. */
+/** Have the model go on with an answer. */
 export function proceed(conversation: string, message: Message): void {
   const head = conversations.find(conversation);
-  if (!head || !message.stats || answers.isBusy(conversation)) return;
-  const { model, personality } = message.stats;
+  if (!head || answers.isBusy(conversation)) return;
+  const setup = { ...setupOf(head, message), ...authorOf(message) };
   message.stopped = false;
   message.error = null;
+  message.stats ??= fresh(setup).stats;
   message.stats.finishReason = null;
-  start(conversation, message, { ...setupOf(head, message), model, personality });
+  start(conversation, message, setup);
 }
 
-/** Put another answer beside one, in words of one's own. */
-export function rewrite(conversation: string, message: Message, text: string): void {
-  const written = { ...message, id: newId(), at: Date.now(), text, reasoning: '', stats: null, stopped: false };
-  conversations.put(conversation, { ...written, error: null });
-  conversations.change(conversation, { leaf: written.id, pair: null });
+/** Put another answer beside one, in words of one's own. False: something is being answered there. */
+export function rewrite(conversation: string, message: Message, text: string): boolean {
+  const head = conversations.find(conversation);
+  if (!head || answers.isBusy(conversation)) return false;
+  const { stats, ...ended } = fresh({ ...setupOf(head, message), ...authorOf(message) });
+  const written: Message = { ...blank('assistant', message.parent), ...ended, text, edited: true };
+  // It ends where its writer ended it.
+  conversations.put(conversation, { ...written, stats: { ...stats, finishReason: 'stop' } });
+  conversations.change(conversation, { leaf: written.id, pair: pairWith(head.pair, message, written.id) });
+  return true;
 }
 
 /** Go on with one of two answers that stand side by side. */
@@ -105,6 +117,17 @@ export function removeTurn(conversation: string, message: string): () => Promise
 function setupOf(head: Head, message: Message): Setup {
   const { model, personality, system, parameters } = head.second && head.pair?.[1] === message.id ? head.second : head;
   return { model, personality, system, parameters };
+}
+
+/** What has answered, where that is known. */
+function authorOf({ stats }: Message): Partial<Setup> {
+  return stats?.model ? { model: stats.model, personality: stats.personality } : {};
+}
+
+/** Two answers side by side, with another in the place of one of them; null: that was not one of them. */
+function pairWith(pair: Head['pair'], message: Message, other: string): Head['pair'] {
+  if (pair?.[0] === message.id) return [other, pair[1]];
+  return pair?.[1] === message.id ? [pair[0], other] : null;
 }
 
 function say(conversation: string, parent: string | null, text: string, images: ChatImage[]): void {
@@ -152,7 +175,7 @@ function blank(role: Message['role'], parent: string | null): Message {
 }
 
 /** An answer of which nothing has come. */
-function fresh({ model, personality }: Setup): Pick<Message, 'stats' | 'stopped' | 'error'> {
+function fresh({ model, personality }: Setup): Pick<Message, 'stopped' | 'error'> & { stats: AnswerStats } {
   const stats = {
     model: model ?? '',
     personality,

@@ -1,8 +1,10 @@
 import { describe, expect, it } from 'vitest';
 
 import { additions } from './additions';
-import { BadImport, fileName, fromJson, toJson, toMarkdown } from './transfer';
-import { conversation, turn } from './turn.fixture';
+import { toMarkdown } from './markdown-export';
+import { BadImport } from './reading';
+import { fileName, fromJson, toJson } from './transfer';
+import { conversation } from './turn.fixture';
 import type { Conversation } from './types';
 
 /** What JSON has it as, with something else at a path. */
@@ -36,12 +38,18 @@ full.messages['full-a']!.stats = {
 
 describe('export and import', () => {
   it('loses nothing', () => {
-    expect(fromJson(toJson([full, conversation('other')]))).toEqual([full, conversation('other')]);
+    expect(fromJson(toJson([full, conversation('other')]))).toEqual({
+      conversations: [full, conversation('other')],
+      unknown: 0,
+    });
   });
 
   it.each([
     ['not JSON', '{', 'not JSON'],
-    ['another file', '{"a": 1}', 'not exported from this page'],
+    ['another file', '{"a": 1}', 'Open WebUI, of llama.cpp'],
+    ['a list', '[]', 'of Open WebUI'],
+    ['chats without turns', '{"conv": {}, "messages": []}', 'Nothing was said'],
+    ['a conversation that is none', broken(['conversations', 0], 3), 'conversations[0] must be an object'],
     ['a newer version', broken(['version'], 2), 'version 2'],
     ['no list', broken(['conversations'], {}), 'conversations must be a list'],
     ['a wrong role', broken(['conversations', 0, 'messages', 'c-q', 'role'], 'system'), 'c-q.role'],
@@ -55,7 +63,6 @@ describe('export and import', () => {
     ['such a parent', broken(['conversations', 0, 'messages', 'c-a', 'parent'], 'toString'), 'names no turn'],
     ['such a pair', broken(['conversations', 0, 'pair'], ['valueOf', 'toString']), 'pair must name two turns'],
     ['no time', broken(['conversations', 0, 'changed'], 1e300), 'changed must be milliseconds'],
-    ['a parameter that is not known', broken(['conversations', 0, 'parameters', 'tools'], 1), 'not known: tools'],
     ['an image file', '\x89PNG', 'not JSON'],
     ['a pair of one', broken(['conversations', 0, 'pair'], ['c-a']), 'pair must name two turns'],
     ['a wrong parameter', broken(['conversations', 0, 'parameters', 'top_k'], 'many'), 'parameters.top_k'],
@@ -70,7 +77,16 @@ describe('export and import', () => {
   });
 
   it('shows the newest branch where the file does not say which', () => {
-    expect(fromJson(broken(['conversations', 0, 'leaf'], null))[0]!.leaf).toBe('c-a');
+    expect(fromJson(broken(['conversations', 0, 'leaf'], null)).conversations[0]!.leaf).toBe('c-a');
+  });
+
+  it('leaves out parameters that are not known, and counts them', () => {
+    const second = { model: null, parameters: { dry_multiplier: 1, top_k: 3 } };
+    const file = broken(['conversations', 0, 'second'], second).replace('"parameters":{}', '"parameters":{"tools":1}');
+    const { conversations, unknown } = fromJson(file);
+    expect(unknown).toBe(2);
+    expect(conversations[0]?.parameters).toEqual({});
+    expect(conversations[0]?.second?.parameters).toEqual({ top_k: 3 });
   });
 
   it('gives an id that is taken anew, and leaves out what is there to the letter', () => {
@@ -90,12 +106,12 @@ describe('export and import', () => {
   it('does not tell whose the chats were', () => {
     const whole = conversation('c', { owner: { service: 'https://box.lan', key: 'k1' } });
     expect(toJson([whole])).not.toContain('box.lan');
-    expect(additions(fromJson(toJson([whole])), [whole])).toEqual([]);
+    expect(additions(fromJson(toJson([whole])).conversations, [whole])).toEqual([]);
   });
 
   it('shortens a title that is too long for any list, and gives one that is missing', () => {
-    expect(fromJson(toJson([conversation('c', { title: 't'.repeat(900) })]))[0]!.title).toHaveLength(200);
-    expect(fromJson(toJson([conversation('c', { title: '' })]))[0]!.title).toBe('New chat');
+    expect(fromJson(toJson([conversation('c', { title: 't'.repeat(900) })])).conversations[0]!.title).toHaveLength(200);
+    expect(fromJson(toJson([conversation('c', { title: '' })])).conversations[0]!.title).toBe('New chat');
   });
 
   it('overwrites no chat of another key', () => {
@@ -109,14 +125,7 @@ describe('export and import', () => {
   });
 });
 
-describe('Markdown', () => {
-  it('has the branch that is shown, and names images', () => {
-    full.messages['aside'] = turn('aside', 'full-q', { role: 'assistant', text: 'Elsewhere.' });
-    expect(toMarkdown(full)).toBe(
-      '# title of full\n\n> Be brief.\n\n## You\n\n*Image: wool.png*\n\nWhat is a herd?\n\n## smol\n\nMany llamas.\n',
-    );
-  });
-
+describe('a file', () => {
   it('is saved under a name that every system takes', () => {
     expect(fileName('../a: "b"?', 'md')).toBe('a-b.md');
     expect(fileName('🦙', 'json')).toBe('chat.json');

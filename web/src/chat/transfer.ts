@@ -1,35 +1,34 @@
+import { fromForeign } from './foreign/read';
 import { LENGTHS, REPETITION, SAMPLING, SEED } from './parameters/parameters';
+import {
+  BadImport,
+  idOf,
+  isFields,
+  isImage,
+  list,
+  nullable,
+  number,
+  object,
+  shortTitle,
+  string,
+  time,
+  type Fields,
+} from './reading';
 import { UNTITLED } from './titles';
 import { branch, newestLeaf, type Messages } from './tree';
 import type { AnswerStats, ChatImage, Conversation, Message, Parameters, Setup } from './types';
 
 const FORMAT = 'llamaherd.conversations';
 const VERSION = 1;
-const LONGEST_TITLE = 200;
-/** What a Date can be, in milliseconds. */
-const LAST_TIME = 8.64e15;
+const UNKNOWN_FORM =
+  "It has no chats in a form that is known: those are exports of this page, of Open WebUI, of llama.cpp's page, and the " +
+  'conversations.json of ChatGPT.';
 const NUMBERS = new Set<string>([...LENGTHS, ...SAMPLING, ...REPETITION, SEED].map(({ name }) => name));
-const IMAGE = /^data:image\/[a-z0-9.+-]+;base64,[A-Za-z0-9+/]*={0,2}$/;
-
-/** A file that is not what it should be; the message says where, for people. */
-export class BadImport extends Error {}
 
 export function toJson(conversations: readonly Conversation[]): string {
   // Whose they are here means nothing elsewhere.
   const exported = conversations.map(({ owner: _, ...rest }) => rest);
   return JSON.stringify({ format: FORMAT, version: VERSION, conversations: exported }, null, 2);
-}
-
-/** The branch that is shown, to be read. */
-export function toMarkdown({ title, system, messages, leaf }: Conversation): string {
-  const parts = [`# ${title}`];
-  if (system.trim()) parts.push(`> ${system.trim().replaceAll('\n', '\n> ')}`);
-  for (const { role, text, images, stats } of branch(messages, leaf)) {
-    parts.push(`## ${role === 'user' ? 'You' : stats?.model || 'Answer'}`);
-    parts.push(...images.map(({ name }) => `*Image: ${name}*`));
-    if (text) parts.push(text);
-  }
-  return `${parts.join('\n\n')}\n`;
 }
 
 /** A name for a file, of letters that every system takes. */
@@ -42,25 +41,42 @@ export function fileName(title: string, suffix: string): string {
   return `${Array.from(name).slice(0, 60).join('') || 'chat'}.${suffix}`;
 }
 
-/** The conversations in an exported file. Throws BadImport. */
-export function fromJson(text: string): Conversation[] {
+export interface Imported {
+  conversations: Conversation[];
+  /** How many parameters were left out, which this page does not know. */
+  unknown: number;
+}
+
+/** The conversations in a file that was exported here or by another program. Throws BadImport. */
+export function fromJson(text: string): Imported {
   let content: unknown;
   try {
     content = JSON.parse(text);
   } catch {
     throw new BadImport('The file is not JSON.');
   }
-  const file = object(content, 'The file');
-  if (file.format !== FORMAT) throw new BadImport('The file was not exported from this page.');
-  if (file.version !== VERSION)
-    throw new BadImport(`The file has version ${JSON.stringify(file.version)}; this page reads version ${VERSION}.`);
-  return list(file.conversations, 'conversations').map((one, at) => conversationOf(one, `conversations[${at}]`));
+  if (!isFields(content) || content.format !== FORMAT) {
+    const conversations = fromForeign(content);
+    if (!conversations?.length) throw new BadImport(conversations ? 'Nothing was said in its chats.' : UNKNOWN_FORM);
+    return { conversations, unknown: 0 };
+  }
+  if (content.version !== VERSION)
+    throw new BadImport(`The file has version ${JSON.stringify(content.version)}; this page reads version ${VERSION}.`);
+  const all = list(content.conversations, 'conversations').map((one, at) => object(one, `conversations[${at}]`));
+  return {
+    conversations: all.map((one, at) => conversationOf(one, `conversations[${at}]`)),
+    unknown: all.reduce((sum, one) => sum + unknownIn(one), 0),
+  };
 }
 
-type Fields = Record<string, unknown>;
+/** How many parameters of a conversation, and of the second model in it, are not known here. */
+function unknownIn({ parameters, second }: Fields): number {
+  const names = isFields(parameters) ? Object.keys(parameters) : [];
+  const here = names.filter((name) => name !== 'stop' && !NUMBERS.has(name)).length;
+  return here + (isFields(second) ? unknownIn(second) : 0);
+}
 
-function conversationOf(value: unknown, at: string): Conversation {
-  const fields = object(value, at);
+function conversationOf(fields: Fields, at: string): Conversation {
   const messages: Messages = {};
   for (const [id, message] of Object.entries(object(fields.messages, `${at}.messages`))) {
     const name = idOf(id, `A name in ${at}.messages`);
@@ -76,7 +92,7 @@ function conversationOf(value: unknown, at: string): Conversation {
   }
   return {
     id: idOf(fields.id, `${at}.id`),
-    title: titleOf(fields.title, `${at}.title`),
+    title: shortTitle(string(fields.title, `${at}.title`)) || UNTITLED,
     named: fields.named === true,
     created: time(fields.created, `${at}.created`),
     changed: time(fields.changed, `${at}.changed`),
@@ -120,6 +136,7 @@ function messageOf(value: unknown, id: string, at: string): Message {
     parent: nullable(string)(fields.parent, `${at}.parent`),
     role,
     text: string(fields.text, `${at}.text`),
+    ...(fields.edited === true ? { edited: true } : {}),
     reasoning: string(fields.reasoning ?? '', `${at}.reasoning`),
     images: list(fields.images ?? [], `${at}.images`).map((image, n) => imageOf(image, `${at}.images[${n}]`)),
     at: time(fields.at, `${at}.at`),
@@ -132,7 +149,7 @@ function messageOf(value: unknown, id: string, at: string): Message {
 function imageOf(value: unknown, at: string): ChatImage {
   const fields = object(value, at);
   const url = string(fields.url, `${at}.url`);
-  if (!IMAGE.test(url)) throw new BadImport(`${at}.url must be an image, as data:image/png;base64,…`);
+  if (!isImage(url)) throw new BadImport(`${at}.url must be an image, as data:image/png;base64,…`);
   return { id: string(fields.id, `${at}.id`), name: string(fields.name, `${at}.name`), url };
 }
 
@@ -148,8 +165,7 @@ function setupOf(fields: Fields, at: string): Setup {
 function parametersOf({ stop, ...numbers }: Fields, at: string): Parameters {
   const parameters: Record<string, number | string[]> = {};
   for (const [name, value] of Object.entries(numbers)) {
-    if (!NUMBERS.has(name)) throw new BadImport(`${at} has a parameter that is not known: ${name.slice(0, 40)}.`);
-    if (value !== null) parameters[name] = number(value, `${at}.${name}`);
+    if (NUMBERS.has(name) && value !== null) parameters[name] = number(value, `${at}.${name}`);
   }
   if (stop !== null && stop !== undefined) {
     parameters.stop = list(stop, `${at}.stop`).map((one, n) => string(one, `${at}.stop[${n}]`));
@@ -172,48 +188,4 @@ function statsOf(value: unknown, at: string): AnswerStats {
     tokensPerSecond: maybe('tokensPerSecond'),
     finishReason: nullable(string)(fields.finishReason ?? null, `${at}.finishReason`),
   };
-}
-
-function object(value: unknown, at: string): Fields {
-  if (value === null || typeof value !== 'object' || Array.isArray(value))
-    throw new BadImport(`${at} must be an object.`);
-  return value as Fields;
-}
-
-function list(value: unknown, at: string): unknown[] {
-  if (!Array.isArray(value)) throw new BadImport(`${at} must be a list.`);
-  return value;
-}
-
-function string(value: unknown, at: string): string {
-  if (typeof value !== 'string') throw new BadImport(`${at} must be a text.`);
-  return value;
-}
-
-function number(value: unknown, at: string): number {
-  if (typeof value !== 'number' || !Number.isFinite(value)) throw new BadImport(`${at} must be a number.`);
-  return value;
-}
-
-function time(value: unknown, at: string): number {
-  const milliseconds = number(value, at);
-  if (milliseconds < 0 || milliseconds > LAST_TIME) throw new BadImport(`${at} must be milliseconds since 1970.`);
-  return milliseconds;
-}
-
-function titleOf(value: unknown, at: string): string {
-  const title = string(value, at);
-  return (title.length > LONGEST_TITLE ? Array.from(title).slice(0, LONGEST_TITLE).join('') : title) || UNTITLED;
-}
-
-/** An id is part of addresses, and a name in a record. */
-function idOf(value: unknown, at: string): string {
-  const id = string(value, at);
-  if (!/^[\w-]{1,100}$/.test(id) || id === '__proto__')
-    throw new BadImport(`${at} must be letters, digits, "_" or "-".`);
-  return id;
-}
-
-function nullable<T>(read: (value: unknown, at: string) => T): (value: unknown, at: string) => T | null {
-  return (value, at) => (value === null ? null : read(value, at));
 }

@@ -45,6 +45,8 @@ export interface Message {
   parent: string | null;
   role: 'user' | 'assistant';
   text: string;
+  /** Somebody has put it in other words. */
+  edited?: boolean;
   reasoning: string;
   images: ChatImage[];
   at: number;

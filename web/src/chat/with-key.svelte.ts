@@ -1,12 +1,13 @@
 import { session } from '../state/session.svelte';
 import { answers } from './answers.svelte';
 import { drafts } from './drafts.svelte';
+import { lastChat } from './last-chat.svelte';
 import { presentOwner } from './owner';
 import { undo } from './undo.svelte';
 
 let watching = false;
 
-/** From now on what was begun with a key ends with it: answers, drafts and what could be brought back. */
+/** From now on what was begun with a key ends with it: answers, what could be brought back, and drafts. */
 export function endWithKey(): void {
   if (watching) return;
   watching = true;
@@ -19,17 +20,20 @@ export function endWithKey(): void {
         const next = JSON.stringify(owner);
         if (present !== undefined && present !== next) end();
         present = next;
-      } else if (phase === 'signed-out') {
-        answers.stopAll();
-        // A key that was refused may have been replaced: what was typed waits for whoever signs in next.
-        if (!session.hasKey) end();
       }
+      if (phase !== 'signed-out') return;
+      answers.stopAll();
+      // A key that was refused may be replaced: what was typed waits for whoever signs in next.
+      if (owner || session.hasKey) return;
+      end();
+      drafts.clear();
+      lastChat.id = null;
+      present = undefined;
     });
   });
 }
 
 function end(): void {
   answers.stopAll();
-  drafts.clear();
   undo.dismiss();
 }

@@ -1,6 +1,11 @@
 import { count, rate, seconds } from '../ui/format';
 import type { AnswerStats, Message } from './types';
 
+/** Whose answer it is. */
+export function nameOf({ stats, edited }: Message): string {
+  return (stats?.model || 'Answer') + (edited ? ' (edited)' : '');
+}
+
 /** How an answer came about, in a few words. */
 export function inShort({ completionTokens, tokensPerSecond, firstToken, seconds: whole }: AnswerStats): string {
   const parts = [];
@@ -44,5 +49,5 @@ export function cutOff(message: Message, limit: number | undefined): string | nu
       ? `Cut off at the longest answer that is set (${count(limit)} tokens).`
       : 'Cut off: the answer reached the token limit, or the context is full.';
   }
-  return message.stats.finishReason === null ? 'Not finished: the page was closed during the answer.' : null;
+  return message.stats.finishReason === null ? 'Not finished.' : null;
 }

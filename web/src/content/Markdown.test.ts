@@ -195,6 +195,48 @@ describe('Markdown', () => {
     await vi.waitFor(() => expect(container.querySelectorAll('.hljs-keyword')).toHaveLength(2));
   });
 
+  it('colours only the end of long code that grows, and the whole when it is there', async () => {
+    const code = `let a = \`\n${'b\n'.repeat(60)}`;
+    const { container, rerender } = render(Markdown, { text: '```js\n' + code, streaming: true });
+    const chunks = () => [...container.querySelectorAll('.chunk')];
+    await vi.waitFor(() => expect(chunks()[0]?.querySelector('.hljs-keyword')).not.toBeNull());
+    const first = chunks()[0]?.firstChild;
+    await rerender({ text: '```js\n' + code + 'let c', streaming: true });
+    await vi.waitFor(() => expect(chunks()[1]?.querySelector('.hljs-keyword')).not.toBeNull());
+    expect(chunks()[0]?.firstChild).toBe(first);
+    await rerender({ text: '```js\n' + code + 'let c\n```', streaming: false });
+    await vi.waitFor(() => expect(chunks()[1]?.firstElementChild?.className).toBe('hljs-string'));
+    expect(chunks()[1]?.querySelector('.hljs-keyword')).toBeNull();
+    expect(container.querySelector('pre')?.textContent).toBe(code + 'let c');
+  });
+
+  it('gives what is selected of code to the letter', () => {
+    const code = `${'a\n\n'.repeat(80)}b`;
+    const box = show('```\n' + code + '\n```').querySelector('code')!;
+    getSelection()!.selectAllChildren(box);
+    const copied = new Map<string, string>();
+    const event = new Event('copy', { bubbles: true, cancelable: true });
+    const clipboardData = { setData: (type: string, text: string) => copied.set(type, text) };
+    box.dispatchEvent(Object.assign(event, { clipboardData }));
+    getSelection()!.removeAllRanges();
+    expect(copied.get('text/plain')).toBe(code);
+  });
+
+  it('reads one tilde as it stands', () => {
+    const box = show('H~2~O and ~~gone~~');
+    expect(box.textContent).toBe('H~2~O and gone');
+    expect([...box.querySelectorAll('del')].map((element) => element.textContent)).toEqual(['gone']);
+  });
+
+  it('leaves the rows of a table that grows as they are', async () => {
+    const table = '| a |\n|---|\n| [b](https://b.example) |\n';
+    const { container, rerender } = render(Markdown, { text: table, streaming: true });
+    const link = container.querySelector('td a');
+    await rerender({ text: `${table}| c |\n`, streaming: true });
+    expect(container.querySelectorAll('td')).toHaveLength(2);
+    expect(container.querySelector('td a')).toBe(link);
+  });
+
   it('runs each block in the direction of its words, and code from left to right', () => {
     const box = show('שלום\n\n- a\n\n> b\n\n| c |\n|---|\n\n```\nd\n```');
     for (const selector of ['p', 'ul', 'blockquote', 'th'])

@@ -1,6 +1,7 @@
 import highlighter from 'highlight.js/lib/core';
 import type { LanguageFn } from 'highlight.js';
 
+import { chunksOfMarked } from './code-chunks';
 import { cleanCode } from './sanitize';
 
 type Loader = () => Promise<{ default: LanguageFn }>;
@@ -92,9 +93,9 @@ export async function learn(language: string): Promise<string | null> {
   return name;
 }
 
-/** The HTML of code, to be put into the page. */
-export function highlight(code: string, learnt: string): string {
-  return cleanCode(highlighter.highlight(code, { language: learnt, ignoreIllegals: true }).value);
+/** The HTML of code, chunk by chunk as of code-chunks.ts, to be put into the page. */
+export function highlight(code: string, learnt: string): string[] {
+  return chunksOfMarked(highlighter.highlight(code, { language: learnt, ignoreIllegals: true }).value).map(cleanCode);
 }
 
 async function register(name: string): Promise<void> {

@@ -18,7 +18,12 @@ function parserOf(open: boolean): Marked {
     gfm: true,
     breaks: true,
     // HTML of a model is text; only a break, which cells of tables need, is what it says.
-    tokenizer: { html: () => undefined, tag: () => undefined },
+    tokenizer: {
+      html: () => undefined,
+      tag: () => undefined,
+      // One tilde is for what stands low, as in H~2~O.
+      del: (source) => (source.startsWith('~~') ? false : undefined),
+    },
     hooks: { emStrongMask: maskMath },
     extensions: [
       ...mathExtensions(open),

@@ -202,3 +202,11 @@ test('the button keeps the focus while its model goes, and does nothing then', a
   await fireEvent.click(unload);
   expect(done).toHaveLength(1);
 });
+
+test('a model that had to go for another says so in its row', () => {
+  show({ name: 'one', evicted: { for: 'two', at: Date.now() / 1000 - 3 } });
+  expect(screen.getByText(/^Unloaded [34] s ago for two\. Pin it/)).toBeTruthy();
+  feed.models[0]!.state = 'starting';
+  flushSync();
+  expect(screen.queryByText(/^Unloaded/)).toBeNull();
+});

@@ -15,6 +15,8 @@ beforeEach(() => {
   feed.state = 'live';
   feed.models = [];
   feed.pulls = [];
+  feed.reloadError = null;
+  localStorage.clear();
   route.parts = ['models'];
 });
 
@@ -59,6 +61,7 @@ test('a download that failed tells what was asked for, and asks for all of it ag
   feed.pulls = [pull({ quant: 'Q8_0', name: 'mine', mmproj: false, state: 'failed', ended, error })];
   render(ModelsPage);
   const row = screen.getByRole('article', { name: /^Download of/ });
+  await fireEvent.click(screen.getByRole('button', { name: 'org/repo:Q8_0' }));
   expect(row.textContent).toContain('named mine');
   expect(row.textContent).toContain('without a projector for images');
   await fireEvent.click(screen.getByRole('button', { name: 'Try again' }));
@@ -126,4 +129,64 @@ test('every mistake of a reload is shown, until one succeeds', async () => {
   vi.stubGlobal('fetch', () => Promise.resolve(Response.json({ models: 3 })));
   await fireEvent.click(screen.getByRole('button', { name: 'Reload' }));
   await vi.waitFor(() => expect(screen.queryByText('a: unknown key')).toBeNull());
+});
+
+test('files that the service refuses are told with a way to mend them, until they are read', async () => {
+  render(ModelsPage);
+  feed.reloadError = 'a: unknown key\nb: not a number';
+  const notice = await screen.findByRole('alert');
+  expect([...notice.querySelectorAll('li')].map((line) => line.textContent)).toEqual([
+    'a: unknown key',
+    'b: not a number',
+  ]);
+  expect(notice.querySelector('a')!.hash).toBe('#/settings/models');
+  const refused = { error: { message: feed.reloadError } };
+  vi.stubGlobal('fetch', () => Promise.resolve(Response.json(refused, { status: 400 })));
+  await fireEvent.click(screen.getByRole('button', { name: 'Reload' }));
+  await vi.waitFor(() => expect(screen.getByRole('button', { name: 'Reload' }).ariaBusy).not.toBe('true'));
+  expect(screen.getAllByRole('alert')).toEqual([notice]);
+  feed.reloadError = null;
+  flushSync();
+  expect(notice.isConnected).toBe(false);
+});
+
+test('an ended download is a line, which opens to say why', async () => {
+  const message = 'https://hub/api: given up after 2 tries: no connection to hub: Name not known';
+  const error = { message, code: 'download_failed', param: null, choices: [] };
+  feed.pulls = [pull({ state: 'failed', ended: Date.now() / 1000, error })];
+  render(ModelsPage);
+  expect(screen.queryByText('What the service says')).toBeNull();
+  const title = screen.getByRole('button', { name: 'org/repo' });
+  expect(title.ariaExpanded).toBe('false');
+  await fireEvent.click(title);
+  expect(title.ariaExpanded).toBe('true');
+  expect(screen.getByText(/^The hub can't be reached/)).toBeTruthy();
+  expect(screen.getByText(message).closest('details')).toBeTruthy();
+});
+
+test('a download that asks for something shows that to who waits for it, and later to who opens it', async () => {
+  const error = {
+    message: 'Say which.',
+    code: 'invalid_request',
+    param: 'quant',
+    choices: [{ quant: 'Q8_0', bytes: 1 }],
+  };
+  const failed = pull({ id: 'a', state: 'failed', ended: Date.now() / 1000, error });
+  feed.pulls = [pull({ id: 'a', state: 'resolving' }), { ...failed, id: 'b', source: 'org/other' }];
+  render(ModelsPage);
+  expect(screen.queryByRole('group', { name: 'Quantisations' })).toBeNull();
+  feed.pulls[0] = failed;
+  flushSync();
+  expect(screen.getAllByRole('group', { name: 'Quantisations' })).toHaveLength(1);
+});
+
+test('a dismissed download stays away when the page is opened anew', async () => {
+  feed.pulls = [pull({ state: 'done', ended: Date.now() / 1000 })];
+  vi.stubGlobal('fetch', () => Promise.resolve(Response.json({ samples: [], pulls: feed.pulls })));
+  const { unmount } = render(ModelsPage);
+  await fireEvent.click(screen.getByRole('button', { name: 'Dismiss' }));
+  unmount();
+  render(ModelsPage);
+  expect(screen.getByText('Earlier: 1')).toBeTruthy();
+  expect(screen.queryByRole('button', { name: 'Dismiss' })).toBeNull();
 });

@@ -76,6 +76,29 @@ test('a load tells of itself each second, and a service that runs nothing has no
   expect(refresh).toHaveBeenCalledTimes(1);
 });
 
+test('who waited for a load is not said to wait any longer: it is read as soon as the model is ready', async () => {
+  tell('request');
+  await vi.advanceTimersByTimeAsync(PAUSE / 2);
+  tell('model', { state: 'ready' });
+  expect(refresh).toHaveBeenCalledTimes(2);
+  tell('request');
+  await vi.advanceTimersByTimeAsync(PAUSE - 1);
+  expect(refresh).toHaveBeenCalledTimes(2);
+  await vi.advanceTimersByTimeAsync(1);
+  expect(refresh).toHaveBeenCalledTimes(3);
+});
+
+test('a model that is ready while an answer comes is asked for right behind it', async () => {
+  let answer!: () => void;
+  refresh.mockReturnValueOnce(new Promise((resolve) => (answer = resolve)));
+  tell('request');
+  tell('model', { state: 'ready' });
+  expect(refresh).toHaveBeenCalledTimes(1);
+  answer();
+  await vi.advanceTimersByTimeAsync(0);
+  expect(refresh).toHaveBeenCalledTimes(2);
+});
+
 test('what ends it ends it', async () => {
   tell('request');
   tell('request');

@@ -4,22 +4,14 @@ import { isSettled, sizeOf } from './memory';
 export type Filter = 'all' | 'loaded' | 'loadable' | 'failed';
 export type Order = 'state' | 'name' | 'memory';
 
-export function isRunning(model: AdminModel): boolean {
-  return !isSettled(model) || model.waiting > 0;
-}
-
-export function isLoadable(model: AdminModel): boolean {
-  return isSettled(model) && model.unavailable === null;
-}
-
 export function matches(model: AdminModel, filter: Filter): boolean {
   switch (filter) {
     case 'all':
       return true;
     case 'loaded':
-      return isRunning(model);
+      return !isSettled(model);
     case 'loadable':
-      return isLoadable(model);
+      return model.state === 'stopped' && model.unavailable === null;
     case 'failed':
       return model.state === 'failed' || model.unavailable !== null;
   }
@@ -62,9 +54,9 @@ const COMPARE: Record<Order, Compare> = {
   memory: (one, other) => sizeOf(other) - sizeOf(one) || byName(one, other),
 };
 
-/** Running, failed, to be loaded, not to be used. */
+/** Running or about to, failed, to be loaded, not to be used. */
 function rank(model: AdminModel): number {
-  if (isRunning(model)) return 0;
+  if (!isSettled(model) || model.waiting > 0) return 0;
   if (model.unavailable !== null) return 3;
   return model.state === 'failed' ? 1 : 2;
 }

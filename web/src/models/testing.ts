@@ -20,6 +20,7 @@ export function model(said: Partial<AdminModel> = {}): AdminModel {
     evictions: 0,
     failures: 0,
     last_error: null,
+    evicted: null,
     pid: null,
     aliases: [],
     personalities: [],

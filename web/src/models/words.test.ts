@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 
 import type { LoadError } from '../api/types';
 import { details, model } from './testing';
-import { amounts, idle, kind, left, list, outlook, place, retry, stage, waitsFor } from './words';
+import { amounts, byDefault, eviction, idle, kind, left, list, outlook, place, retry, stage, waitsFor } from './words';
 
 const GIB = 2 ** 30;
 
@@ -60,6 +60,21 @@ test('when a failed model is tried again depends on whether it is pinned', () =>
   expect(retry(model({ last_error: failed(10), pinned: true }), 4)).toBe('Tried again in 6 s.');
 });
 
+test('a model that had to go says for whom, for ten minutes and as long as it is not loaded', () => {
+  const one = model({ evicted: { for: 'smol', at: 100 } });
+  expect(eviction(one, 103.9)).toBe('Unloaded 3 s ago for smol. Pin it to keep it loaded.');
+  expect(eviction(one, 99)).toMatch(/^Unloaded 0 s ago/);
+  expect(eviction({ ...one, pinned: true }, 225)).toBe('Unloaded 2 min ago for smol.');
+  expect(eviction(one, 700)).toBeNull();
+  expect(eviction({ ...one, state: 'starting' }, 103)).toBeNull();
+  expect(eviction(model(), 103)).toBeNull();
+});
+
+test('the default model says why it is that', () => {
+  expect(byDefault(model({ default: true, active: true }))).toContain('Somebody loaded it last');
+  expect(byDefault(model({ default: true }))).toContain('setting model.name');
+});
+
 test('where a model runs is its device, or all that it takes something of', () => {
   expect(place(model({ memory: { expected: {}, measured: { host: 1 } } }))).toBeNull();
   expect(place(model({ state: 'ready', device: 'gpu1' }))).toBe('on GPU 1');
@@ -88,6 +103,21 @@ test('a load names those that go for it, and asks', () => {
     pinned: [],
     text: 'It needs 1.0 GiB of memory. a and b will be unloaded for it.',
   });
+});
+
+test('a load says that those which go for it may come back, where they are used', () => {
+  const others = [
+    model({ name: 'a', state: 'ready', in_flight: 2 }),
+    model({ name: 'b', state: 'ready', waiting: 1 }),
+    model({ name: 'idle', state: 'ready' }),
+    model({ name: 'apart', state: 'ready', in_flight: 1 }),
+  ];
+  const text = (would_evict: string[], more = {}): string =>
+    outlook(details({ name: 'new', needed: { host: GIB }, would_evict, ...more }), others).text;
+  expect(text(['a', 'idle'])).toContain('a is in use: its next request may unload new again, unless it is pinned.');
+  expect(text(['a', 'b'])).toContain('a and b are in use: their next requests may unload new again, unless');
+  expect(text(['a'], { pinned: true })).toMatch(/may unload new again\.$/);
+  expect(text(['idle'])).not.toContain('in use');
 });
 
 test('a load that can not be says what there is, or who is in its way', () => {

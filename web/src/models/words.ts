@@ -85,6 +85,23 @@ export function retry(model: AdminModel, now: number): string | null {
   return model.pinned ? `Tried again in ${left(at - now)}.` : `Requests may try it again in ${left(at - now)}.`;
 }
 
+/** Why requests that name no model get this one. */
+export function byDefault({ active }: AdminModel): string {
+  const why = active ? 'Somebody loaded it last, not a request.' : 'By the setting model.name, or as the first of all.';
+  return `Requests that name no model get this one. ${why}`;
+}
+
+const REMEMBERED = 600; // seconds
+
+/** For whom a model that is not loaded had to go a short while ago. */
+export function eviction({ state, evicted, pinned }: AdminModel, now: number): string | null {
+  if (state !== 'stopped' || !evicted) return null;
+  const gone = Math.max(0, now - evicted.at);
+  if (gone >= REMEMBERED) return null;
+  const when = gone < 60 ? `${Math.floor(gone)} s` : `${Math.floor(gone / 60)} min`;
+  return `Unloaded ${when} ago for ${evicted.for}.${pinned ? '' : ' Pin it to keep it loaded.'}`;
+}
+
 export interface Outlook {
   /** Whether it is to be asked first. */
   ask: boolean;
@@ -102,8 +119,20 @@ export function outlook(model: AdminModelDetails, models: readonly AdminModel[])
     const pinned = obstacles(model, models);
     return { ask: true, pinned, text: `It can't be loaded now. ${needs} ${obstacle(model, pinned)}` };
   }
-  if (victims?.length) return { ask: true, pinned: [], text: `${needs} ${list(victims)} will be unloaded for it.` };
+  if (victims?.length) {
+    const text = `${needs} ${list(victims)} will be unloaded for it.${comebacks(model, models)}`;
+    return { ask: true, pinned: [], text };
+  }
   return { ask: false, pinned: [], text: `${needs} Nothing is unloaded for it.` };
+}
+
+/** That those which go for a model may be wanted again at once, where they are used. */
+function comebacks(model: AdminModelDetails, models: readonly AdminModel[]): string {
+  const used = models.filter((one) => model.would_evict?.includes(one.name) && one.in_flight + one.waiting > 0);
+  if (!used.length) return '';
+  const names = list(used.map(({ name }) => name));
+  const words = used.length === 1 ? `${names} is in use: its next request` : `${names} are in use: their next requests`;
+  return ` ${words} may unload ${model.name} again${model.pinned ? '.' : ', unless it is pinned.'}`;
 }
 
 /** The pinned models that run, and may therefore be in the way of one that would fit without them. */

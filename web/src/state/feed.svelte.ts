@@ -1,5 +1,5 @@
 import { follow } from '../api/follow';
-import type { AdminModel, ModelLife, Pull } from '../api/types';
+import type { AdminModel, ModelLife, Pull, ReloadState } from '../api/types';
 import { renewed } from './renewed';
 import { session } from './session.svelte';
 
@@ -9,6 +9,7 @@ interface Snapshot {
   active: string | null;
   default: string | null;
   pulls: Pull[];
+  reload: ReloadState;
 }
 
 type Data = Record<string, unknown>;
@@ -24,6 +25,8 @@ class Feed {
   default = $state<string | null>(null);
   /** Inference requests that wait or run. */
   requests = $state(0);
+  /** What was wrong with models.json, or another file, when they were read last: what was read before counts. */
+  reloadError = $state<string | null>(null);
 
   #listeners = new Map<string, Set<Listener>>();
   #end: (() => void) | null = null;
@@ -83,6 +86,7 @@ class Feed {
     this.active = null;
     this.default = null;
     this.requests = 0;
+    this.reloadError = null;
   }
 
   #take(kind: string, data: Data): void {
@@ -95,6 +99,7 @@ class Feed {
         this.active = snapshot.active;
         this.default = snapshot.default;
         this.requests = snapshot.requests;
+        this.reloadError = snapshot.reload.error;
         break;
       }
       case 'model':
@@ -114,8 +119,14 @@ class Feed {
         this.#change(() => (this.models = this.models.filter((model) => model.name !== data.model)));
         break;
       case 'catalog':
-      case 'reloaded':
         void this.refresh();
+        break;
+      case 'reloaded':
+        this.reloadError = null;
+        void this.refresh();
+        break;
+      case 'reload_failed':
+        this.reloadError = data.message as string;
         break;
       case 'pull':
         this.#changePull(data as unknown as Pull);

@@ -14,7 +14,7 @@ function model(name: string, more: Partial<AdminModel> = {}): AdminModel {
 }
 
 function snapshot(...models: AdminModel[]): object {
-  return { models, requests: 1, active: null, default: null, pulls: [] };
+  return { models, requests: 1, active: null, default: null, pulls: [], reload: { error: null, at: null } };
 }
 
 interface Service {
@@ -73,6 +73,23 @@ test('a feed that breaks off is opened again where it was left', async () => {
   send('model', { name: 'a', state: 'starting', progress: 0.5 }, 'boot-42');
   await until(() => feed.model('a')?.state === 'starting');
   expect(feed.state).toBe('live');
+});
+
+test('what is wrong with the files is known from the beginning, and until they are read', async () => {
+  const { opened } = await service();
+  feed.start();
+  await until(() => opened.length === 1);
+  const send = events(opened[0]![0]);
+  send('snapshot', { ...snapshot(), reload: { error: 'a: unknown key', at: 1 } });
+  await until(() => feed.reloadError === 'a: unknown key');
+  send('reload_failed', { message: 'b: not a number', at: 2 });
+  await until(() => feed.reloadError === 'b: not a number');
+  send('reloaded', { models: 1 });
+  await until(() => feed.reloadError === null);
+  send('reload_failed', { message: 'c', at: 3 });
+  await until(() => feed.reloadError === 'c');
+  send('snapshot', snapshot());
+  await until(() => feed.reloadError === null);
 });
 
 test('a new catalog is read as a whole', async () => {

@@ -106,6 +106,7 @@ class Served {
         this.#default = default_model ?? null;
         this.#loaded = true;
         this.#error = null;
+        pauses.reset();
         return;
       } catch (error) {
         if (signal.aborted) return;

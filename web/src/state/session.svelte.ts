@@ -7,6 +7,8 @@ import { clock } from './clock.svelte';
 
 const BASE = 'llamaherd.base';
 const KEY = 'llamaherd.key';
+/** What is kept for whoever is signed in has a name that begins so: it is forgotten with the key. */
+export const OF_KEY = 'llamaherd.of-key.';
 const LIMIT = 12; // seconds: the answer to a wrong key is held back for up to eight
 
 type Phase =
@@ -93,6 +95,7 @@ class Session {
   /** Forget the key, here and in the other tabs. */
   signOut(): void {
     keep(KEY, null);
+    forgetOfKey();
     this.#end();
   }
 
@@ -231,6 +234,14 @@ function keep(name: string, value: string | null): void {
   try {
     if (value === null) localStorage.removeItem(name);
     else localStorage.setItem(name, value);
+  } catch {
+    // as above
+  }
+}
+
+function forgetOfKey(): void {
+  try {
+    for (const name of Object.keys(localStorage)) if (name.startsWith(OF_KEY)) localStorage.removeItem(name);
   } catch {
     // as above
   }

@@ -22,6 +22,8 @@ export interface Look {
   height: number;
   bars: boolean;
   steps: Steps;
+  /** The values of its axis take less room. */
+  compact: boolean;
   /** Charts with the same one move their cursors together. */
   sync: string | undefined;
   format: (value: number) => string;
@@ -64,8 +66,8 @@ export function optionsOf(series: readonly Omit<Series, 'values'>[], look: Look)
       },
       {
         ...axis,
-        size: 70,
-        space: 28,
+        size: look.compact ? 56 : 70,
+        space: look.compact ? 22 : 28,
         incrs: INCREMENTS[look.steps],
         values: (_plot, ticks, _axis, _space, distance) => ticks.map((value) => label(value, distance, look)),
       },

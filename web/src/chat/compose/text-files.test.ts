@@ -31,6 +31,14 @@ it.each([
   );
 });
 
+it.each([
+  ['a.PDF', ''],
+  ['a', 'application/pdf'],
+])('says what helps with a PDF (%s, %j), however long', async (name, type) => {
+  const file = new File(['a'.repeat(LARGEST_TEXT + 1)], name, { type });
+  await expect(fencedText(file)).rejects.toThrow("PDFs can't be read here. Paste the text.");
+});
+
 it('refuses what is too long', async () => {
   await expect(fencedText(new File(['a'.repeat(LARGEST_TEXT + 1)], 'x'))).rejects.toThrow(/256 KiB/);
 });

@@ -6,6 +6,9 @@ export class TextFileProblem extends Error {}
 
 /** The text of a file as a fenced block with its name above. */
 export async function fencedText(file: File): Promise<string> {
+  if (file.type === 'application/pdf' || /\.pdf$/i.test(file.name)) {
+    throw new TextFileProblem(`${file.name}: PDFs can't be read here. Paste the text.`);
+  }
   if (file.size > LARGEST_TEXT) {
     throw new TextFileProblem(`${file.name} is too long for a message: a file may have ${LARGEST_TEXT / 1024} KiB.`);
   }

@@ -14,6 +14,8 @@ export interface Field {
   min: number;
   max: number;
   whole?: boolean;
+  /** What to know of a number above this. */
+  unusual?: { above: number; hint: string };
   /** What the slider goes over, where there is one. */
   slider?: { from: number; to: number; step: number };
 }
@@ -44,6 +46,7 @@ export const SAMPLING: Field[] = [
     hint: '0 takes the likeliest word each time. Higher is more varied.',
     min: 0,
     max: 1000,
+    unusual: { above: 2, hint: 'Above 2 most models write nonsense.' },
     slider: { from: 0, to: 2, step: 0.05 },
   },
   {

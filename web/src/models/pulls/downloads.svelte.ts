@@ -1,25 +1,25 @@
-import { SvelteSet } from 'svelte/reactivity';
-
 import type { Pull, PullRequest } from '../../api/types';
 import { clock } from '../../state/clock.svelte';
 import { feed } from '../../state/feed.svelte';
 import { session } from '../../state/session.svelte';
+import { Dismissed } from './dismissed.svelte';
 import { hasEnded, isWhole, merged, requestOf, sorted } from './pulls';
 
 /** The pulls of the service, whoever began them, and what this page knows of its own. */
 export class Downloads {
   #read = $state.raw<Pull[]>([]);
-  #dismissed = new SvelteSet<string>();
+  #dismissed = new Dismissed();
   /** What was asked for from here, whole. */
   #asked = new Map<string, PullRequest>();
 
   all = $derived(merged(this.#read, feed.pulls));
-  shown = $derived(sorted(this.all, this.#dismissed, this.all.some(hasEnded) ? clock.now : 0));
+  shown = $derived(sorted(this.all, this.#dismissed.ids, this.all.some(hasEnded) ? clock.now : 0));
 
   /** Read those that have ended, too, now and whenever the feed begins anew. Returns what ends that. */
   follow(): () => void {
     void this.#refresh();
-    return feed.on('snapshot', () => void this.#refresh());
+    const ends = [feed.on('snapshot', () => void this.#refresh()), this.#dismissed.follow()];
+    return () => ends.forEach((end) => end());
   }
 
   /** Begin one. Throws as Client.fetch. */
@@ -48,6 +48,7 @@ export class Downloads {
     try {
       const { pulls } = await session.client.get<{ pulls: Pull[] }>('/admin/pulls');
       this.#read = pulls;
+      this.#dismissed.prune([...pulls, ...feed.pulls]);
     } catch {
       // those that are under way come by the feed
     }

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 
 import type { PullError } from '../../api/types';
 import { pull } from '../testing';
-import { amount, isRepeated, isWhole, merged, part, remaining, requestOf, sorted, title } from './pulls';
+import { advice, amount, isRepeated, isWhole, merged, part, remaining, requestOf, sorted, title } from './pulls';
 
 const MIB = 2 ** 20;
 
@@ -97,6 +97,21 @@ test('what is asked for again is what is known of it', () => {
 test('of an address that somebody else asked for a part may be missing', () => {
   expect(isWhole(pull({ source: 'org/repo:Q8_0' }))).toBe(true);
   expect(isWhole(pull({ source: 'https://host/model.gguf' }))).toBe(false);
+});
+
+test('who can not be reached is told with a way out; what else is wrong as the service says it', () => {
+  const error = {
+    message: 'https://huggingface.co/api: given up after 2 tries: no connection to huggingface.co: Name not known',
+    code: 'download_failed',
+    param: null,
+    choices: [],
+  };
+  expect(advice(pull({ error }))).toMatch(/^The hub can't be reached .* \(setting hub.endpoint\) or a proxy\.$/);
+  const address = advice(pull({ source: 'https://host/model.gguf', error }));
+  expect(address).toMatch(/^That server can't be reached .* or set a proxy\.$/);
+  expect(advice(pull({ error: { ...error, message: 'https://hub/x: does not exist (404)' } }))).toBeNull();
+  expect(advice(pull({ error: { ...error, code: 'no_room' } }))).toBeNull();
+  expect(advice(pull())).toBeNull();
 });
 
 test('a pull is called by what was asked for', () => {

@@ -76,7 +76,24 @@ export function requestOf(pull: Pull): PullRequest {
 
 /** Whether its source is told as it was asked for: an address lost what signed it. */
 export function isWhole(pull: Pull): boolean {
-  return !/^https?:/i.test(pull.source);
+  return !isAddress(pull);
+}
+
+function isAddress({ source }: Pull): boolean {
+  return /^https?:/i.test(source);
+}
+
+/**
+ * Why it failed, for people, where that can be said better than the service does; null: as that says it. The server of
+ * its source could not be found, or did not let the service connect.
+ */
+export function advice(pull: Pull): string | null {
+  // The code is that of all downloads that fail.
+  const { code, message } = pull.error ?? {};
+  if (code !== 'download_failed' || !message?.includes(': no connection to ')) return null;
+  const who = isAddress(pull) ? 'That server' : 'The hub';
+  const other = isAddress(pull) ? 'set a proxy' : 'set another hub (setting hub.endpoint) or a proxy';
+  return `${who} can't be reached from this machine. Copy the file into the models folder and reload, or ${other}.`;
 }
 
 /** How a pull is called on the page: as what was asked for. */

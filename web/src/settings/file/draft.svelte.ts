@@ -99,9 +99,10 @@ export class Draft {
     }
   }
 
-  /** Back to what the file has. */
+  /** Back to what the file has now. */
   revert(): void {
-    if (this.file) this.#take(this.file);
+    const file = this.theirs ?? this.file;
+    if (file) this.#take(file);
   }
 
   takeTheirs(): void {

@@ -129,6 +129,16 @@ test('… or replaced knowingly', async () => {
   expect(service.file.text).toBe('{"mine": {}}');
 });
 
+test('… and who reverts has what the file is by then', async () => {
+  draft.edit('{"mine": {}}');
+  service.file = file('{"theirs": {}}', 'v2');
+  await draft.load();
+  draft.revert();
+  expect([draft.text, draft.dirty, draft.theirs]).toEqual(['{"theirs": {}}', false, null]);
+  draft.edit('{"theirs": {}, "mine": {}}');
+  expect(await draft.save()).toBe(true);
+});
+
 test('a change from elsewhere is shown at once where nothing is edited', async () => {
   service.file = file('{"b": {}}', 'v2');
   await draft.load();
