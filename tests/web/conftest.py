@@ -110,6 +110,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, starter: Path) -> Iterator
         "smol": smol,
         "smol-two": smol,
         "smol-cold": {**smol, "ttl": 600},
+        "smol-logged": smol,
         "missing": {"params": {"model": "no.gguf"}},
     }
     (folder / "data" / "models.json").write_text(json.dumps(models, indent=2))

@@ -57,12 +57,12 @@ def test_logs_are_followed_filtered_paused_and_saved(
 
 def test_the_log_of_a_model_shows_each_of_its_lives(service: Service, visit: Visit) -> None:
     visitor = visit(service, service.key)
-    page = visitor.open("logs/smol-two")
+    page = visitor.open("logs/smol-logged")
     models = visitor.open("models")
     for _ in range(2):
-        models.get_by_role("button", name="Load smol-two").click()
-        models.get_by_role("button", name="Unload smol-two").click()
-        expect(models.get_by_role("button", name="Load smol-two")).to_be_visible()
+        models.get_by_role("button", name="Load smol-logged").click()
+        models.get_by_role("button", name="Unload smol-logged").click()
+        expect(models.get_by_role("button", name="Load smol-logged")).to_be_visible()
     expect(lines(page)).to_contain_text("llama")
     expect(lines(page).get_by_text(re.compile("life|process|start", re.IGNORECASE)).first).to_be_visible()
 
