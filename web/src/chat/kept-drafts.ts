@@ -1,3 +1,4 @@
+import { keep, keptJson } from '../state/kept';
 import { OF_KEY } from '../state/session.svelte';
 
 const NAME = `${OF_KEY}drafts`;
@@ -24,13 +25,9 @@ export interface KeptDraft {
 
 /** Newest first. */
 export function keptDrafts(): KeptDraft[] {
-  try {
-    const drafts: unknown = JSON.parse(localStorage.getItem(NAME) ?? '[]');
-    const since = Date.now() - LONGEST;
-    return Array.isArray(drafts) ? drafts.filter(isDraft).filter(({ at }) => at > since) : [];
-  } catch {
-    return []; // nothing may be kept here
-  }
+  const drafts = keptJson(NAME);
+  const since = Date.now() - LONGEST;
+  return Array.isArray(drafts) ? drafts.filter(isDraft).filter(({ at }) => at > since) : [];
 }
 
 function isDraft(one: unknown): one is KeptDraft {
@@ -41,10 +38,5 @@ function isDraft(one: unknown): one is KeptDraft {
 /** Keep these beside what is kept, and nothing of those for which `isOld`. The newest are kept. */
 export function keepDrafts(drafts: readonly KeptDraft[], isOld: (draft: KeptDraft) => boolean): void {
   const all = [...drafts, ...keptDrafts().filter((draft) => !isOld(draft))];
-  try {
-    if (all.length) localStorage.setItem(NAME, JSON.stringify(all.slice(0, MOST)));
-    else localStorage.removeItem(NAME);
-  } catch {
-    // nothing may be kept here, or no more
-  }
+  keep(NAME, all.length ? JSON.stringify(all.slice(0, MOST)) : null);
 }

@@ -1,3 +1,5 @@
+import { keep, kept } from '../state/kept';
+
 const NAME = 'llamaherd.logs.wrap';
 
 /** Whether long lines are broken: on a narrow screen they are, unless somebody chose. */
@@ -5,12 +7,8 @@ export class Wrapping {
   #chosen = $state<boolean | null>(null);
 
   constructor() {
-    try {
-      const kept = localStorage.getItem(NAME);
-      if (kept === 'true' || kept === 'false') this.#chosen = kept === 'true';
-    } catch {
-      // nothing may be kept here
-    }
+    const chosen = kept(NAME);
+    if (chosen === 'true' || chosen === 'false') this.#chosen = chosen === 'true';
   }
 
   get on(): boolean {
@@ -19,10 +17,6 @@ export class Wrapping {
 
   set on(chosen: boolean) {
     this.#chosen = chosen;
-    try {
-      localStorage.setItem(NAME, String(chosen));
-    } catch {
-      // as above
-    }
+    keep(NAME, String(chosen));
   }
 }

@@ -4,6 +4,7 @@ import { Pauses, rest } from '../api/pauses';
 import type { Caller, Scope } from '../api/types';
 import { addressOf } from './address';
 import { clock } from './clock.svelte';
+import { keep, kept } from './kept';
 
 const BASE = 'llamaherd.base';
 const KEY = 'llamaherd.key';
@@ -221,29 +222,11 @@ function wordsFor(error: unknown, base: string): string {
   return messageOf(error);
 }
 
-// A browser may forbid to keep anything; then the page works until it is closed.
-function kept(name: string): string | null {
-  try {
-    return localStorage.getItem(name);
-  } catch {
-    return null;
-  }
-}
-
-function keep(name: string, value: string | null): void {
-  try {
-    if (value === null) localStorage.removeItem(name);
-    else localStorage.setItem(name, value);
-  } catch {
-    // as above
-  }
-}
-
 function forgetOfKey(): void {
   try {
     for (const name of Object.keys(localStorage)) if (name.startsWith(OF_KEY)) localStorage.removeItem(name);
   } catch {
-    // as above
+    // a browser may forbid to keep anything
   }
 }
 

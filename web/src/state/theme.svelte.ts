@@ -1,3 +1,5 @@
+import { keep, kept } from './kept';
+
 const NAME = 'llamaherd.theme';
 
 export type Theme = 'system' | 'light' | 'dark';
@@ -10,23 +12,15 @@ class Choice {
   dark = $state(false);
 
   constructor() {
-    try {
-      const kept = localStorage.getItem(NAME);
-      if (kept === 'light' || kept === 'dark') this.theme = kept;
-    } catch {
-      // nothing may be kept here
-    }
+    const theme = kept(NAME);
+    if (theme === 'light' || theme === 'dark') this.theme = theme;
     matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.#apply());
     this.#apply();
   }
 
   choose(theme: Theme): void {
     this.theme = theme;
-    try {
-      localStorage.setItem(NAME, theme);
-    } catch {
-      // as above
-    }
+    keep(NAME, theme);
     this.#apply();
   }
 

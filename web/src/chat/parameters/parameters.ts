@@ -1,3 +1,4 @@
+import { keep, keptJson } from '../../state/kept';
 import type { Parameters } from '../types';
 
 const KEPT = 'llamaherd.parameters';
@@ -166,23 +167,13 @@ export interface Defaults {
 }
 
 export function keptDefaults(): Defaults {
-  try {
-    const kept: unknown = JSON.parse(localStorage.getItem(KEPT) ?? 'null');
-    const { parameters, system } = (kept ?? {}) as { parameters?: unknown; system?: unknown };
-    return { parameters: valid(parameters), system: typeof system === 'string' ? system : '' };
-  } catch {
-    return { parameters: {}, system: '' }; // nothing may be kept here, or somebody wrote something else
-  }
+  const { parameters, system } = (keptJson(KEPT) ?? {}) as { parameters?: unknown; system?: unknown };
+  return { parameters: valid(parameters), system: typeof system === 'string' ? system : '' };
 }
 
 /** False where this browser keeps nothing. */
 export function keepDefaults({ parameters, system }: Defaults): boolean {
-  try {
-    localStorage.setItem(KEPT, JSON.stringify({ parameters: valid(parameters), system }));
-    return true;
-  } catch {
-    return false;
-  }
+  return keep(KEPT, JSON.stringify({ parameters: valid(parameters), system }));
 }
 
 /** Of something (a conversation that was kept or imported) what the service takes. */

@@ -1,4 +1,5 @@
 import type { ServedModel } from '../../api/types';
+import { keep, keptJson } from '../../state/kept';
 import { count } from '../../ui/format';
 
 const KEPT = 'llamaherd.model';
@@ -11,21 +12,13 @@ export interface Choice {
 
 /** What was chosen last in this browser. */
 export function keptChoice(): Choice | null {
-  try {
-    const { model, personality } = JSON.parse(localStorage.getItem(KEPT) ?? '{}') as Record<string, unknown>;
-    if (typeof model !== 'string') return null;
-    return { model, personality: typeof personality === 'string' ? personality : null };
-  } catch {
-    return null; // nothing may be kept here, or somebody wrote something else
-  }
+  const { model, personality } = (keptJson(KEPT) ?? {}) as Record<string, unknown>;
+  if (typeof model !== 'string') return null;
+  return { model, personality: typeof personality === 'string' ? personality : null };
 }
 
 export function keepChoice(choice: Choice): void {
-  try {
-    localStorage.setItem(KEPT, JSON.stringify(choice));
-  } catch {
-    // as above
-  }
+  keep(KEPT, JSON.stringify(choice));
 }
 
 /** The models in which every word of the query is found: in a name, or in the description. */

@@ -1,22 +1,23 @@
 import type { Pull } from '../../api/types';
+import { keep, keptJson } from '../../state/kept';
 
 const NAME = 'llamaherd.dismissed';
 
 /** The ids of pulls that somebody put away, in all tabs of this browser, until the service has forgotten them. */
 export class Dismissed {
-  ids = $state.raw<ReadonlySet<string>>(kept());
+  ids = $state.raw<ReadonlySet<string>>(keptIds());
 
   /** Follow the other tabs. Returns what ends that. */
   follow(): () => void {
     const changed = ({ key }: StorageEvent): void => {
-      if (key === NAME || key === null) this.ids = kept();
+      if (key === NAME || key === null) this.ids = keptIds();
     };
     addEventListener('storage', changed);
     return () => removeEventListener('storage', changed);
   }
 
   add(id: string): void {
-    this.#keep([...this.ids, ...kept(), id]);
+    this.#keep([...this.ids, ...keptIds(), id]);
   }
 
   /** These are all that the service knows. */
@@ -28,19 +29,11 @@ export class Dismissed {
 
   #keep(ids: string[]): void {
     this.ids = new Set(ids);
-    try {
-      localStorage.setItem(NAME, JSON.stringify([...this.ids]));
-    } catch {
-      // then until the page is closed
-    }
+    keep(NAME, JSON.stringify([...this.ids]));
   }
 }
 
-function kept(): ReadonlySet<string> {
-  try {
-    const ids: unknown = JSON.parse(localStorage.getItem(NAME) ?? '[]');
-    return new Set(Array.isArray(ids) ? ids.filter((id) => typeof id === 'string') : []);
-  } catch {
-    return new Set(); // nothing may be kept here, or something else was
-  }
+function keptIds(): ReadonlySet<string> {
+  const ids = keptJson(NAME);
+  return new Set(Array.isArray(ids) ? ids.filter((id) => typeof id === 'string') : []);
 }
