@@ -74,3 +74,12 @@ def make_key(stage: Stage) -> Callable[..., str]:
         return outside(lambda: store.create(name, "", scopes or ("inference", "admin"), expires, **limits))[0]
 
     return make
+
+
+@pytest.fixture
+async def ruled(fake: Fake, make_key: Callable[..., str], start_herd: StartHerd) -> Herd:
+    """A service whose client holds the only key, "boss"."""
+    key = make_key("boss")
+    herd = await start_herd()
+    herd.key = key
+    return herd

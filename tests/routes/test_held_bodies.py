@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from routes import body
-from tests.routes.conftest import StartHerd, outside
+from tests.routes.conftest import outside
 from tests.routes.herd import Answer, Herd
 from tests.routes.stage import CHAT, Fake, Stage
 
@@ -62,15 +62,6 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Held:
 
     monkeypatch.setattr(body, "_read_on", noted)
     return held
-
-
-@pytest.fixture
-async def ruled(fake: Fake, make_key: MakeKey, start_herd: StartHerd) -> Herd:
-    """A service whose client holds the key "boss"."""
-    key = make_key("boss")
-    herd = await start_herd()
-    herd.key = key
-    return herd
 
 
 async def other_key(herd: Herd) -> dict[str, Any]:

@@ -28,15 +28,6 @@ LIMITS: Final[dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-async def ruled(fake: Fake, make_key: MakeKey, start_herd: StartHerd) -> Herd:
-    """A service whose client holds the only key, "boss"."""
-    key = make_key("boss")
-    herd = await start_herd()
-    herd.key = key
-    return herd
-
-
 async def listed(herd: Herd, **more: Any) -> dict[str, Any]:
     """All keys by name."""
     answer = await herd.get("/admin/keys", **more)

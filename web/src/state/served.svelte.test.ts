@@ -3,26 +3,13 @@ import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 
 import { Client } from '../api/client';
 import type { AdminModel, Caller, Scope, ServedModel } from '../api/types';
+import { servedModel } from '../testing/served';
 import { feed } from './feed.svelte';
 import { served } from './served.svelte';
 import { session } from './session.svelte';
 
-const model = (id: string, more: Partial<ServedModel> = {}): ServedModel => ({
-  id,
-  object: 'model',
-  created: 0,
-  owned_by: 'local',
-  root: id,
-  backend: 'gguf',
-  state: 'stopped',
-  aliases: [],
-  personalities: [],
-  profiles: [],
-  context_length: 2048,
-  input_modalities: ['text'],
-  tasks: ['chat', 'completion'],
-  ...more,
-});
+const model = (id: string, more: Partial<ServedModel> = {}): ServedModel =>
+  servedModel(id, { context_length: 2048, tasks: ['chat', 'completion'], ...more });
 
 let models: ServedModel[];
 /** Says on GET /status that something changed; ends it. */

@@ -1,27 +1,11 @@
 import { fireEvent, render } from '@testing-library/svelte';
 import { beforeEach, expect, it, vi } from 'vitest';
 
-import type { ServedModel } from '../../api/types';
+import { servedModel } from '../../testing/served';
 import { keptChoice } from './choice';
 import ModelList from './ModelList.svelte';
 
-const model = (id: string, more: Partial<ServedModel> = {}): ServedModel => ({
-  id,
-  object: 'model',
-  created: 0,
-  owned_by: 'local',
-  root: id,
-  backend: 'gguf',
-  state: 'stopped',
-  aliases: [],
-  personalities: [],
-  profiles: [],
-  context_length: null,
-  input_modalities: ['text'],
-  tasks: ['chat'],
-  ...more,
-});
-const MODELS = [model('one'), model('two'), model('broken', { unavailable: 'cut off' })];
+const MODELS = [servedModel('one'), servedModel('two'), servedModel('broken', { unavailable: 'cut off' })];
 
 beforeEach(() => localStorage.clear());
 

@@ -1,28 +1,12 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 
-import type { ServedModel } from '../../api/types';
+import { servedModel } from '../../testing/served';
 import { factsOf, firstChoice, keepChoice, keptChoice, matching } from './choice';
 
-const model = (id: string, more: Partial<ServedModel> = {}): ServedModel => ({
-  id,
-  object: 'model',
-  created: 0,
-  owned_by: 'local',
-  root: id,
-  backend: 'gguf',
-  state: 'stopped',
-  aliases: [],
-  personalities: [],
-  profiles: [],
-  context_length: null,
-  input_modalities: ['text'],
-  tasks: ['chat'],
-  ...more,
-});
 const MODELS = [
-  model('Qwen3-8B', { aliases: ['default'], description: 'For code', personalities: ['pirate'] }),
-  model('Qwen3-8B:fast', { parent: 'Qwen3-8B', context_length: 32768 }),
-  model('broken', { unavailable: 'cut off' }),
+  servedModel('Qwen3-8B', { aliases: ['default'], description: 'For code', personalities: ['pirate'] }),
+  servedModel('Qwen3-8B:fast', { parent: 'Qwen3-8B', context_length: 32768 }),
+  servedModel('broken', { unavailable: 'cut off' }),
 ];
 
 it.each([
