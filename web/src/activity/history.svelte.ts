@@ -1,11 +1,10 @@
 import { messageOf } from '../api/client';
 import type { EndedRequest } from '../api/types';
-import { feed } from '../state/feed.svelte';
+import { feed, type Snapshot } from '../state/feed.svelte';
 import { session } from '../state/session.svelte';
 import type { Span } from '../ui/chart';
 import { emptyFilter, filtered } from './filter';
 import { merged, MOST, nameOf, renewed, withCaptures } from './pages';
-import type { Snapshot } from './snapshot';
 import { NEWEST, sorted, type Sort } from './sort';
 import { endOf } from './span';
 

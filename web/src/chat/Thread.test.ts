@@ -8,10 +8,11 @@ import { answers } from './answers.svelte';
 import { conversations } from './conversations.svelte';
 import { drafts } from './drafts.svelte';
 import { newId } from './ids';
+import { newStats } from './stats';
 import Thread from './Thread.svelte';
 import { Tabs } from './tabs';
 import { conversation, turn } from './turn.fixture';
-import type { AnswerStats, Message } from './types';
+import type { Message } from './types';
 import { undo } from './undo.svelte';
 import { addWholes } from './wholes';
 
@@ -31,18 +32,7 @@ afterEach(() => {
   vi.unstubAllGlobals();
 });
 
-const numbers: AnswerStats = {
-  model: '',
-  personality: null,
-  firstToken: null,
-  thinking: null,
-  seconds: 0,
-  promptTokens: null,
-  cachedTokens: null,
-  completionTokens: null,
-  tokensPerSecond: null,
-  finishReason: null,
-};
+const numbers = newStats('');
 
 /** A question with two answers, of which the second is shown. */
 async function show(answer: Partial<Message> = {}): Promise<{ id: string; left: () => number; again: () => void }> {

@@ -5,6 +5,7 @@ import { newId } from './ids';
 import { keptDefaults } from './parameters/parameters';
 import { removeTurns } from './removal';
 import { requestOf } from './request';
+import { newStats } from './stats';
 import { titleOf, UNTITLED } from './titles';
 import { branch, leafWithout, newestLeaf, turnOf } from './tree';
 import type { AnswerStats, ChatImage, Head, Message, Setup } from './types';
@@ -176,17 +177,5 @@ function blank(role: Message['role'], parent: string | null): Message {
 
 /** An answer of which nothing has come. */
 function fresh({ model, personality }: Setup): Pick<Message, 'stopped' | 'error'> & { stats: AnswerStats } {
-  const stats = {
-    model: model ?? '',
-    personality,
-    firstToken: null,
-    thinking: null,
-    seconds: 0,
-    promptTokens: null,
-    cachedTokens: null,
-    completionTokens: null,
-    tokensPerSecond: null,
-    finishReason: null,
-  };
-  return { stats, stopped: false, error: null };
+  return { stats: newStats(model ?? '', personality), stopped: false, error: null };
 }

@@ -1,8 +1,4 @@
-import { feed } from './feed.svelte';
-
-interface Capture {
-  enabled: boolean;
-}
+import { feed, type Snapshot } from './feed.svelte';
 
 /** Whether the service keeps what requests and answers say: whoever watches it is to know on every page. */
 class Capturing {
@@ -11,8 +7,8 @@ class Capturing {
   /** As the feed tells, until the returned function is called. */
   follow(): () => void {
     const ends = [
-      feed.on<{ capture: Capture }>('snapshot', ({ capture }) => (this.on = capture.enabled)),
-      feed.on<Capture>('capture', ({ enabled }) => (this.on = enabled)),
+      feed.on<Snapshot>('snapshot', ({ capture }) => (this.on = capture.enabled)),
+      feed.on<Snapshot['capture']>('capture', ({ enabled }) => (this.on = enabled)),
     ];
     return () => {
       for (const end of ends) end();

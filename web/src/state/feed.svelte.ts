@@ -3,12 +3,16 @@ import type { AdminModel, ModelLife, Pull, ReloadState } from '../api/types';
 import { renewed } from './renewed';
 import { session } from './session.svelte';
 
-interface Snapshot {
+/** What the service is at one moment. */
+export interface Snapshot {
   models: AdminModel[];
   requests: number;
   active: string | null;
   default: string | null;
   pulls: Pull[];
+  capture: { enabled: boolean };
+  /** The number of the newest request that has ended; 0: none is remembered. */
+  history: { newest: number };
   reload: ReloadState;
 }
 

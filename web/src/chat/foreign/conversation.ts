@@ -2,8 +2,9 @@ import { newId } from '../ids';
 import { fenced } from '../compose/text-files';
 import { BadImport, isFields, isId, isImage, shortTitle, type Fields } from '../reading';
 import { UNTITLED } from '../titles';
+import { newStats } from '../stats';
 import { newestLeaf, rooted, type Messages } from '../tree';
-import type { AnswerStats, ChatImage, Conversation } from '../types';
+import type { ChatImage, Conversation } from '../types';
 
 const CIRCLE = 'A turn in it follows itself.';
 
@@ -57,7 +58,7 @@ export function conversationOf(foreign: ForeignConversation): Conversation | nul
       reasoning: turn.reasoning ?? '',
       images: imagesOf(turn, message),
       at: turn.at ?? created,
-      stats: turn.role === 'assistant' && turn.model ? statsOf(turn.model) : null,
+      stats: turn.role === 'assistant' && turn.model ? { ...newStats(turn.model), finishReason: 'stop' } : null,
       stopped: false,
       error: null,
     };
@@ -125,20 +126,4 @@ function imagesOf({ images = [] }: ForeignTurn, message: string): ChatImage[] {
   return images
     .filter(isImage)
     .map((url, at) => ({ id: `${message.slice(0, 90)}-${at + 1}`, name: `Image ${at + 1}`, url }));
-}
-
-/** Of an answer from elsewhere only the model is known. */
-function statsOf(model: string): AnswerStats {
-  return {
-    model,
-    personality: null,
-    firstToken: null,
-    thinking: null,
-    seconds: 0,
-    promptTokens: null,
-    cachedTokens: null,
-    completionTokens: null,
-    tokensPerSecond: null,
-    finishReason: 'stop',
-  };
 }
